@@ -1,0 +1,1 @@
+"""What a chosen model is used for."""

@@ -1,0 +1,1 @@
+"""Decode, resample and transform sound. The only room that imports torchaudio."""

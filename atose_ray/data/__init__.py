@@ -1,0 +1,1 @@
+"""Parquet shards: written once by `prepare`, read by every training."""

@@ -1,0 +1,1 @@
+"""Search spaces, study records and the report. Knows nothing of Ray."""

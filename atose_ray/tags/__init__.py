@@ -1,0 +1,1 @@
+"""Tags as tensors: the tag autoencoder."""
