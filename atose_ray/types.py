@@ -36,6 +36,7 @@ class DataSpec(Config):
     clip_samples: int = Field(gt=0)
     tags: tuple[str, ...] = Field(min_length=1)
     exclusive: bool = Field(description="True: exactly one tag per clip (softmax). False: any number (sigmoid).")
+    peak_normalize: bool = Field(default=False, description="True: every clip is divided by its highest magnitude.")
     counts: dict[Split, int] = Field(default_factory=dict, description="Clips per split.")
 
     @model_validator(mode="after")

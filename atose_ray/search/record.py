@@ -2,34 +2,26 @@
 
 A study folder holds
 
-    study.json                      the StudyConfig, the data's facts, versions
-    trials/<number>-<signature>/    one run folder per trial (training/record.py)
-    best/                           the chosen model and its one test score
+    study.json             the StudyConfig and the versions of what ran it
+    data.json              facts about the data: DataSpec, tag counts, tag correlation, skipped files, content hash
+    trials/<signature>/    one run folder per trial (training/record.py)
+    best/                  the chosen model and its one test score
     report.html
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from atose_ray.data.store import Store
+from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
+__all__ = ["BestRecord", "EpochRecord", "StudyRecord", "TrialRecord", "TrialState", "load_study_record", "load_trials"]
+
 TrialState = Literal["running", "complete", "pruned", "diverged", "failed"]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch of one trial. `epoch` counts from 1 over all stages; `valid` maps metric name to value."""
-
-    epoch: int
-    stage: str
-    seconds: float
-    train_loss: float
-    lr: float
-    valid: dict[str, float]
-    objective: float
-    time: float
 
 
 @dataclass(frozen=True)
@@ -84,3 +76,80 @@ class StudyRecord:
     rerun_command: str | None
     versions: dict[str, str]
     skipped: tuple[tuple[str, str], ...] = ()
+
+
+def study_store(store: Store, name: str) -> Store:
+    """The folder of a study."""
+    return store.child("studies", name)
+
+
+def trial_store(study: Store, signature: str) -> Store:
+    """The run folder of a trial."""
+    return study.child("trials", signature)
+
+
+def load_trials(study: Store) -> tuple[TrialRecord, ...]:
+    """All trials of a study, by number."""
+    trials = study.child("trials")
+    found = (_load_trial(trials.child(signature), signature) for signature in trials.names())
+    return tuple(sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number))
+
+
+def _load_trial(store: Store, signature: str) -> TrialRecord | None:
+    folder = RunFolder(store)
+    about = folder.about()
+    if not about:
+        return None  # its actor died before it began: nothing was computed
+    ending = folder.ending() or {"state": "running", "reason": None, "time": None}
+    return TrialRecord(
+        number=about["number"],
+        name=about["name"],
+        signature=signature,
+        params=about["params"],
+        distributions=about["distributions"],
+        config=store.read_json("config.json"),
+        state=ending["state"],
+        reason=ending["reason"],
+        started=about["started"],
+        finished=ending["time"],
+        device=about["device"],
+        parameters=about["parameters"],
+        epochs=folder.epochs(),
+    )
+
+
+def best_trial(trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
+    """The trial with the highest objective (the earliest of equals), or None when no epoch was finished."""
+    scored = [trial for trial in trials if trial.value is not None]
+    return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def load_study_record(store: Store, name: str) -> StudyRecord:
+    """Read a study folder. Raises ValueError, naming the studies that are there, when it does not exist."""
+    folder = study_store(store, name)
+    if not folder.exists("study.json"):
+        there = ", ".join(store.child("studies").names()) or "none"
+        raise ValueError(f"there is no study {name!r} in the store {store.uri}; it holds: {there}")
+    study, data = folder.read_json("study.json"), folder.read_json("data.json")
+    best = None
+    if folder.child("best").exists("metrics.json"):
+        metrics = folder.child("best").read_json("metrics.json")
+        best = BestRecord(metrics["number"], folder.child("best").read_json("config.json"), metrics)
+    return StudyRecord(
+        name=name,
+        metric=study["config"]["search"]["metric"],
+        config=study["config"],
+        data_spec=DataSpec.model_validate(data["data_spec"]),
+        tag_counts=data["tag_counts"],
+        tag_correlation_CC=data["tag_correlation_CC"],
+        trials=load_trials(folder),
+        best=best,
+        rerun_command=rerun_command(store, folder) if best else None,
+        versions=study["versions"],
+        skipped=tuple((name, reason) for name, reason in data["skipped"]),
+    )
+
+
+def rerun_command(store: Store, folder: Store) -> str:
+    """The command that trains the chosen configuration again."""
+    return f"python -m atose_ray.train {shlex.quote(folder.path('best/config.json'))} --store {shlex.quote(store.uri)}"

@@ -1,0 +1,21 @@
+"""`python -m atose_ray` lists the verbs."""
+
+VERBS = {
+    "prepare": "your audio and tags -> Parquet shards",
+    "train": "one training of one configuration",
+    "tune": "a hyper-parameter search, resumable, here or on a cluster",
+    "report": "write a study's report.html again",
+    "tag": "tag audio files with a chosen model",
+}
+
+
+def main() -> None:
+    """Print the verbs and how to begin."""
+    print("atose_ray: distributed hyper-parameter search for audio tagging\n")
+    for verb, summary in VERBS.items():
+        print(f"  python -m atose_ray.{verb:<8} {summary}")
+    print("\nEach takes --help. To begin: python -m atose_ray.prepare demo && python -m atose_ray.tune demo")
+
+
+if __name__ == "__main__":
+    main()

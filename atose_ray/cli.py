@@ -1,0 +1,61 @@
+"""What the verbs share: the store option, and errors a person can act on instead of a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from atose_ray.data.store import Store, default_store_uri
+
+
+def parser(verb: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """A parser for `python -m atose_ray.<verb>` with --store and an example that works."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m atose_ray.{verb}",
+        description=summary,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "--store",
+        default=None,
+        metavar="URI",
+        help="where data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, else ./atose_store)",
+    )
+    return result
+
+
+def add_overrides(arguments: argparse.ArgumentParser, example: str) -> None:
+    """--set PATH=VALUE, repeatable."""
+    arguments.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="PATH=VALUE",
+        help=f"change one value, validated; repeatable (example: {example})",
+    )
+
+
+def add_cluster(arguments: argparse.ArgumentParser) -> None:
+    """--address and --cpus."""
+    arguments.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else one on this machine)")
+    arguments.add_argument("--cpus", type=int, help="CPUs of a Ray started here (default: all of the machine)")
+
+
+def open_store(options: argparse.Namespace) -> Store:
+    """The store of --store, ATOSE_STORE or ./atose_store."""
+    return Store(options.store or default_store_uri())
+
+
+def run(main: Callable[[list[str] | None], None]) -> None:
+    """Run a verb. A ValueError (ours: bad input, with the way out) is printed and ends with exit code 2."""
+    try:
+        main(None)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

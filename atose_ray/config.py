@@ -1,0 +1,228 @@
+"""What a run is and what a study is: types, limits and defaults, composed from the parts' own configs.
+
+A run's identity is `RunConfig.signature()`: the hash of everything that can change its result.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from atose_ray.encoders import EncoderConfigs, SampleCNNConfig
+from atose_ray.methods import Method, MethodConfigs, StageConfig, SupervisedConfig
+from atose_ray.metrics import OBJECTIVES
+from atose_ray.optim import AdamConfig, OptimizerConfigs
+from atose_ray.types import Config, DataSpec
+
+__all__ = ["ConfigError", "DataConfig", "ExecutionConfig", "RunConfig", "SearchConfig", "StageConfig", "StudyConfig"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be: the message names the path, what was expected and what came."""
+
+
+class DataConfig(Config):
+    """dataset: name of a prepared set in the store.
+
+    crop_seconds: length of audio a forward pass hears; None is the encoder's published length, or the longest clip
+        where that is shorter. Shorter clips are zero-padded.
+    batch_size: crops per optimizer step over all workers together.
+    eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
+    shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
+    content_hash: of the shards; filled in when a run starts, so that other data is another run.
+    """
+
+    dataset: str = "demo"
+    crop_seconds: float | None = Field(default=None, gt=0, le=600)
+    batch_size: int = Field(default=16, ge=2, le=65_536)
+    eval_crops: int = Field(default=4, ge=1, le=256)
+    shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
+    content_hash: str | None = None
+
+
+class ExecutionConfig(Config):
+    """How a run is executed: may change its speed, not its identity.
+
+    ingest: `local` reads shards in the training process, `ray_data` streams them through Ray Data.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    eval_batch_size: int = Field(default=64, ge=1, le=65_536)
+    ingest: Literal["local", "ray_data"] = "local"
+
+
+class RunConfig(Config):
+    """One training, whole: what `train` takes and what a trial of a search is.
+
+    metric: validation metric that picks the best epoch (a search sets it to its own).
+    """
+
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfigs = SampleCNNConfig()
+    method: MethodConfigs = SupervisedConfig()
+    optim: OptimizerConfigs = AdamConfig()
+    metric: Literal[OBJECTIVES] = "pr_auc_macro"  # type: ignore[valid-type]
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def signature(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the resolved config without its execution fields."""
+        identity = self.model_dump(mode="json", exclude={"execution"})
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+    def resolve(self, spec: DataSpec, content_hash: str) -> RunConfig:
+        """This config with what depends on the data filled in: crop length and content hash.
+
+        Raises ConfigError when the encoder cannot work on crops of this length.
+        """
+        if self.metric == "accuracy" and not spec.exclusive:
+            raise ConfigError("metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro")
+        seconds = self.data.crop_seconds
+        if seconds is None:
+            seconds = min(self.encoder.published_clip_samples, spec.clip_samples) / spec.sample_rate_hz
+        data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
+        resolved = self.model_copy(update={"data": data})
+        resolved.build(spec)
+        return resolved
+
+    def model_spec(self, spec: DataSpec) -> DataSpec:
+        """The facts the model is built from: those of the data, with the crop as clip length."""
+        if self.data.crop_seconds is None:
+            raise ConfigError("data.crop_seconds is not resolved yet: call resolve(spec, content_hash) first")
+        return spec.model_copy(update={"clip_samples": round(self.data.crop_seconds * spec.sample_rate_hz)})
+
+    def build(self, spec: DataSpec) -> Method:
+        """The method around its encoder, freshly initialised from torch's current random state."""
+        model_spec = self.model_spec(spec)
+        try:
+            encoder = self.encoder.build(model_spec)
+        except ValueError as error:
+            raise ConfigError(f"encoder {self.encoder.kind} with data.crop_seconds={self.data.crop_seconds}: {error}") from error
+        return self.method.build(encoder, encoder.embed_dim, model_spec)
+
+
+class PrunerConfig(Config):
+    """Asynchronous successive halving (Li et al. 2020) on the run's epoch count.
+
+    At epochs grace_epochs * reduction_factor^k a trial goes on only if it is in the best 1/reduction_factor so far.
+    """
+
+    kind: Literal["asha", "none"] = "asha"
+    grace_epochs: int = Field(default=1, ge=1)
+    reduction_factor: float = Field(default=2, gt=1)
+
+
+class SearchConfig(Config):
+    """How a space is searched.
+
+    metric: validation metric to maximise. trials: how many configurations. concurrency: trials at a time, None is as
+    many as the cluster holds. workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP)
+    workers. gpus_per_worker: None is one where the cluster has GPUs, else none. startup_trials: random trials before the sampler learns (Optuna's TPE). max_failures: restarts of a trial
+    whose process died.
+    """
+
+    metric: str = "pr_auc_macro"
+    trials: int = Field(default=50, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
+    workers_per_trial: int = Field(default=0, ge=0, le=1024)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    sampler: Literal["tpe", "random"] = "tpe"
+    startup_trials: int = Field(default=10, ge=1)
+    pruner: PrunerConfig = PrunerConfig()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    max_failures: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _metric_exists(self) -> SearchConfig:
+        if self.metric not in OBJECTIVES:
+            raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {self.metric!r}")
+        return self
+
+
+class StudyConfig(Config):
+    """A search: `base` (a partial RunConfig), `space` (a tree of the same shape), `search`."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, Any] = Field(default_factory=dict)
+    search: SearchConfig = SearchConfig()
+
+
+def run_config(tree: Mapping[str, Any], where: str = "config") -> RunConfig:
+    """A RunConfig from a nested mapping. Raises ConfigError with the path of every mistake."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error, where)) from error
+
+
+def explain(error: ValidationError, where: str, model: type[Config] = RunConfig) -> str:
+    """Pydantic's errors as `path: what was expected, but got what`, with a suggestion for a misspelt key."""
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"]) or "(top)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{path}: no such key{_suggest(str(item['loc'][-1]), model)}")
+        elif isinstance(item["input"], (dict, list)) or item["type"] == "missing":
+            lines.append(f"{path}: {item['msg']}")
+        else:
+            lines.append(f"{path}: {item['msg']}, but got {item['input']!r}")
+    return f"{where}: " + "; ".join(lines)
+
+
+def _suggest(key: str, model: type[Config]) -> str:
+    """A hint at the known key that is nearest to a misspelt one."""
+    close = difflib.get_close_matches(key, sorted(_known_keys(model.model_json_schema())), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _known_keys(schema: Any) -> set[str]:
+    if isinstance(schema, Mapping):
+        own = set(schema.get("properties", {}))
+        return own.union(*(_known_keys(value) for value in schema.values()))
+    if isinstance(schema, list):
+        return set().union(*(_known_keys(value) for value in schema))
+    return set()
+
+
+def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`a.b=c` assignments on a nested mapping; a changed `kind` empties its branch, whose keys belong to the old kind.
+
+    Values are YAML (`--set method.latent=64`, `--set optim.lr=1e-3`). Raises ConfigError for a malformed assignment.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(tree))
+    for assignment in assignments:
+        path, mark, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not mark or not all(keys):
+            raise ConfigError(f"an override is PATH=VALUE such as encoder.kind=sample_cnn, but got {assignment!r}")
+        branch = result
+        for key in keys[:-1]:
+            branch = branch.setdefault(key, {})
+            if not isinstance(branch, dict):
+                raise ConfigError(f"{assignment!r}: {key!r} is a value, not a branch, so {path!r} does not exist")
+        value = yaml.safe_load(text)
+        if keys[-1] == "kind" and branch.get("kind") != value:
+            branch.clear()
+        branch[keys[-1]] = value
+    return result
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` laid over `base`, branch by branch; a branch whose `kind` changes replaces the old one whole."""
+    result = dict(base)
+    for key, value in change.items():
+        before = result.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            changes_kind = "kind" in value and value["kind"] != before.get("kind")
+            result[key] = dict(value) if changes_kind else merge(before, value)
+        else:
+            result[key] = value
+    return result

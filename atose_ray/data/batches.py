@@ -1,0 +1,184 @@
+"""Shards -> Batch, without Ray: plain pyarrow and numpy, one buffer of row groups in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atose_ray.data.sampling import (
+    Buffer,
+    RowGroup,
+    batch_sizes,
+    crop_starts,
+    eval_share,
+    eval_starts,
+    train_buffers,
+)
+from atose_ray.data.shards import Manifest, data_store, read_row_group
+from atose_ray.data.store import Store, StoreError
+from atose_ray.types import Batch, Split
+
+Array = npt.NDArray[Any]
+
+
+class BatchSource(Protocol):
+    """Where a training gets its data: of one rank, if there are several."""
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """One random crop per clip, in the order of (seed, epoch)."""
+
+    def steps(self) -> int:
+        """Batches per training epoch: the same on every rank."""
+
+    def evaluate(self, split: Split) -> Iterator[Batch]:
+        """Evenly spaced crops of every clip of this rank's share; rows of one clip share its id."""
+
+
+class Crops(NamedTuple):
+    """pcm_NT int16, scale_N float32, tags_NC uint8, clip_id_N int64: a quarter of the size of a Batch."""
+
+    pcm_NT: Array
+    scale_N: Array
+    tags_NC: Array
+    clip_id_N: Array
+
+    def batch(self, first: int, last: int) -> Batch:
+        """Rows first..last as a Batch: float32 audio in [-1, 1]."""
+        audio_BT = torch.from_numpy(self.pcm_NT[first:last].astype(np.float32))
+        audio_BT *= torch.from_numpy(self.scale_N[first:last].astype(np.float32))[:, None]
+        tags_BC = torch.from_numpy(self.tags_NC[first:last].astype(np.float32))
+        return Batch(audio_BT, tags_BC, torch.from_numpy(self.clip_id_N[first:last].astype(np.int64)))
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """What a reader must know to cut a split into crops."""
+
+    store_uri: str
+    dataset: str
+    n_tags: int
+    crop_samples: int
+    seed: int
+
+
+def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
+    """One random crop of every clip of a buffer, in the buffer's order."""
+    folder = data_store(Store(settings.store_uri), settings.dataset)
+    groups = [read_row_group(folder, group, settings.n_tags) for group in buffer.groups]
+    places = list(zip(buffer.group_N.tolist(), buffer.row_N.tolist(), strict=True))
+    clip_id_N = np.array([groups[g].clip_id_N[r] for g, r in places], np.int64)
+    n_samples_N = np.array([groups[g].n_samples_N[r] for g, r in places], np.int64)
+    starts_N = crop_starts(settings.seed, epoch, clip_id_N, n_samples_N, settings.crop_samples)
+    pcm_NT = np.zeros((len(places), settings.crop_samples), np.int16)
+    for row, ((g, r), start) in enumerate(zip(places, starts_N.tolist(), strict=True)):
+        cut(groups[g].pcm_N[r], start, pcm_NT[row])
+    return Crops(
+        pcm_NT,
+        np.array([groups[g].scale_N[r] for g, r in places], np.float32),
+        np.stack([groups[g].tags_NC[r] for g, r in places]),
+        clip_id_N,
+    )
+
+
+def read_eval_crops(settings: CropSettings, group: RowGroup, crops: int) -> Crops:
+    """Up to `crops` evenly spaced crops of every clip of a row group, clip after clip."""
+    clips = read_row_group(data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags)
+    starts = [eval_starts(len(pcm), settings.crop_samples, crops) for pcm in clips.pcm_N]
+    clip = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
+    pcm_NT = np.zeros((len(clip), settings.crop_samples), np.int16)
+    flat = (start for clip_starts in starts for start in clip_starts)
+    for row, (index, start) in enumerate(zip(clip.tolist(), flat, strict=True)):
+        cut(clips.pcm_N[index], start, pcm_NT[row])
+    return Crops(pcm_NT, clips.scale_N[clip], clips.tags_NC[clip], clips.clip_id_N[clip])
+
+
+def cut(pcm_T: Array, start: int, out_T: Array) -> None:
+    """Copy the crop that begins at `start` (negative: zeros first) into `out_T`, which is zero."""
+    source_start, target_start = max(start, 0), max(-start, 0)
+    length = min(len(pcm_T) - source_start, len(out_T) - target_start)
+    out_T[target_start : target_start + length] = pcm_T[source_start : source_start + length]
+
+
+class LocalBatches:
+    """BatchSource over a prepared data set, read in this process.
+
+    batch_size: of this rank. Raises StoreError when the train or valid split is too small to train on.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        settings: CropSettings,
+        *,
+        batch_size: int,
+        eval_crops: int,
+        eval_batch_size: int,
+        mix: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.manifest, self.settings = manifest, settings
+        self.batch_size, self.eval_crops, self.eval_batch_size, self.mix = batch_size, eval_crops, eval_batch_size, mix
+        self.rank, self.world = rank, world
+        check_trainable(manifest, world)
+        self.sizes = batch_sizes(sum(group.clips for group in manifest.row_groups("train")) // world, batch_size)
+
+    def steps(self) -> int:
+        """Batches per training epoch: the same on every rank."""
+        return len(self.sizes)
+
+    def buffers(self, epoch: int) -> list[Buffer]:
+        """What this rank reads in an epoch."""
+        groups = self.manifest.row_groups("train")
+        return train_buffers(groups, self.settings.seed, epoch, self.mix, self.rank, self.world)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """One random crop per clip."""
+        yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
+
+    def evaluate(self, split: Split) -> Iterator[Batch]:
+        """Evenly spaced crops of every clip of this rank's share."""
+        for group in eval_share(self.manifest.row_groups(split), self.rank, self.world):
+            crops = read_eval_crops(self.settings, group, self.eval_crops)
+            for first in range(0, len(crops.pcm_NT), self.eval_batch_size):
+                yield crops.batch(first, first + self.eval_batch_size)
+
+
+def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
+    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends.
+
+    Raises StoreError when the stream ends early: shards were lost while reading.
+    """
+    rest: list[Crops] = []
+    for number, size in enumerate(sizes):
+        while sum(len(crops.pcm_NT) for crops in rest) < size:
+            fresh = next(buffers, None)
+            if fresh is None:
+                raise StoreError(f"the data ended in batch {number + 1} of {len(sizes)}: rows were lost while reading")
+            rest.append(fresh)
+        joined = rest[0] if len(rest) == 1 else Crops(*(np.concatenate(parts) for parts in zip(*rest, strict=True)))
+        yield joined.batch(0, size)
+        rest = [Crops(*(part[size:] for part in joined))]
+
+
+def check_trainable(manifest: Manifest, world: int) -> None:
+    """Raises StoreError unless train and valid hold enough clips and every tag has a positive in train."""
+    name = manifest.dataset.get("kind", "?")
+    clips = {split: sum(group.clips for group in manifest.row_groups(split)) for split in ("train", "valid")}
+    for split, count in clips.items():
+        if count < 2 * world:
+            raise StoreError(
+                f"the {split} split of {name!r} has {count} clips, but training with {world} worker(s) needs at least "
+                f"{2 * world}; put clips into the {split} split and prepare again"
+            )
+    missing = [tag for tag, counts in manifest.tag_counts.items() if not counts.get("train")]
+    if missing:
+        raise StoreError(
+            f"no clip of the train split of {name!r} carries {', '.join(missing)}, so it cannot be learned; "
+            "remove the tag from the annotations or move a clip that has it into train, and prepare again"
+        )

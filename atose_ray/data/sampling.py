@@ -1,0 +1,112 @@
+"""Which clips, in which order, cropped where: pure functions of (seed, epoch, clip id), never of rank or batch size.
+
+Laws (tested): an epoch is a permutation of the split; ranks share nothing and have equally many clips; a crop of a clip
+in an epoch is the same however the data is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a shard: the unit that is read. file: name in the data folder; index: in the file; clips: rows."""
+
+    file: str
+    index: int
+    clips: int
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Clips that are read and mixed together, in the order they are delivered.
+
+    groups: the row groups to read. group_N: index into `groups` of every clip; row_N: its row there.
+    """
+
+    groups: tuple[RowGroup, ...]
+    group_N: Array
+    row_N: Array
+
+    def __len__(self) -> int:
+        return len(self.row_N)
+
+
+def uniform(seed: int, epoch: int, clip_id_N: Array) -> Array:
+    """int64 [N] -> float64 [N] in [0, 1): SplitMix64 (Steele et al. 2014) of (seed, epoch, clip id)."""
+    with np.errstate(over="ignore"):
+        x = clip_id_N.astype(np.uint64)
+        for word in (seed, epoch):
+            x = _splitmix64(x ^ (np.uint64(word) * np.uint64(0xD1342543DE82EF95)))
+    return np.asarray((x >> np.uint64(11)).astype(np.float64) / float(1 << 53))
+
+
+def _splitmix64(x: Array) -> Array:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def crop_starts(seed: int, epoch: int, clip_id_N: Array, n_samples_N: Array, crop_samples: int) -> Array:
+    """int64 [N], int [N] -> first sample of a random crop, int64 [N].
+
+    Negative where the clip is shorter than the crop: that many zeros stand before it.
+    """
+    slack_N = n_samples_N.astype(np.int64) - crop_samples
+    offset_N = np.floor(uniform(seed, epoch, clip_id_N) * (np.abs(slack_N) + 1)).astype(np.int64)
+    return np.where(slack_N < 0, -offset_N, offset_N)
+
+
+def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
+    """First samples of the evenly spaced evaluation crops of one clip; a clip that fits one crop gets one, centred."""
+    slack = n_samples - crop_samples
+    if slack <= 0:
+        return [-(-slack // 2)]
+    if crops == 1:
+        return [slack // 2]
+    return [round(i * slack / (crops - 1)) for i in range(crops)]
+
+
+def train_buffers(groups: list[RowGroup], seed: int, epoch: int, mix: int, rank: int = 0, world: int = 1) -> list[Buffer]:
+    """The clips of one rank in one epoch, as buffers of `mix` row groups, row groups and clips in random order.
+
+    The row groups are permuted; rank r of W takes the r-th of W equal stretches of the concatenated clips (up to W-1
+    clips, different ones every epoch, are left over), so that it reads only its own part of the data.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(groups))
+    group_N = np.concatenate([np.full(groups[i].clips, i) for i in order])
+    row_N = np.concatenate([np.arange(groups[i].clips) for i in order])
+    share = len(row_N) // world
+    group_N, row_N = group_N[rank * share : (rank + 1) * share], row_N[rank * share : (rank + 1) * share]
+    mine = list(dict.fromkeys(group_N.tolist()))
+    buffers = []
+    for first in range(0, len(mine), mix):
+        members = mine[first : first + mix]
+        position = np.flatnonzero(np.isin(group_N, members))
+        position = np.random.default_rng((seed, epoch, members[0])).permutation(position)
+        local = {group: i for i, group in enumerate(members)}
+        local_N = np.array([local[g] for g in group_N[position].tolist()])
+        buffers.append(Buffer(tuple(groups[g] for g in members), local_N, row_N[position]))
+    return buffers
+
+
+def batch_sizes(clips: int, batch_size: int) -> list[int]:
+    """Split `clips` into the fewest batches of at most `batch_size`, as equal as can be: no tiny last batch."""
+    if clips == 0:
+        return []
+    batches = -(-clips // batch_size)
+    small, larger = divmod(clips, batches)
+    return [small + 1] * larger + [small] * (batches - larger)
+
+
+def eval_share(groups: list[RowGroup], rank: int = 0, world: int = 1) -> list[RowGroup]:
+    """The row groups that one rank evaluates: every group on exactly one rank, nothing dropped."""
+    return groups[rank::world]

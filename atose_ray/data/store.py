@@ -1,0 +1,144 @@
+"""One setting says where everything lives: a path, `file://`, `s3://bucket/prefix`, `gs://...`.
+
+    <store>/data/<name>/          shards and manifest.json       (prepare)
+    <store>/runs/<signature>/     one run folder                 (train)
+    <store>/studies/<name>/       one study folder               (tune)
+
+A `Store` is a folder in that place. It is rebuilt from its URI wherever it is needed, so that no credential is ever
+pickled: keys come from the environment or the machine's role only; an endpoint may stand in the URI's query
+(`s3://bucket/prefix?endpoint_override=http%3A%2F%2Fhost%3Aport`) or in AWS_ENDPOINT_URL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+
+class StoreError(ValueError):
+    """The store cannot be read or written; the message says what was tried."""
+
+
+def default_store_uri() -> str:
+    """ATOSE_STORE, else `atose_store` in the current folder."""
+    return os.environ.get("ATOSE_STORE", "atose_store")
+
+
+class Store:
+    """A folder on a local disk or in object storage.
+
+    Raises StoreError when the URI cannot be resolved.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().absolute())
+        try:
+            self.fs, root = pafs.FileSystem.from_uri(self.uri)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise StoreError(
+                f"the store {uri!r} cannot be opened: {error}. Expected a path, file://, s3:// or gs:// URI"
+            ) from error
+        self.root = root.rstrip("/")
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    @property
+    def local_path(self) -> Path | None:
+        """The folder on this machine, or None for object storage."""
+        return Path(self.root) if isinstance(self.fs, pafs.LocalFileSystem) else None
+
+    def child(self, *names: str) -> Store:
+        """The store of a folder below this one (the query of a URI stays behind the path)."""
+        base, mark, query = self.uri.partition("?")
+        return Store("/".join([base.rstrip("/"), *names]) + mark + query)
+
+    def path(self, name: str) -> str:
+        """The path of `name` as `self.fs` wants it."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of this name is there."""
+        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of the entries directly in this folder that start with `prefix`, sorted."""
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        found = (info.base_name for info in self.fs.get_file_info(selector))
+        return sorted(name for name in found if name.startswith(prefix))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError when it is absent."""
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file; a reader sees the old content or the new, never a half.
+
+        Raises StoreError when the place is not writable.
+        """
+        target = self.path(name)
+        try:
+            self.fs.create_dir(target.rpartition("/")[0], recursive=True)
+            if self.local_path is None:  # an object appears only when it is complete
+                with self.fs.open_output_stream(target) as stream:
+                    stream.write(content)
+                return
+            partial = f"{target}.{uuid.uuid4().hex[:8]}.partial"
+            with self.fs.open_output_stream(partial) as stream:
+                stream.write(content)
+            self.fs.move(partial, target)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"cannot write {name!r} in the store {self.uri}: {error}. Choose a writable place with --store "
+                "or ATOSE_STORE"
+            ) from error
+
+    def append_line(self, name: str, line: str) -> None:
+        """Add one line to a text file. Object storage has no append: there the (small) file is rewritten whole."""
+        if self.local_path is None:
+            before = self.read(name) if self.exists(name) else b""
+            self.write(name, before + line.encode() + b"\n")
+            return
+        path = self.local_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def read_json(self, name: str) -> Any:
+        """The value in a JSON file."""
+        return json.loads(self.read(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as indented JSON with sorted keys; NaN is refused."""
+        self.write(name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+    def delete(self, name: str) -> None:
+        """Delete a file or a whole folder; absent is fine."""
+        kind = self.fs.get_file_info(self.path(name)).type
+        if kind == pafs.FileType.Directory:
+            self.fs.delete_dir(self.path(name))
+        elif kind == pafs.FileType.File:
+            self.fs.delete_file(self.path(name))
+
+    def check_writable(self) -> None:
+        """Put, get and delete one small object, so that a wrong store is known before work starts."""
+        name, token = f".check-{uuid.uuid4().hex[:8]}", os.urandom(16)
+        try:
+            self.write(name, token)
+            if self.read(name) != token:
+                raise StoreError(f"the store {self.uri} does not give back what was written to it")
+            self.delete(name)
+        except OSError as error:
+            raise StoreError(f"the store {self.uri} cannot be used: {error}") from error

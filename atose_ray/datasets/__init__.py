@@ -1,0 +1,40 @@
+"""Data sets: which clips there are, their tags and their splits. One adapter per file, chosen by `kind`.
+
+A new data set is one file and one line in each of the two lists below.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from atose_ray.datasets.base import DatasetConfig, DatasetError
+from atose_ray.datasets.demo import DemoConfig
+from atose_ray.datasets.folder import FolderConfig
+from atose_ray.datasets.mtat import MtatConfig
+from atose_ray.datasets.speech_commands import SpeechCommandsConfig
+
+__all__ = ["KINDS", "DatasetConfig", "DatasetConfigs", "DatasetError", "dataset_config"]
+
+DatasetConfigs = Annotated[
+    DemoConfig | FolderConfig | MtatConfig | SpeechCommandsConfig,
+    Field(discriminator="kind"),
+]
+
+KINDS: dict[str, type[DatasetConfig]] = {
+    "demo": DemoConfig,
+    "folder": FolderConfig,
+    "mtat": MtatConfig,
+    "speech_commands": SpeechCommandsConfig,
+}
+
+
+def dataset_config(kind: str, **options: Any) -> DatasetConfig:
+    """The config of the data set called `kind`. Raises `ValueError` that lists the known names, or the wrong option."""
+    if kind not in KINDS:
+        close = get_close_matches(kind, KINDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"unknown dataset {kind!r}; known: {', '.join(sorted(KINDS))}{hint}")
+    return KINDS[kind](**options)

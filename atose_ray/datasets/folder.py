@@ -1,0 +1,231 @@
+"""Any folder of audio with a table of tags: the way in for one's own data.
+
+    path,split,tags,group
+    songs/one.flac,train,guitar|slow,Ada
+    songs/two.flac,valid,guitar|piano,Ben
+
+`path` is relative to the source folder, `tags` are joined by `|`, `split` and `group` are optional columns. Without
+`split`, clips are split at random from `seed`, such that a group is never divided and every tag stays in train. Rows
+without tags are left out and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError, require_some_audio
+from atose_ray.types import SPLITS, ClipRef, Listing, Split
+
+HEADER = "path,split,tags,group"
+COLUMNS = HEADER.split(",")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+
+
+class Row(NamedTuple):
+    """One line of the table; `split` is None in every row if the table has no such column."""
+
+    path: str
+    split: Split | None
+    tags: tuple[str, ...]
+    group: str
+
+
+class FolderConfig(DatasetConfig):
+    """`csv` is relative to `source`, or absolute; without a `source` the folder of an absolute `csv` is meant."""
+
+    kind: Literal["folder"] = "folder"
+    csv: str = "tags.csv"
+    exclusive: bool = Field(default=False, description="Every clip has exactly one tag, a label.")
+    valid_fraction: float = Field(default=0.15, gt=0, lt=1, description="Of a table without a split column.")
+    test_fraction: float = Field(default=0.15, gt=0, lt=1, description="Of a table without a split column.")
+    seed: int = Field(default=0, ge=0, description="Of a table without a split column.")
+
+    @model_validator(mode="after")
+    def _something_is_left_for_training(self) -> FolderConfig:
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "valid_fraction + test_fraction must be below 1, because the rest is for training, "
+                f"but got {self.valid_fraction} + {self.test_fraction}"
+            )
+        return self
+
+    def list_clips(self) -> Listing:
+        table = Path(self.csv).expanduser()
+        folder = table.parent if self.source is None and table.is_absolute() else self.folder()
+        table = folder / table
+        if not table.is_file():
+            raise DatasetError(_no_table(table, folder))
+        rows = read_table(table)
+        untagged = sum(not row.tags for row in rows)
+        rows = [row for row in rows if row.tags]
+        if self.exclusive:
+            for row in rows:
+                if len(row.tags) != 1:
+                    raise DatasetError(
+                        f"with exclusive labels a clip has one tag, but {row.path} has {'|'.join(row.tags)}"
+                    )
+        if rows and rows[0].split is None:
+            rows = split_at_random(rows, self.valid_fraction, self.test_fraction, self.seed)
+        clips = [
+            ClipRef(str(folder / row.path), row.path, row.tags, row.split or "train", row.group or None) for row in rows
+        ]
+        require_some_audio(clips, folder, table.name)
+        return Listing(
+            name=self.kind,
+            clips=tuple(clips),
+            tags=_tags_in_train(clips, table.name),
+            exclusive=self.exclusive,
+            left_out=(("no tags", untagged),) if untagged else (),
+        )
+
+
+def read_table(table: Path) -> list[Row]:
+    """Reads a tags CSV (UTF-8, any line ends). Raises `DatasetError` with the line that is wrong."""
+    rows: list[Row] = []
+    line_of: dict[str, int] = {}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, strict=True)
+            header = [cell.strip().lower() for cell in next(lines, [])]
+            _check_header(header, table)
+            for cells in filter(None, lines):
+                where = f"{table.name} line {lines.line_num}"
+                row = _row(header, cells, where)
+                if row.path in line_of:
+                    raise DatasetError(
+                        f"{where} names {row.path} again (first on line {line_of[row.path]}); keep one row per file"
+                    )
+                line_of[row.path] = lines.line_num
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f"{table} must be a CSV in UTF-8, but cannot be read: {error}; save it as CSV UTF-8"
+        ) from error
+    return rows
+
+
+def split_at_random(rows: list[Row], valid_fraction: float, test_fraction: float, seed: int) -> list[Row]:
+    """Sets the split of every row: groups stay whole, every tag keeps a clip in train, sizes as near as that allows.
+
+    Groups are visited in the order of a hash of (seed, group), so that a new clip does not reshuffle the others. Each
+    goes to test, then to valid, while it fits there and train can spare it. Raises `DatasetError` if one stays empty.
+    """
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(_group_of(row), []).append(row)
+    order = sorted(members, key=lambda group: sha256(f"{seed}:{group}".encode()).digest())
+    spare = _tag_counts(rows)
+    split_of: dict[str, Split] = {}
+    for split, fraction in (("test", test_fraction), ("valid", valid_fraction)):
+        room = max(1, round(fraction * len(rows)))
+        taken = 0
+        # Second, if every group is larger than the room: the smallest that train can spare.
+        for candidates in (order, sorted(order, key=lambda group: len(members[group]))):
+            for group in candidates:
+                size = len(members[group])
+                counts = _tag_counts(members[group])
+                fits = taken + size <= room or (taken == 0 and candidates is not order)
+                if group not in split_of and fits and all(spare[tag] > count for tag, count in counts.items()):
+                    split_of[group] = "valid" if split == "valid" else "test"
+                    taken += size
+                    spare = {tag: count - counts.get(tag, 0) for tag, count in spare.items()}
+        if taken == 0:
+            raise DatasetError(_cannot_split(split, members, spare))
+    return [row._replace(split=split_of.get(_group_of(row), "train")) for row in rows]
+
+
+def _group_of(row: Row) -> str:
+    return row.group or f"\0{row.path}"  # a clip without a group is a group of its own
+
+
+def _cannot_split(split: str, members: dict[str, list[Row]], spare: dict[str, int]) -> str:
+    held = {tag for tag, count in spare.items() for rows in members.values() if _tag_counts(rows).get(tag, 0) == count}
+    return (
+        f"the {len(members)} groups cannot be split so that every tag stays in train: nothing is left for {split}, "
+        f"because every other group holds the last clips of a tag ({_some(sorted(held))}); "
+        "add clips of other groups, drop these tags, or give a split column"
+    )
+
+
+def _tag_counts(rows: list[Row]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        for tag in row.tags:
+            counts[tag] = counts.get(tag, 0) + 1
+    return counts
+
+
+def _check_header(header: list[str], table: Path) -> None:
+    if not {"path", "tags"} <= set(header):
+        raise DatasetError(
+            f"{table.name} must begin with the header {HEADER} (split and group may be left out), separated by commas, "
+            f"but its first line is {','.join(header)[:80]!r}; add that line"
+        )
+    for name in header:
+        close = get_close_matches(name, COLUMNS, n=1, cutoff=0.75)
+        if header.count(name) > 1:
+            raise DatasetError(f"{table.name} has the column {name!r} {header.count(name)} times; keep one")
+        if close and name not in COLUMNS:
+            raise DatasetError(f"{table.name} has a column {name!r}; did you mean {close[0]!r}? Rename or remove it")
+
+
+def _row(header: list[str], cells: list[str], where: str) -> Row:
+    if len(cells) != len(header):
+        raise DatasetError(
+            f"{where} must have {len(header)} cells as the header has, but has {len(cells)}; "
+            "quote cells that contain a comma, and join tags by |"
+        )
+    cell = {name: text.strip() for name, text in zip(header, cells, strict=True)}
+    if not cell["path"]:
+        raise DatasetError(
+            f"{where} has no path; give the audio file relative to the source folder, or remove the line"
+        )
+    split = None
+    if "split" in cell:
+        split = SPLIT_NAMES.get(cell["split"].lower())
+        if split is None:
+            close = get_close_matches(cell["split"].lower(), SPLIT_NAMES, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; without the column, clips are split at random"
+            raise DatasetError(f"{where}: split must be {', '.join(SPLITS)}, but got {cell['split']!r}{hint}")
+    tags = dict.fromkeys(tag.strip() for tag in cell["tags"].split("|"))
+    return Row(cell["path"], split, tuple(tag for tag in tags if tag), cell.get("group", ""))
+
+
+def _tags_in_train(clips: list[ClipRef], table: str) -> tuple[str, ...]:
+    """All tags, sorted. Raises `DatasetError` for tags that no training clip has."""
+    every = {tag for clip in clips for tag in clip.tags}
+    trained = {tag for clip in clips if clip.split == "train" for tag in clip.tags}
+    if every - trained:
+        raise DatasetError(
+            f"every tag must have a clip in train, but {table} has none there for {_some(sorted(every - trained))}; "
+            "move a clip to train, or remove these tags"
+        )
+    return tuple(sorted(every))
+
+
+def _some(tags: list[str]) -> str:
+    return ", ".join(tags[:5]) + (f" and {len(tags) - 5} more" if len(tags) > 5 else "")
+
+
+def _no_table(table: Path, folder: Path) -> str:
+    found = next((path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES), None)
+    if found is None:
+        return f"{table} does not exist, and {folder} holds no audio; give the folder of your audio and its tags CSV"
+    name = found.relative_to(folder).as_posix()
+    return (
+        f"the tags table {table} does not exist; write it with one line per file, such as:\n"
+        f"    {HEADER}\n    {name},train,{found.parent.name}|another tag,\n"
+        "(split and group may be left out; another name: the option `csv`)"
+    )

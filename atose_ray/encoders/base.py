@@ -1,0 +1,61 @@
+"""The contract of an encoder: audio of any length the config allows in, one vector per clip out.
+
+A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from atose_ray.types import Config, DataSpec
+
+
+class Encoder(nn.Module, ABC):
+    """embed_dim: size E of what comes out. min_samples: the shortest audio that `forward` takes; longer is fine."""
+
+    embed_dim: int
+    min_samples: int
+
+    def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T] float32 in [-1, 1] -> [B, E]. Raises ValueError for T < min_samples."""
+        samples = audio_BT.shape[1]
+        if samples < self.min_samples:
+            raise ValueError(
+                f"this {type(self).__name__} needs at least {self.min_samples} samples, but got {samples}; "
+                "pad the audio with zeros, or build the encoder for a shorter clip_samples"
+            )
+        return self.encode(audio_BT)
+
+    @abstractmethod
+    def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [B, E], for T >= min_samples."""
+
+
+class EncoderConfig(Config):
+    """Base of every encoder's config. published_clip_samples: the crop it was published with."""
+
+    published_clip_samples: ClassVar[int]
+
+    kind: str
+
+    def min_clip_samples(self) -> int:
+        """The shortest clip an encoder of this config can be built for, in samples."""
+        raise NotImplementedError
+
+    def build(self, spec: DataSpec) -> Encoder:
+        """A freshly initialised encoder for clips of `spec`. Raises ValueError when these are too short."""
+        raise NotImplementedError
+
+    def require_length(self, spec: DataSpec) -> None:
+        """Raises ValueError when the clips of `spec` are too short for this encoder."""
+        least = self.min_clip_samples()
+        if spec.clip_samples < least:
+            raise ValueError(
+                f"{self.kind} needs clip_samples of at least {least} "
+                f"({least / spec.sample_rate_hz:.3g} s at {spec.sample_rate_hz} Hz), but got {spec.clip_samples}; "
+                f"use longer crops (published: {self.published_clip_samples})"
+            )

@@ -1,0 +1,91 @@
+"""SampleCNN: convolutions of width 3 on the waveform, up to nine blocks deep, with optional shortcuts and excitation.
+
+Papers: Lee, Park, Kim, Nam, "Sample-level Deep Convolutional Neural Networks for Music Auto-tagging Using Raw
+Waveforms", SMC 2017, and "SampleCNN", Appl. Sci. 2018, 8(1), 150; Kim, Lee, Nam, "Comparison and Analysis of SampleCNN
+Architectures for Audio Classification", IEEE JSTSP 2019 (se, res, rese). In the form of ATOSE / JETATAG, Appl. Sci.
+2023, 13(15), 9002: global max-pooling of the last three blocks, then dense, BN, ReLU.
+
+Depth follows the clip: stem and blocks shorten by 3 each, so a clip of T samples carries n blocks where
+3^(n + 1) <= T, from three up to the published nine, which 59049 = 3^10 samples fill exactly. A one-second keyword
+(16000 samples) is heard by seven blocks and not padded. What is longer goes to the global pooling. The stem is
+`channels` wide; so are two blocks, the last has 4 times and the others twice as many.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from atose_ray.encoders.base import Encoder, EncoderConfig
+from atose_ray.encoders.blocks import BlockKind, Stem1d, batch_norm_1d, block_1d, glorot
+from atose_ray.types import DataSpec
+
+MIN_BLOCKS, MAX_BLOCKS = 3, 9
+POOLED_BLOCKS = 3
+
+
+class SampleCNNConfig(EncoderConfig):
+    """block: what stands between two pools. channels: width of the stem; the embedding is 8 times as wide.
+
+    se_ratio: hidden units per channel of the excitation in se and rese (published: 16).
+    dropout: between the two convolutions of res and rese.
+    """
+
+    published_clip_samples: ClassVar[int] = 59049
+
+    kind: Literal["sample_cnn"] = "sample_cnn"
+    block: BlockKind = "se"
+    channels: int = Field(default=128, ge=4, le=1024)
+    se_ratio: int = Field(default=16, ge=1, le=64)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    def min_clip_samples(self) -> int:
+        """What the stem and three blocks need: 81 samples."""
+        return samples_for(MIN_BLOCKS)
+
+    def build(self, spec: DataSpec) -> SampleCNN:
+        """A SampleCNN as deep as the clips of `spec` allow. Raises ValueError when these are too short."""
+        self.require_length(spec)
+        return SampleCNN(self, spec.clip_samples)
+
+
+def samples_for(blocks: int) -> int:
+    """The shortest audio that the stem and `blocks` blocks leave a value of: 3^(blocks + 1) samples."""
+    return int(3 ** (blocks + 1))
+
+
+def blocks_for(clip_samples: int) -> int:
+    """The number of blocks, 3 to 9: as many as leave a value of `clip_samples`."""
+    return max(n for n in range(MIN_BLOCKS, MAX_BLOCKS + 1) if n == MIN_BLOCKS or samples_for(n) <= clip_samples)
+
+
+class SampleCNN(Encoder):
+    """[B, T] -> [B, 8 * channels]."""
+
+    def __init__(self, config: SampleCNNConfig, clip_samples: int) -> None:
+        super().__init__()
+        depth = blocks_for(clip_samples)
+        base = config.channels
+        widths = [base, base] + [2 * base] * (depth - 3) + [4 * base]
+        self.embed_dim = 8 * base
+        self.min_samples = samples_for(depth)
+        self.stem = Stem1d(base)
+        self.block_names = [f"block{i}" for i in range(1, depth + 1)]
+        for name, before, width in zip(self.block_names, [base, *widths[:-1]], widths, strict=True):
+            self.add_module(name, block_1d(config.block, before, width, config.se_ratio, config.dropout))
+        self.fc = glorot(nn.Linear(sum(widths[-POOLED_BLOCKS:]), self.embed_dim))
+        self.fc_bn = batch_norm_1d(self.embed_dim)
+
+    def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [B, 8 * channels]."""
+        x_BCT = self.stem(audio_BT)
+        pooled = []
+        for name in self.block_names:
+            x_BCT = self.get_submodule(name)(x_BCT)
+            pooled.append(x_BCT.amax(dim=2))
+        joined_BX = torch.cat(pooled[-POOLED_BLOCKS:], dim=1)
+        return functional.relu(cast(torch.Tensor, self.fc_bn(self.fc(joined_BX))))

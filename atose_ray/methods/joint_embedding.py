@@ -1,0 +1,90 @@
+"""Two-stage joint embedding of audio and tags.
+
+Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002, and its published code.
+
+    stage "embed"     encoder and projector against a tag autoencoder: the tags of a clip are encoded to a unit vector
+                      and decoded again; the clip's audio is projected to a unit vector; an objective ties the two.
+    stage "classify"  a classifier on the encoder's embedding; the encoder is frozen (and in eval mode) as published,
+                      or trained on where the stage says `trains: [encoder, classifier]`.
+
+Departures: the published code leaves stage 1 without a score. Here it scores by decoding the projected audio, so that
+a search can prune in stage 1. The unit norms are safe at an all-zero row, where the published ones give NaN.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from atose_ray.methods.base import Method, MethodConfig, StageConfig, log_terms
+from atose_ray.methods.heads import Classifier, Projector
+from atose_ray.objectives import ObjectiveConfigs, PairwiseMarginConfig, reconstruction_loss, tagging_loss
+from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities
+from atose_ray.types import Batch, DataSpec
+
+EMBED_PARTS = ("encoder", "projector", "tag_encoder", "tag_decoder")
+
+
+class JointEmbeddingConfig(MethodConfig):
+    """latent: size D of the joint space (published: 128 MTAT, 50 DCASE, 64 Speech Commands).
+
+    objective: what ties a clip's audio vector to its tag vector. hidden, dropout: the classifier's, as in `supervised`.
+    """
+
+    STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"embed": EMBED_PARTS, "classify": ("classifier",)}
+    USES: ClassVar[dict[str, tuple[str, ...]]] = {"embed": EMBED_PARTS, "classify": ("encoder", "classifier")}
+
+    kind: Literal["joint_embedding"] = "joint_embedding"
+    latent: int = Field(default=128, ge=2, le=4096)
+    objective: ObjectiveConfigs = PairwiseMarginConfig()
+    hidden: int = Field(default=256, ge=1, le=8192)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
+
+    def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> JointEmbedding:
+        """The method around an encoder."""
+        return JointEmbedding(self, encoder, embed_dim, spec)
+
+
+class JointEmbedding(Method):
+    """Parts: encoder, projector, tag_encoder, tag_decoder, classifier."""
+
+    def __init__(self, config: JointEmbeddingConfig, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self.objective = config.objective
+        self.encoder = encoder
+        self.projector = Projector(embed_dim, config.latent)
+        self.tag_encoder = TagEncoder(len(spec.tags), config.latent)
+        self.tag_decoder = TagDecoder(config.latent, len(spec.tags))
+        self.classifier = Classifier(embed_dim, len(spec.tags), hidden=config.hidden, dropout=config.dropout)
+
+    def losses(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
+        """embed: MSE of the decoded tags plus the objective. classify: cross-entropy of the classifier."""
+        if stage == "embed":
+            tag_embed_BD = self.tag_encoder(batch.tags_BC)
+            audio_embed_BD = self.projector(self.encoder(batch.audio_BT))
+            decoded_BC = probabilities(self.tag_decoder(tag_embed_BD), self.spec.exclusive)
+            return log_terms(
+                reconstruction=reconstruction_loss(decoded_BC, batch.tags_BC),
+                alignment=self.objective.loss(tag_embed_BD, audio_embed_BD, batch.tags_BC),
+            )
+        logits_BC = self.logits(batch.audio_BT, stage)
+        return log_terms(tagging=tagging_loss(logits_BC, batch.tags_BC, self.spec.exclusive))
+
+    def logits(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, T] -> [B, C]: decoder of the projected audio in stage embed, classifier in stage classify."""
+        head = {"embed": lambda x: self.tag_decoder(self.projector(x)), "classify": self.classifier}[stage]
+        return cast(torch.Tensor, head(self.encoder(audio_BT)))
+
+    def probabilities(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, T] -> [B, C]: sigmoid (softmax where tags are exclusive) of the stage's logits."""
+        return probabilities(self.logits(audio_BT, stage), self.spec.exclusive)
+
+    @torch.no_grad()
+    def tag_embeddings(self) -> torch.Tensor:
+        """[C, D]: the tag encoder's unit vector of every single tag."""
+        device = next(self.tag_encoder.parameters()).device
+        return cast(torch.Tensor, self.tag_encoder(torch.eye(len(self.spec.tags), device=device)))

@@ -1,0 +1,55 @@
+"""Supervised tagging: encoder and classifier together, no joint embedding. The published baseline ("noJE").
+
+Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2 on a trained encoder.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from atose_ray.methods.base import Method, MethodConfig, StageConfig, log_terms
+from atose_ray.methods.heads import Classifier
+from atose_ray.objectives import tagging_loss
+from atose_ray.tags.autoencoder import probabilities
+from atose_ray.types import Batch, DataSpec
+
+
+class SupervisedConfig(MethodConfig):
+    """hidden, dropout: the classifier's two dense layers and the dropout before its output (published: 256, 0.5)."""
+
+    STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
+    USES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
+
+    kind: Literal["supervised"] = "supervised"
+    hidden: int = Field(default=256, ge=1, le=8192)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
+
+    def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> Supervised:
+        """The method around an encoder."""
+        return Supervised(self, encoder, embed_dim, spec)
+
+
+class Supervised(Method):
+    """Parts: encoder, classifier."""
+
+    def __init__(self, config: SupervisedConfig, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self.encoder = encoder
+        self.classifier = Classifier(embed_dim, len(spec.tags), hidden=config.hidden, dropout=config.dropout)
+
+    def logits(self, audio_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [B, C]."""
+        return cast(torch.Tensor, self.classifier(self.encoder(audio_BT)))
+
+    def losses(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
+        """Binary (or categorical) cross-entropy on the logits."""
+        return log_terms(tagging=tagging_loss(self.logits(batch.audio_BT), batch.tags_BC, self.spec.exclusive))
+
+    def probabilities(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, T] -> [B, C]: sigmoid (softmax where tags are exclusive) of the classifier."""
+        return probabilities(self.logits(audio_BT), self.spec.exclusive)

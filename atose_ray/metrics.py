@@ -1,0 +1,108 @@
+"""Scores of all clips of a split -> numbers whose names are their formulas.
+
+Protocol `clip`: a clip's score is the mean of its crops' scores, and every clip counts once. Rankings are
+scikit-learn's. Tags without a positive or without a negative have no ranking: they are left out of macro means,
+and `tags_scored` says how many of `tags_total` counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+Array = npt.NDArray[Any]
+
+PROTOCOL = "clip"
+RANKING_METRICS = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro")
+OBJECTIVES = (*RANKING_METRICS, "f1_macro_at_0.5", "accuracy")
+
+
+class NonFiniteError(ValueError):
+    """A score is NaN or infinite: the model diverged."""
+
+
+def clip_metrics(scores_NC: Array, tags_NC: Array, exclusive: bool) -> dict[str, float]:
+    """[N, C], [N, C] -> {name: value}, over all N clips of a split.
+
+    pr_auc_macro     mean over tags of average precision (sum over ranks of precision times recall step)
+    roc_auc_macro    mean over tags of the area under the ROC curve
+    pr_auc_micro     average precision of all N*C (clip, tag) pairs in one ranking
+    f1_macro_at_0.5  mean over the scored tags of F1 at score > 0.5
+    accuracy         share of clips whose highest score is their tag (exclusive tags only)
+
+    Raises ValueError when no tag can be ranked, NonFiniteError when a score is not finite.
+    """
+    check_scores(scores_NC, tags_NC)
+    scored = rankable(tags_NC)
+    if not scored.any():
+        raise ValueError(
+            f"no tag has both a positive and a negative among these {len(tags_NC)} clips, so no ranking metric "
+            "exists; give the split more clips"
+        )
+    scores, tags = scores_NC[:, scored], tags_NC[:, scored]
+    metrics = {
+        "pr_auc_macro": float(average_precision_score(tags, scores, average="macro")),
+        "roc_auc_macro": float(roc_auc_score(tags, scores, average="macro")),
+        "pr_auc_micro": float(average_precision_score(tags_NC.ravel(), scores_NC.ravel())),
+        "f1_macro_at_0.5": float(np.mean(f1_per_tag(scores > 0.5, tags))),
+        "tags_scored": float(scored.sum()),
+        "tags_total": float(len(scored)),
+        "clips": float(len(tags_NC)),
+    }
+    if exclusive:
+        metrics["accuracy"] = float(np.mean(scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)))
+    return metrics
+
+
+def per_tag_table(scores_NC: Array, tags_NC: Array, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """[N, C], [N, C] -> one row per tag: average precision and ROC-AUC (None where undefined), positives, clips."""
+    check_scores(scores_NC, tags_NC)
+    scored = rankable(tags_NC)
+    rows = []
+    for index, name in enumerate(names):
+        row: dict[str, Any] = {"tag": name, "positives": int(tags_NC[:, index].sum()), "clips": len(tags_NC)}
+        pair = tags_NC[:, index], scores_NC[:, index]
+        row["average_precision"] = float(average_precision_score(*pair)) if scored[index] else None
+        row["roc_auc"] = float(roc_auc_score(*pair)) if scored[index] else None
+        rows.append(row)
+    return rows
+
+
+def rankable(tags_NC: Array) -> Array:
+    """[N, C] -> bool [C]: tags with at least one positive and one negative clip."""
+    positives = tags_NC.sum(axis=0)
+    return np.asarray((positives > 0) & (positives < len(tags_NC)))
+
+
+def f1_per_tag(predicted_NC: Array, tags_NC: Array) -> Array:
+    """bool [N, C], {0, 1} [N, C] -> F1 [C] = 2 TP / (2 TP + FP + FN); 0 where a tag is neither present nor predicted."""
+    hits = (predicted_NC * tags_NC).sum(axis=0)
+    total = predicted_NC.sum(axis=0) + tags_NC.sum(axis=0)
+    return np.asarray(2 * hits / np.maximum(total, 1))
+
+
+def mean_prevalence(tags_NC: Array) -> float:
+    """[N, C] -> mean share of positive clips over the rankable tags: what `pr_auc_macro` of a random ranking tends to."""
+    return float(tags_NC[:, rankable(tags_NC)].mean())
+
+
+def tag_correlation(tags_NC: Array) -> list[list[float]]:
+    """[N, C] -> Pearson (phi) correlation [C, C] of the tags; 0 where a tag is constant."""
+    centred = tags_NC - tags_NC.mean(axis=0)
+    spread = np.sqrt((centred**2).sum(axis=0))
+    product = centred.T @ centred
+    scale = np.outer(spread, spread)
+    return [[float(v) for v in row] for row in np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)]
+
+
+def check_scores(scores_NC: Array, tags_NC: Array) -> None:
+    """Raises ValueError unless both are [N, C], NonFiniteError unless every score is finite."""
+    if scores_NC.shape != tags_NC.shape:
+        raise ValueError(f"scores and tags must both be [clips, tags], but got {scores_NC.shape} and {tags_NC.shape}")
+    broken = ~np.isfinite(scores_NC)
+    if broken.any():
+        clips = int(broken.any(axis=1).sum())
+        raise NonFiniteError(f"scores must be finite, but {clips} of {len(scores_NC)} clips have NaN or inf")

@@ -1,0 +1,98 @@
+"""Losses: tensors to a scalar. Those that tie audio to tags share one signature and have a config beside them.
+
+All take tag_embed_BD and audio_embed_BD, row i of both from clip i, and tags_BC in {0, 1}; D is the joint space.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from atose_ray.tags.autoencoder import unit_norm
+from atose_ray.types import Config
+
+
+class PairwiseMarginConfig(Config):
+    """The published objective. margin: below it, a coordinate that the tag vector does not ask for costs."""
+
+    kind: Literal["pairwise_margin"] = "pairwise_margin"
+    margin: float = Field(default=0.4, ge=0, le=2)
+
+    def loss(self, tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+        """[B, D], [B, D], [B, C] -> scalar."""
+        return pairwise_margin(tag_embed_BD, audio_embed_BD, tags_BC, self.margin)
+
+
+def pairwise_margin(
+    tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """[B, D], [B, D], [B, C] -> scalar: mean over B and D of y p^2 + (1 - y) max(margin - p, 0)^2.
+
+    y is the tag embedding, p the audio embedding. Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the
+    contrastive loss of Hadsell et al. 2006, taken coordinate by coordinate with a soft y. For unit vectors of at
+    least 50 dimensions its minimum is the constant 1 / sqrt(D) on both sides: it hardly rewards p = y.
+    """
+    y, p = tag_embed_BD, audio_embed_BD
+    return (y * p.square() + (1 - y) * (margin - p).clamp_min(0).square()).mean()
+
+
+class CosineConfig(Config):
+    """Audio and tag vector of a clip in one direction; nothing keeps clips apart."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def loss(self, tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+        """[B, D], [B, D], [B, C] -> scalar."""
+        return cosine(tag_embed_BD, audio_embed_BD, tags_BC)
+
+
+def cosine(tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+    """[B, D], [B, D], [B, C] -> scalar in [0, 2]: mean over B of 1 - cos(tag, audio). A zero row counts 1."""
+    return (1 - (unit_norm(tag_embed_BD) * unit_norm(audio_embed_BD)).sum(dim=1)).mean()
+
+
+class InfoNCEConfig(Config):
+    """Every clip against all others of the batch. temperature: divides the cosines; small looks at hard pairs only."""
+
+    kind: Literal["info_nce"] = "info_nce"
+    temperature: float = Field(default=0.1, ge=0.005, le=10)
+
+    def loss(self, tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+        """[B, D], [B, D], [B, C] -> scalar."""
+        return info_nce(tag_embed_BD, audio_embed_BD, tags_BC, self.temperature)
+
+
+def info_nce(
+    tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """[B, D], [B, D], [B, C] -> scalar: cross-entropy of cos / temperature, audio -> tags and tags -> audio, halved.
+
+    Source: van den Oord et al. 2018, in the symmetric form of Radford et al. 2021. Departure: clips with the same tag
+    set have the same tag vector, so telling them apart is impossible; the target is uniform over them.
+    """
+    logits_BB = unit_norm(audio_embed_BD) @ unit_norm(tag_embed_BD).T / temperature
+    same_BB = (tags_BC[:, None] == tags_BC[None]).all(dim=2).to(logits_BB.dtype)
+    target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
+    return (functional.cross_entropy(logits_BB, target_BB) + functional.cross_entropy(logits_BB.T, target_BB)) / 2
+
+
+ObjectiveConfigs = Annotated[PairwiseMarginConfig | CosineConfig | InfoNCEConfig, Field(discriminator="kind")]
+
+
+def tagging_loss(logits_BC: torch.Tensor, tags_BC: torch.Tensor, exclusive: bool) -> torch.Tensor:
+    """[B, C], [B, C] -> scalar: cross-entropy of the tags under the logits.
+
+    Not exclusive: binary, mean over B and C. Exclusive: -sum over C of tag * log softmax, mean over B; a row without
+    a tag adds 0 and counts in the mean (as published: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002).
+    """
+    if exclusive:
+        return -(tags_BC * functional.log_softmax(logits_BC, dim=1)).sum(dim=1).mean()
+    return functional.binary_cross_entropy_with_logits(logits_BC, tags_BC)
+
+
+def reconstruction_loss(probabilities_BC: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+    """[B, C], [B, C] -> scalar: mean over B and C of (probability - tag)^2, the tag autoencoder's loss."""
+    return functional.mse_loss(probabilities_BC, tags_BC)

@@ -1,0 +1,77 @@
+"""`python -m atose_ray.prepare NAME`: raw audio and annotations -> Parquet shards and manifest.json."""
+
+from __future__ import annotations
+
+import yaml
+
+from atose_ray import cli
+from atose_ray.data.prepare import prepare
+from atose_ray.data.shards import Manifest, data_store
+from atose_ray.data.store import Store
+from atose_ray.datasets import dataset_config
+from atose_ray.types import SPLITS
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, list, write, summarise."""
+    parser = cli.parser(
+        "prepare",
+        "Decode a data set once, into shards that every training reads. A second call with the same inputs does nothing.",
+        "  python -m atose_ray.prepare demo\n  python -m atose_ray.prepare mtat --source /data/MagnaTagATune --store s3://bucket/atose",
+    )
+    parser.add_argument("dataset", help="demo, mtat, speech_commands, folder")
+    parser.add_argument("--source", help="folder of the raw audio and its annotations (demo renders its own)")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a field of the data set's config, e.g. sample_rate_hz=16000")
+    cli.add_cluster(parser)
+    options = parser.parse_args(argv)
+    store = cli.open_store(options)
+    config = dataset_config(options.dataset, **dataset_options(options.option, options.source, options.dataset, store))
+    store.check_writable()
+
+    from atose_ray.runtime.cluster import cluster
+    from atose_ray.runtime.prepare import run_on_ray
+
+    def on_ray(jobs):  # type: ignore[no-untyped-def]
+        with cluster(options.cpus, options.address):
+            yield from run_on_ray(jobs)
+
+    manifest, written = prepare(config, store, on_ray)
+    print(summary(manifest, store, config.kind, written))
+
+
+def dataset_options(pairs: list[str], source: str | None, dataset: str, store: Store) -> dict[str, object]:
+    """Options of a data set's config from the command line. Raises ValueError for a malformed one."""
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, mark, value = pair.partition("=")
+        if not mark:
+            raise ValueError(f"--option is NAME=VALUE, but got {pair!r}")
+        options[name] = yaml.safe_load(value)
+    if source is not None:
+        options["source"] = source
+    elif dataset == "demo":
+        options["source"] = str((store.local_path or Store("atose_store").local_path) / "raw" / "demo")  # type: ignore[operator]
+    return options
+
+
+def summary(manifest: Manifest, store: Store, name: str, written: bool) -> str:
+    """What was made, for a person: clips per split, what was left out, what was skipped and why."""
+    spec = manifest.data_spec
+    folder = data_store(store, name).uri
+    size = sum(shard.bytes for shard in manifest.shards) / 1e6
+    splits = ", ".join(f"{spec.counts.get(split, 0)} {split}" for split in SPLITS)
+    lines = [
+        f"{'wrote' if written else 'nothing to do:'} {folder}",
+        f"  clips: {splits}; {len(spec.tags)} {'exclusive ' if spec.exclusive else ''}tags; "
+        f"{spec.sample_rate_hz} Hz, longest {spec.clip_samples / spec.sample_rate_hz:.1f} s; "
+        f"{len(manifest.shards)} shards, {size:.1f} MB",
+    ]
+    lines += [f"  left out: {count} clips: {reason}" for reason, count in manifest.left_out.items()]
+    if manifest.skipped:
+        lines.append(f"  skipped {len(manifest.skipped)} files that cannot be decoded (all in manifest.json):")
+        lines += [f"    {clip.name}: {clip.reason}" for clip in manifest.skipped[:5]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

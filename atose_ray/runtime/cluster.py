@@ -1,0 +1,201 @@
+"""Joining or starting a Ray cluster, and the plan that proves a search fits it before the first trial.
+
+Ray does not refuse what can never be placed: it waits in silence. So the arithmetic is done, and shown, first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import yaml
+
+from atose_ray.config import SearchConfig
+
+TRIAL_CPUS = 0.01
+DATA_CPUS = 0.5
+
+# Train's controller polls every 2 s otherwise; Data's progress bars and Tune's tables garble our own lines.
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+class PlanError(ValueError):
+    """The cluster cannot run this search: the message holds the arithmetic and the way out."""
+
+
+@contextmanager
+def cluster(cpus: int | None = None, address: str | None = None) -> Iterator[None]:
+    """Join the cluster of `address` or RAY_ADDRESS, else start one on this machine; leave (or end) it afterwards.
+
+    cpus: logical CPUs of a cluster started here; None is the machine's. A Ray that this process joined before stays.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    loud = bool(os.environ.get("ATOSE_RAY_LOGS"))
+    quiet: dict[str, Any] = {"log_to_driver": loud, "logging_level": "INFO" if loud else "ERROR"}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        port = free_port()
+        # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, **quiet)
+    if not loud:
+        hush()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if not address:
+            os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+
+
+def hush() -> None:
+    """Keep Ray's own log lines and progress bars out of this process's output: our console says what happens."""
+    for name, level in (("ray.data", logging.WARNING), ("ray.tune", logging.CRITICAL), ("ray.train", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has: in all, and on its largest node."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+    node_gpus: float
+
+
+def cluster_resources() -> Resources:
+    """The resources of the cluster this process has joined, as it stands now."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return _resources([(node.get("CPU", 0), node.get("GPU", 0), 1) for node in nodes])
+
+
+def yaml_resources(path: str) -> Resources:
+    """The most that a `ray up` file lets its autoscaler start. Node types must state their `resources`.
+
+    Raises PlanError when none does.
+    """
+    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    nodes = []
+    for name, kind in tree.get("available_node_types", {}).items():
+        stated = kind.get("resources") or {}
+        count = 1 if name == tree.get("head_node_type") else kind.get("max_workers", 0)
+        nodes.append((stated.get("CPU", 0), stated.get("GPU", 0), min(count, tree.get("max_workers", count) or count)))
+    if not any(cpus * count for cpus, _, count in nodes):
+        raise PlanError(f"{path} states no CPU under available_node_types.*.resources, so nothing can be planned from it")
+    return _resources(nodes)
+
+
+def _resources(nodes: list[tuple[float, float, int]]) -> Resources:
+    return Resources(
+        cpus=sum(cpus * count for cpus, _, count in nodes),
+        gpus=sum(gpus * count for _, gpus, count in nodes),
+        node_cpus=max((cpus for cpus, _, count in nodes if count), default=0),
+        node_gpus=max((gpus for _, gpus, count in nodes if count), default=0),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many trials run at a time, and what each takes.
+
+    workers: 0 is training inside the trial's own actor. data_cpus: kept free for one Ray Data task per trial.
+    """
+
+    concurrency: int
+    workers: int
+    trial_cpus: float
+    worker_cpus: float
+    worker_gpus: float
+    data_cpus: float
+    available: Resources
+
+    @property
+    def cpus_per_trial(self) -> float:
+        """CPUs of one trial with all its processes."""
+        return self.trial_cpus + self.workers * self.worker_cpus + self.data_cpus
+
+    @property
+    def gpus_per_trial(self) -> float:
+        """GPUs of one trial."""
+        return max(self.workers, 1) * self.worker_gpus
+
+    def arithmetic(self) -> str:
+        """The sum, as a person would write it."""
+        cpus = f"{self.concurrency} x ({self.trial_cpus:g} trial + {self.workers} x {self.worker_cpus:g} worker"
+        cpus += f" + {self.data_cpus:g} data) = {self.concurrency * self.cpus_per_trial:g} of {self.available.cpus:g} CPUs"
+        gpus = f"{self.concurrency} x {self.gpus_per_trial:g} = {self.concurrency * self.gpus_per_trial:g}"
+        return f"{cpus}; {gpus} of {self.available.gpus:g} GPUs"
+
+
+def make_plan(search: SearchConfig, streams: bool, available: Resources) -> Plan:
+    """The largest (or the asked) number of concurrent trials that provably fits.
+
+    streams: whether trials read through Ray Data. Raises PlanError, with the sum, when not even one trial fits.
+    """
+    inline = search.workers_per_trial == 0
+    gpus = gpus_per_worker(search, available)
+    one = Plan(
+        concurrency=1,
+        workers=search.workers_per_trial,
+        trial_cpus=search.cpus_per_worker if inline else TRIAL_CPUS,
+        worker_cpus=search.cpus_per_worker,
+        worker_gpus=gpus,
+        data_cpus=DATA_CPUS if streams else 0.0,
+        available=available,
+    )
+    if search.cpus_per_worker > available.node_cpus or gpus > available.node_gpus:
+        raise PlanError(
+            f"a worker needs {search.cpus_per_worker:g} CPUs and {gpus:g} GPUs on one node, but the "
+            f"largest node has {available.node_cpus:g} CPUs and {available.node_gpus:g} GPUs; lower "
+            "search.cpus_per_worker or search.gpus_per_worker, or use larger nodes"
+        )
+    most = int(available.cpus / one.cpus_per_trial + 1e-9)
+    if one.gpus_per_trial > 0:
+        most = min(most, int(available.gpus / one.gpus_per_trial + 1e-9))
+    asked = search.concurrency or max(most, 1)
+    plan = Plan(**{**_fields(one), "concurrency": min(asked, search.trials)})
+    if most < plan.concurrency:
+        raise PlanError(
+            f"the cluster cannot run this search: {plan.arithmetic()}. At most {most} trial(s) fit at a time: lower "
+            "search.concurrency, search.workers_per_trial, search.cpus_per_worker or search.gpus_per_worker, or add nodes"
+        )
+    return plan
+
+
+def gpus_per_worker(search: SearchConfig, available: Resources) -> float:
+    """What is asked for; where nothing is, one GPU per worker on a cluster that has GPUs."""
+    if search.gpus_per_worker is not None:
+        return search.gpus_per_worker
+    return 1.0 if available.gpus > 0 else 0.0
+
+
+def _fields(plan: Plan) -> Mapping[str, Any]:
+    return {name: getattr(plan, name) for name in plan.__dataclass_fields__}

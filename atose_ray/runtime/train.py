@@ -1,0 +1,99 @@
+"""Ray Train: the same run in 1..n DDP workers. gloo on CPUs, nccl on GPUs, by what each worker was given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from atose_ray.config import SearchConfig
+from atose_ray.data.batches import LocalBatches
+from atose_ray.runtime.ingest import RayBatches
+from atose_ray.training.loop import fit
+from atose_ray.training.record import EpochRecord
+from atose_ray.training.run import Job, Reader, open_run, use_threads
+
+
+FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
+
+
+def reader_of(job: Job) -> Reader:
+    """The reader that the run's config asks for."""
+    return RayBatches if job.run.execution.ingest == "ray_data" else LocalBatches
+
+
+def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
+    """What Ray hears of an epoch: `metric` is the best so far, never NaN."""
+    return {metric: record.objective, "epoch": record.epoch, "train_loss": record.train_loss}
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs. config: {"job": Job, "threads": int}."""
+    job: Job = config["job"]
+    use_threads(job.run.execution.threads or config["threads"])
+    context = ray.train.get_context()
+    opened = open_run(job, reader_of(job), context.get_world_rank(), context.get_world_size())
+    result = fit(
+        opened.run,
+        opened.method,
+        opened.batches,
+        opened.folder,
+        report=lambda record: ray.train.report(report_line(record, job.run.metric)),
+        wrap=ddp(opened.device, context.get_world_size()),
+        device=opened.device,
+    )
+    if result.objective is None:
+        ray.train.report({job.run.metric: FLOOR, "epoch": 1})
+
+
+def ddp(device: torch.device, world: int) -> Callable[[nn.Module], nn.Module]:
+    """How a module is wrapped for `world` workers: not at all for one."""
+
+    def wrap(module: nn.Module) -> nn.Module:
+        if world == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+    return wrap
+
+
+def train_on_ray(
+    job: Job, search: SearchConfig, gpus: float, name: str, folder_uri: str, callbacks: list[Any] | None = None
+) -> None:
+    """Run a job in `search.workers_per_trial` workers and wait for its end.
+
+    A worker that dies is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
+    TrainingFailedError when it dies more than `search.max_failures` times.
+    """
+    trainer = TorchTrainer(
+        worker_loop,
+        train_loop_config={"job": job, "threads": max(1, int(search.cpus_per_worker))},
+        scaling_config=ScalingConfig(
+            num_workers=search.workers_per_trial,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": search.cpus_per_worker, **({"GPU": gpus} if gpus > 0 else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus > 0 else "gloo"),
+        run_config=RunConfig(
+            name=name,
+            storage_path=folder_uri,
+            failure_config=FailureConfig(max_failures=search.max_failures),
+            callbacks=callbacks or [],
+        ),
+    )
+    trainer.fit()
+
+
+def with_device(job: Job, gpus: float) -> Job:
+    """The job on the device it was given: a worker without a GPU of its own must not take one."""
+    if gpus > 0 or job.run.execution.device != "auto":
+        return job
+    execution = job.run.execution.model_copy(update={"device": "cpu"})
+    return dataclasses.replace(job, run=job.run.model_copy(update={"execution": execution}))

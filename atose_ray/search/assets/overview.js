@@ -1,0 +1,170 @@
+// The head of the page, the best trial, what was searched and on which data.
+
+const devices = () => [...new Set(TRIALS.map((trial) => trial.device).filter(Boolean))];
+const tested = () => (REPORT.best ? REPORT.best.metrics.test || {} : {});
+const chance = () => (REPORT.best ? REPORT.best.metrics.test_prevalence_mean : null);
+const bestValid = () => {
+  const chosen = REPORT.best && (REPORT.best.metrics.valid || {})[METRIC];
+  return known(chosen) ? chosen : null;
+};
+
+function drawHead() {
+  document.getElementById("sentence").textContent = sentence();
+  const tiles = [
+    ["Best on validation", score(bestValid()), `${METRIC}, what the search maximised`],
+    ["The same model on test", score(tested()[METRIC]), REPORT.best ? `${METRIC}, scored once, at the end` : "not scored"],
+    ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
+    ["Trials", count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
+    ["Wall time", duration(REPORT.study.wall_seconds), startedAt()],
+  ];
+  const words = devices().join(", ") || "\u2013";
+  document.getElementById("tiles").replaceChildren(
+    ...tiles.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("span", { class: "nowrap" }, value), h("small", {}, note)))),
+    h("div", {}, h("dt", {}, "Devices"), h("dd", { class: "words" }, shorten(words, 90))),
+  );
+  const titles = [...document.querySelectorAll("main > section")].map((one) => [one.id, one.querySelector("h2").textContent]);
+  document.getElementById("contents").replaceChildren(...titles.map(([id, text]) => h("a", { href: "#" + id }, text)));
+  for (const node of document.querySelectorAll("code.metric")) node.textContent = METRIC;
+}
+
+function startedAt() {
+  if (!known(REPORT.study.started)) return "no trial has started";
+  return "from " + new Date(REPORT.study.started * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
+}
+
+function sentence() {
+  if (!TRIALS.length) return `A search for the highest validation ${METRIC}. No trial has started yet.`;
+  const states = countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ");
+  const head = `${plural(TRIALS.length, "trial")} (${states}) searched for the highest validation ${METRIC}`;
+  const tail = ` It took ${duration(REPORT.study.wall_seconds)}${devices().length ? " on " + shorten(devices().join(", "), 80) : ""}.`;
+  if (!REPORT.best) return `${head}. No model has been chosen. ${tail.trim()}`;
+  const test = known(tested()[METRIC]) ? ` and ${score(tested()[METRIC])} on test` : "";
+  const level = known(chance()) && METRIC.startsWith("pr_auc") ? `, where guessing scores ${score(chance())}` : "";
+  return `${head}. The best, trial ${BEST}, reached ${score(bestValid())} on validation${test}${level}.${tail}`;
+}
+
+// ---- best
+
+function drawBest(host) {
+  if (!REPORT.best) return host.replaceChildren(h("p", { class: "warning" }, whyNoBest()));
+  const trial = byNumber.get(BEST);
+  const metrics = REPORT.best.metrics;
+  const from = [
+    known(metrics.epoch) && `epoch ${metrics.epoch}`, metrics.stage && `stage ${metrics.stage}`,
+    metrics.protocol && `protocol ${metrics.protocol}`, trial && `${size(trial.parameters)} parameters`,
+    trial && `signature ${trial.signature}`,
+  ].filter(Boolean).join(", ");
+  host.replaceChildren(
+    h("p", {}, h("strong", {}, trial ? label(trial) : `trial ${BEST}`), from && h("span", { class: "soft" }, ` \u00b7 ${from}`)),
+    h("div", { class: "columns" }, bestParameters(trial), bestMetrics(metrics)),
+    h("h3", {}, "The command that repeats it"), rerunCommand(),
+    folded("The whole configuration of this trial", h("pre", { tabindex: 0 }, JSON.stringify(REPORT.best.config, null, 2))),
+  );
+}
+
+function whyNoBest() {
+  const scored = TRIALS.filter((trial) => known(trial.value)).sort((a, b) => b.value - a.value)[0];
+  if (!TRIALS.length) return "There is no best trial: no trial has started.";
+  const states = countStates().map(([state, n]) => `${n} ${state}`).join(", ");
+  if (!scored) return `There is no best trial: none of the ${plural(TRIALS.length, "trial")} (${states}) finished an epoch, so nothing was scored.`;
+  return `No model was chosen and test was not scored: the study has no finished trial yet (${states}). ` +
+    `The highest validation ${METRIC} so far is ${score(scored.value)}, by trial ${label(scored)}.`;
+}
+
+function bestParameters(trial) {
+  const rows = Object.entries(trial ? trial.params : {}).map(([name, value]) => [path(name), setting(value)]);
+  if (!rows.length) return h("p", { class: "note" }, "Nothing was searched: the base configuration is the model.");
+  return table([{ title: "Parameter" }, { title: "Value", num: true }], rows, "wide");
+}
+
+function bestMetrics(metrics) {
+  const names = [...new Set([METRIC, ...Object.keys(metrics.valid || {}), ...Object.keys(metrics.test || {})])];
+  const rows = names.map((name) => [
+    h("span", {}, h("code", {}, name), h("br"), h("span", { class: "meaning" }, REPORT.meanings[name] || "")),
+    score((metrics.valid || {})[name]), score((metrics.test || {})[name]),
+  ]);
+  const headings = [{ title: "Metric" }, { title: "Validation", num: true }, { title: "Test", num: true }];
+  return h("div", {}, table(headings, rows, "wide"), known(chance())
+    ? h("p", { class: "note" }, `Mean tag prevalence on test: ${score(chance())}, the average precision of guessing.`) : null);
+}
+
+function rerunCommand() {
+  const command = REPORT.study.rerun;
+  if (!command) return h("p", { class: "note" }, "No command was recorded.");
+  const text = h("pre", { tabindex: 0 }, command);
+  const button = h("button", { type: "button", onclick: () => copy(command, text, button) }, "Copy");
+  return h("div", { class: "command" }, text, button);
+}
+
+async function copy(command, node, button) {
+  try {
+    await navigator.clipboard.writeText(command);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(node);
+    button.textContent = document.execCommand("copy") ? "Copied" : "Selected";
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
+}
+
+// ---- what was searched
+
+function drawSpace(host) {
+  const headings = [
+    { title: "Parameter" }, { title: "Values" }, { title: "Scale" }, { title: "Only where" }, { title: "Trials", num: true },
+  ];
+  const rows = REPORT.space.map((one) => [
+    path(one.path), values(one), scaleName(one),
+    arms(one.path).map(({ where, arm }) => `${where} is ${arm}`).join(", ") || "\u2013", count(one.trials),
+  ]);
+  host.replaceChildren(
+    rows.length ? h("div", { class: "scroll" }, table(headings, rows, "wide")) : h("p", { class: "note" }, "No trial has drawn a parameter yet."),
+    raw("Base configuration: what every trial shared", REPORT.study.base),
+    raw("Search settings", REPORT.study.search),
+    raw("The space as it was configured", REPORT.study.configured_space),
+  );
+}
+
+const values = (one) => (one.kind === "choice" ? one.choices.map(setting).join(", ") : `${number(one.low)} to ${number(one.high)}`);
+
+function scaleName(one) {
+  if (one.kind === "choice") return `choice of ${one.choices.length}`;
+  const step = one.step && !(one.kind === "integer" && one.step === 1) ? `, step ${number(one.step)}` : "";
+  return `${one.kind}, ${one.log ? "log" : "linear"}${step}`;
+}
+
+function raw(title, content) {
+  const none = !content || (typeof content === "object" && !Object.keys(content).length);
+  return none ? null : folded(title, h("pre", { tabindex: 0 }, JSON.stringify(content, null, 2)));
+}
+
+function drawData(host) {
+  const data = REPORT.data;
+  const clips = Object.entries(data.clips).map(([split, n]) => `${split} ${count(n)}`).join(", ");
+  const facts = [
+    ["Tags", `${count(data.tags.length)}, ${data.exclusive ? "exactly one per clip" : "any number per clip"}`],
+    ["Clips per split", clips || "not recorded"],
+    ["Sample rate", `${count(data.sample_rate_hz)} Hz`],
+    ["Longest clip", `${number(data.clip_seconds)} s`],
+    ["Skipped files", data.skipped.length ? count(data.skipped.length) : "none"],
+  ];
+  host.replaceChildren(
+    h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    skippedFiles(data.skipped), tagCounts(data),
+  );
+}
+
+function skippedFiles(skipped) {
+  if (!skipped.length) return null;
+  const rows = skipped.map(([file, reason]) => [path(file), reason]);
+  return folded(`Skipped files (${count(skipped.length)}), with the reason`,
+    h("div", { class: "tall", tabindex: 0 }, table([{ title: "File" }, { title: "Reason" }], rows, "wide")));
+}
+
+function tagCounts(data) {
+  const splits = Object.keys(data.tag_counts).filter((split) => Object.keys(data.tag_counts[split]).length);
+  if (!splits.length) return null;
+  const rows = data.tags.map((tag) => [tag, ...splits.map((split) => count(data.tag_counts[split][tag] || 0))]);
+  const headings = [{ title: "Tag" }, ...splits.map((split) => ({ title: split, num: true }))];
+  return folded("Clips per tag", h("div", { class: "tall", tabindex: 0 }, table(headings, rows)));
+}

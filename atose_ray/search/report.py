@@ -1,0 +1,260 @@
+"""The study as one page: `render_report(study)` returns HTML that opens offline and asks no network for anything.
+
+Python decides what is shown and does the arithmetic (this file, `importance.py`); the page gets it as one JSON object
+and draws it with the small scripts in `assets/`. Text from the data reaches the page only through JSON and
+`textContent`, so no tag, file name or error message can become markup.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from atose_ray.search.importance import MIN_TRIALS, parameter_importances
+from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
+from atose_ray.types import SPLITS
+
+DIGITS = 5  # significant digits of every float in the page
+SCRIPTS = ("core.js", "plot.js", "overview.js", "curves.js", "parallel.js", "tags.js", "tables.js", "main.js")
+METRIC_MEANING = {
+    "pr_auc_macro": "average precision (area under the precision-recall curve) of each tag over all clips, "
+    "then the mean over the tags that have a positive clip",
+    "roc_auc_macro": "area under the ROC curve of each tag over all clips, then the mean over the tags",
+    "pr_auc_micro": "average precision over all (clip, tag) pairs pooled into one list",
+    "roc_auc_micro": "area under the ROC curve over all (clip, tag) pairs pooled into one list",
+    "accuracy": "share of clips whose highest-scored tag is the right one",
+    "f1_macro_at_0.5": "F1 of each tag with the score cut at 0.5, then the mean over the tags",
+}
+
+Matrix = list[list[float]]
+
+
+def render_report(study: StudyRecord) -> str:
+    """The whole report as one self-contained HTML page."""
+    assets = resources.files("atose_ray.search").joinpath("assets")
+    page = assets.joinpath("page.html").read_text(encoding="utf-8")
+    parts = {
+        "TITLE": html.escape(_well_formed(study.name)),
+        "STYLE": assets.joinpath("page.css").read_text(encoding="utf-8"),
+        "SCRIPT": "\n".join(assets.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "DATA": _script_safe(report_data(study)),
+    }
+    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page)  # one pass: data may hold a placeholder
+
+
+def report_data(study: StudyRecord) -> dict[str, Any]:
+    """The JSON object that the page draws: only JSON types, floats rounded, what is not finite is null."""
+    order = sorted(study.trials, key=lambda trial: (trial.started, trial.number))
+    data = {
+        "study": _study_facts(study),
+        "data": _data_facts(study),
+        "space": _space(order),
+        "trials": [_trial(trial) for trial in order],
+        "best": _best(study.best),
+        "importances": [asdict(one) for one in parameter_importances(order)],
+        "tag_maps": _tag_maps(study),
+        "meanings": METRIC_MEANING,
+        "versions": study.versions,
+    }
+    return {name: _compact(part) for name, part in data.items()}
+
+
+def cluster_order(similarity_CC: Matrix) -> list[int]:
+    """An order of the tags that puts similar ones side by side: average-linkage clustering, and each merge turns its
+    two halves so that their most similar ends touch. What is not finite counts as no similarity."""
+    if not similarity_CC:
+        return []
+    S = np.nan_to_num(np.array(similarity_CC, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
+    clusters = [[i] for i in range(len(S))]
+    link = S.copy()
+    np.fill_diagonal(link, -np.inf)
+    while len(clusters) > 1:
+        a, b = sorted(int(i) for i in np.unravel_index(int(np.argmax(link)), link.shape))
+        size_a, size_b = len(clusters[a]), len(clusters[b])
+        merged = (link[a] * size_a + link[b] * size_b) / (size_a + size_b)
+        link[a], link[:, a] = merged, merged
+        link[a, a] = -np.inf
+        link = np.delete(np.delete(link, b, axis=0), b, axis=1)
+        clusters[a] = _join(clusters[a], clusters.pop(b), S)
+    return clusters[0]
+
+
+def triangle_correlation(a_CC: Matrix, b_CC: Matrix) -> float | None:
+    """Pearson correlation of two symmetric matrices over their pairs above the diagonal; None where it is undefined."""
+    upper = np.triu_indices(len(a_CC), k=1)
+    a, b = np.array(a_CC, dtype=float)[upper], np.array(b_CC, dtype=float)[upper]
+    known = np.isfinite(a) & np.isfinite(b)
+    if known.sum() < 3 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
+        return None
+    return float(np.corrcoef(a[known], b[known])[0, 1])
+
+
+def _join(left: list[int], right: list[int], S: np.ndarray[Any, Any]) -> list[int]:
+    ways = [(l, r) for l in (left, left[::-1]) for r in (right, right[::-1])]  # noqa: E741
+    best_left, best_right = max(ways, key=lambda way: S[way[0][-1], way[1][0]])
+    return best_left + best_right
+
+
+def _study_facts(study: StudyRecord) -> dict[str, Any]:
+    starts = [trial.started for trial in study.trials]
+    ends = [_last_sign(trial) for trial in study.trials]
+    return {
+        "name": study.name,
+        "metric": study.metric,
+        "base": study.config.get("base", {}),
+        "configured_space": study.config.get("space", {}),
+        "search": study.config.get("search", {}),
+        "rerun": study.rerun_command,
+        "started": min(starts) if starts else None,
+        "wall_seconds": max(ends) - min(starts) if starts else None,
+        "min_trials_for_importance": MIN_TRIALS,
+    }
+
+
+def _last_sign(trial: TrialRecord) -> float:
+    if trial.finished is not None:
+        return trial.finished
+    return max([trial.started, *(epoch.time for epoch in trial.epochs)])
+
+
+def _data_facts(study: StudyRecord) -> dict[str, Any]:
+    spec = study.data_spec
+    return {
+        "sample_rate_hz": spec.sample_rate_hz,
+        "clip_seconds": spec.clip_samples / spec.sample_rate_hz,
+        "exclusive": spec.exclusive,
+        "tags": list(spec.tags),
+        "clips": {split: spec.counts[split] for split in SPLITS if split in spec.counts},
+        "tag_counts": _counts_by_split(study.tag_counts),
+        "skipped": [list(pair) for pair in study.skipped],
+    }
+
+
+def _counts_by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """split -> tag -> clips, from that or from tag -> split -> clips."""
+    if all(name in SPLITS for name in counts):
+        return counts
+    return {split: {tag: of[split] for tag, of in counts.items() if split in of} for split in SPLITS}
+
+
+def _space(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Every parameter with its range, as the last trial that has it was given it; those of one part stand together."""
+    found: dict[str, dict[str, Any]] = {}
+    for trial in trials:
+        for path in trial.params:
+            known = found.setdefault(path, {"path": path, "trials": 0})
+            known["trials"] += 1
+            known.update(_range(trial.distributions.get(path)))
+    for path, known in found.items():
+        if "kind" not in known:
+            known.update(kind="choice", choices=_distinct([t.params[path] for t in trials if path in t.params]))
+    roots = list(dict.fromkeys(re.split(r"[.\[]", path)[0] for path in found))
+    return sorted(found.values(), key=lambda known: roots.index(re.split(r"[.\[]", known["path"])[0]))
+
+
+def _range(text: str | None) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text or "")
+        of = parsed["attributes"]
+        if parsed["name"] == "CategoricalDistribution":
+            return {"kind": "choice", "choices": of["choices"]}
+        kind = "integer" if parsed["name"] == "IntDistribution" else "number"
+        return {"kind": kind, "low": of["low"], "high": of["high"], "log": of["log"], "step": of["step"]}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    return list({json.dumps(value, default=str, sort_keys=True): value for value in values}.values())
+
+
+def _trial(trial: TrialRecord) -> dict[str, Any]:
+    stages = list(dict.fromkeys(epoch.stage for epoch in trial.epochs))
+    metrics = sorted({name for epoch in trial.epochs for name in epoch.valid})
+    return {
+        "number": trial.number,
+        "name": trial.name,
+        "signature": trial.signature,
+        "state": trial.state,
+        "reason": trial.reason,
+        "started": round(trial.started, 2),
+        "ended": round(_last_sign(trial), 2),
+        "device": trial.device,
+        "parameters": trial.parameters,
+        "params": trial.params,
+        "value": trial.value,
+        "stages": stages,
+        "epochs": {
+            "epoch": [epoch.epoch for epoch in trial.epochs],
+            "stage": [stages.index(epoch.stage) for epoch in trial.epochs],
+            "seconds": [epoch.seconds for epoch in trial.epochs],
+            "train_loss": [epoch.train_loss for epoch in trial.epochs],
+            "valid": {name: [epoch.valid.get(name) for epoch in trial.epochs] for name in metrics},
+        },
+    }
+
+
+def _best(best: BestRecord | None) -> dict[str, Any] | None:
+    if best is None:
+        return None
+    left_out = ("tag_embedding_cosine_CC",)
+    metrics = {name: value for name, value in best.metrics.items() if name not in left_out}
+    return {"number": best.number, "config": best.config, "metrics": metrics}
+
+
+def _tag_maps(study: StudyRecord) -> dict[str, Any]:
+    correlation = study.tag_correlation_CC
+    metrics = study.best.metrics if study.best else {}
+    cosine: Matrix | None = metrics.get("tag_embedding_cosine_CC")
+    if cosine is not None and len(cosine) != len(correlation):
+        cosine = None
+    return {
+        "order": cluster_order(correlation),
+        "correlation": _hundredths(correlation),
+        "cosine": None if cosine is None else _hundredths(cosine),
+        "agreement": None if cosine is None else triangle_correlation(correlation, cosine),
+        "collapsed": metrics.get("tag_embedding_collapsed"),
+    }
+
+
+def _hundredths(matrix_CC: Matrix) -> list[list[float | None]]:
+    return [[round(value, 3) if math.isfinite(value) else None for value in row] for row in matrix_CC]
+
+
+def _compact(value: Any) -> Any:
+    """JSON types only: floats with DIGITS significant digits (times, which are large, keep hundredths), no NaN."""
+    if isinstance(value, dict):
+        return {_well_formed(str(key)): _compact(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_compact(one) for one in value]
+    if isinstance(value, str):
+        return _well_formed(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        if not math.isfinite(number):
+            return None
+        return round(number, 2) if abs(number) >= 10**DIGITS else float(f"{number:.{DIGITS}g}")
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _well_formed(text: str) -> str:
+    """File names that are no UTF-8 arrive with lone surrogates, which no page can hold: show them as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _script_safe(data: dict[str, Any]) -> str:
+    """JSON that cannot end its script element nor open a comment in it."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text

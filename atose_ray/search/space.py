@@ -1,0 +1,239 @@
+"""A search space: a YAML tree in the shape of RunConfig, walked by one function with Optuna's define-by-run calls.
+
+    range: [low, high]            with `log: true` or `step: n`; integers when both ends are integers
+    choice: [a, b, ...]
+    one_of: {kind: subtree, ...}  picks a kind, then walks only that arm
+    anything else                 a plain value
+
+A parameter is named by its config path with the arm in brackets: `encoder.kind`, `encoder[sample_cnn].block`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from pydantic import ValidationError
+
+import atose_ray
+from atose_ray.config import ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
+
+SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for depth in (0, 1))
+SEED_STRIDE = 100_003
+
+
+class Trial(Protocol):
+    """What the walk needs of an Optuna trial."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """`range`: all numbers from low to high."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """Ask Optuna for a value."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def ends(self) -> list[Any]:
+        """The values that must be valid."""
+        return [self.low, self.high]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`choice`: one of a list."""
+
+    values: tuple[Any, ...]
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """Ask Optuna for a value."""
+        return trial.suggest_categorical(name, list(self.values))
+
+    def ends(self) -> list[Any]:
+        """The values that must be valid."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """`one_of`: a kind, and the subtree of that kind."""
+
+    arms: dict[str, Mapping[str, Any]]
+
+
+def suggest(trial: Trial, tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Walk the tree, asking the trial for every open value. Returns a partial RunConfig as a nested dict."""
+    chosen: dict[str, Any] = {}
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else key
+        node = parse(value, here)
+        if isinstance(node, OneOf):
+            kind = trial.suggest_categorical(f"{here}.kind", list(node.arms))
+            chosen[key] = {"kind": kind, **suggest(trial, node.arms[kind], f"{here}[{kind}]")}
+        elif isinstance(node, (Range, Choice)):
+            chosen[key] = node.suggest(trial, here)
+        else:
+            chosen[key] = suggest(trial, node, here) if isinstance(node, Mapping) else node
+    return chosen
+
+
+def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(parameter, value, partial RunConfig) for every range end, every choice and every arm."""
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else key
+        node = parse(value, here)
+        if isinstance(node, OneOf):
+            for kind, arm in node.arms.items():
+                yield f"{here}.kind", kind, {key: {"kind": kind}}
+                for name, tried, partial in probes(arm, f"{here}[{kind}]"):
+                    yield name, tried, {key: {"kind": kind, **partial}}
+        elif isinstance(node, (Range, Choice)):
+            for tried in node.ends():
+                yield here, tried, {key: tried}
+        elif isinstance(node, Mapping):
+            for name, tried, partial in probes(node, here):
+                yield name, tried, {key: partial}
+        else:
+            yield here, node, {key: node}
+
+
+def parse(value: Any, path: str) -> Any:
+    """A Range, Choice or OneOf, a subtree, or a plain value. Raises ConfigError for a malformed one."""
+    if not isinstance(value, Mapping):
+        return value
+    words = {"range", "choice", "one_of"} & set(value)
+    if not words:
+        return value
+    if len(words) > 1 or set(value) - words - ({"log", "step"} if "range" in words else set()):
+        raise ConfigError(
+            f"space {path}: expected one of range (with log, step), choice, one_of, but got the keys {sorted(value)}"
+        )
+    word = words.pop()
+    return {"range": _range, "choice": _choice, "one_of": _one_of}[word](value, path)
+
+
+def _range(value: Mapping[str, Any], path: str) -> Range:
+    ends = value["range"]
+    if not (isinstance(ends, list) and len(ends) == 2):
+        raise ConfigError(f"space {path}: range is [low, high], but got {ends!r}")
+    low, high = (_number(end, path) for end in ends)
+    log, step = bool(value.get("log", False)), value.get("step")
+    if not low < high or (log and low <= 0) or (log and step is not None):
+        raise ConfigError(
+            f"space {path}: range needs low < high, with log also low > 0 and no step, but got {dict(value)!r}"
+        )
+    if not (isinstance(low, int) and isinstance(high, int)):
+        low, high = float(low), float(high)
+    return Range(low, high, log, None if step is None else _number(step, path))
+
+
+def _number(value: Any, path: str) -> Any:
+    """YAML 1.1 reads 1e-5 as text; here it is the number that was meant."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"space {path}: a range is made of finite numbers, but got {value!r}")
+    return value
+
+
+def _choice(value: Mapping[str, Any], path: str) -> Choice:
+    options = value["choice"]
+    if not isinstance(options, list) or not options or any(isinstance(o, (list, dict)) for o in options):
+        raise ConfigError(f"space {path}: choice is a list of plain values, but got {options!r}")
+    if len({repr(option) for option in options}) != len(options):
+        raise ConfigError(f"space {path}: choice names a value twice: {options!r}")
+    return Choice(tuple(options))
+
+
+def _one_of(value: Mapping[str, Any], path: str) -> OneOf:
+    arms = value["one_of"]
+    if not isinstance(arms, Mapping) or not arms or not all(isinstance(a, Mapping) or a is None for a in arms.values()):
+        raise ConfigError(f"space {path}: one_of maps each kind to its subtree (or to nothing), but got {arms!r}")
+    return OneOf({str(kind): arm or {} for kind, arm in arms.items()})
+
+
+def compose(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> RunConfig:
+    """The RunConfig of a trial: defaults, then the study's base, then what was chosen.
+
+    A seed that neither sets derives from (study seed, trial number). Raises ConfigError.
+    """
+    tree = merge(merge(RunConfig().model_dump(mode="json"), study.base), chosen)
+    if "seed" not in study.base and "seed" not in chosen:
+        tree["seed"] = (study.search.seed * SEED_STRIDE + number) % 2**31
+    return run_config({**tree, "metric": study.search.metric})
+
+
+def check(study: StudyConfig, where: str) -> None:
+    """Validate the base and every end, choice and arm of the space against RunConfig, before any trial.
+
+    Raises ConfigError that names the parameter, the value and what was expected.
+    """
+    if "metric" in study.base:
+        raise ConfigError(f"{where}: set search.metric instead of base.metric; the trials take it from there")
+    try:
+        compose(study, {})
+    except ConfigError as error:
+        raise ConfigError(f"{where}, base: {error}") from error
+    for name, value, partial in probes(study.space):
+        try:
+            compose(study, partial)
+        except ConfigError as error:
+            raise ConfigError(f"{where}, space {name} = {value!r}: {error}") from error
+
+
+def longest_run(study: StudyConfig) -> int:
+    """The most epochs that a trial of this study can take."""
+    return max([compose(study, {}).method.epochs, *(compose(study, p).method.epochs for _, _, p in probes(study.space))])
+
+
+def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """A study by name (`search_spaces/<name>.yaml`) or path, with `--set` overrides, checked whole.
+
+    An override's path begins in the file: `search.trials=4`, `base.optim.lr=1e-3`. Raises ConfigError.
+    """
+    path = find_study(name)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}: a study has the parts base, space and search, but this is a {type(tree).__name__}")
+    try:
+        study = StudyConfig.model_validate(apply_overrides(tree, overrides))
+    except ValidationError as error:
+        raise ConfigError(explain(error, str(path), StudyConfig)) from error
+    check(study, path.name)
+    return study
+
+
+def find_study(name: str) -> Path:
+    """The file of a study. Raises ConfigError that lists the shipped ones."""
+    if name.endswith((".yaml", ".yml")):
+        if Path(name).is_file():
+            return Path(name)
+        raise ConfigError(f"there is no study file {name}")
+    for folder in SHIPPED:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({file.stem for folder in SHIPPED for file in folder.glob("*.yaml")})
+    raise ConfigError(f"unknown study {name!r}; known: {', '.join(known)}; or give the path of a YAML file")

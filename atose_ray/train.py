@@ -1,0 +1,110 @@
+"""`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from atose_ray import cli
+from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
+from atose_ray.data.shards import load_manifest
+from atose_ray.data.store import Store
+from atose_ray.search.space import compose, load_study
+from atose_ray.training.loop import fit
+from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.run import Job, finish_run, open_run, use_threads
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Resolve the config, run it, score the test split once."""
+    parser = cli.parser(
+        "train",
+        "Train one configuration: the base of a study, or a config.json that a trial left, with --set changes.",
+        "  python -m atose_ray.train demo --set optim.lr=1e-3\n"
+        "  python -m atose_ray.train atose_store/studies/demo/best/config.json",
+    )
+    parser.add_argument("config", help="name or file of a study (its base is taken), or a config.json")
+    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0 trains in this process without Ray")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this very configuration")
+    cli.add_overrides(parser, "encoder.kind=sample_cnn")
+    cli.add_cluster(parser)
+    options = parser.parse_args(argv)
+    if options.workers < 0:
+        raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
+    store = cli.open_store(options)
+    run = run_config(apply_overrides(load_tree(options.config), options.overrides), options.config)
+    manifest = load_manifest(store, run.data.dataset)
+    run = run.resolve(manifest.data_spec, manifest.content_hash)
+    folder = store.child("runs", run.signature())
+    if RunFolder(folder).about() and not options.resume:
+        raise ConfigError(
+            f"this configuration was trained before, in {folder.uri}; use --resume to go on from its last checkpoint "
+            "(or to see its result), or delete that folder, or change --set seed=N"
+        )
+    folder.check_writable()
+    name = f"{run.encoder.kind}-{run.method.kind}"
+    job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
+    if options.workers:
+        on_ray(job, options.workers, options)
+    else:
+        here(job)
+    conclude(job, folder.child("best"))
+
+
+def load_tree(source: str) -> dict[str, Any]:
+    """The whole config tree that overrides are laid over. Raises ConfigError."""
+    if source.endswith(".json"):
+        if not Path(source).is_file():
+            raise ConfigError(f"there is no config file {source}")
+        given = json.loads(Path(source).read_text(encoding="utf-8"))
+        tree = merge(RunConfig().model_dump(mode="json"), given)
+        tree["data"]["content_hash"] = None
+        return tree
+    return compose(load_study(source), {}).model_dump(mode="json")
+
+
+def here(job: Job) -> None:
+    """Train in this process."""
+    use_threads(job.run.execution.threads)
+    opened = open_run(job)
+    fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
+
+
+def on_ray(job: Job, workers: int, options: Any) -> None:
+    """Train in Ray Train workers."""
+    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.train import train_on_ray, with_device
+
+    search = SearchConfig(trials=1, workers_per_trial=workers)
+    with cluster(options.cpus, options.address):
+        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources())
+        print(f"plan: {plan.arithmetic()}")
+        job = with_device(job, plan.worker_gpus)
+        train_on_ray(job, search, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)
+    for record in RunFolder(Store(job.folder_uri)).epochs():
+        show(record, job)
+
+
+def show(record: EpochRecord, job: Job) -> None:
+    """One line per epoch."""
+    valid = record.valid[job.run.metric]
+    print(
+        f"epoch {record.epoch}/{job.run.method.epochs} {record.stage:<8} loss {record.train_loss:.4f} "
+        f"valid {job.run.metric} {valid:.4f} (best {record.objective:.4f}) {record.seconds:.1f} s",
+        flush=True,
+    )
+
+
+def conclude(job: Job, best: Store) -> None:
+    """Score the test split unless it was done, and say where the model is."""
+    ending = RunFolder(Store(job.folder_uri)).ending()
+    if ending and ending["state"] == "diverged":
+        print(f"diverged: {ending['reason']}")
+    metrics = best.read_json("metrics.json") if best.exists("metrics.json") else finish_run(job, best)
+    test = "".join(f"\n  {name} {value:.4f}" for name, value in (metrics["test"] or {}).items())
+    print(f"test, scored once with epoch {metrics['epoch']} ({metrics['protocol']} protocol):{test}\nmodel: {best.uri}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,120 @@
+"""A checkpoint at every epoch end, and the model folder that comes out at the end. Nothing here unpickles objects.
+
+Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the position is also the state
+of the random generators: a resumed run is bitwise the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from atose_ray.config import RunConfig
+from atose_ray.data.store import Store
+from atose_ray.methods import Method
+from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.types import DataSpec
+
+CHECKPOINT = "checkpoint.pt"
+BEST_WEIGHTS = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands after a finished epoch, and the best epoch so far.
+
+    stage: index into the run's stages; stage_epoch: epochs finished in it; epoch: epochs finished in all stages.
+    """
+
+    stage: int = 0
+    stage_epoch: int = 0
+    epoch: int = 0
+    best_epoch: int = 0
+    best_stage: str = ""
+    best_value: float = float("-inf")
+
+
+def save_checkpoint(
+    folder: RunFolder, method: Method, optimizer: torch.optim.Optimizer, position: Position, record: EpochRecord
+) -> None:
+    """Write the state after an epoch; the old checkpoint stays until the new one is whole."""
+    state = {
+        "method": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "position": json.dumps(dataclasses.asdict(position)),
+        "record": json.dumps(dataclasses.asdict(record)),
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    folder.store.write(CHECKPOINT, buffer.getvalue())
+
+
+def load_checkpoint(folder: RunFolder, method: Method) -> tuple[Position, EpochRecord, dict[str, Any]] | None:
+    """Load the weights of the last finished epoch; returns its position, record and optimizer state, or None."""
+    if not folder.store.exists(CHECKPOINT):
+        return None
+    state = torch.load(io.BytesIO(folder.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
+    method.load_state_dict(state["method"])
+    record = EpochRecord(**json.loads(state["record"]))
+    return Position(**json.loads(state["position"])), record, state["optimizer"]
+
+
+def save_weights(store: Store, name: str, method: Method) -> None:
+    """Write a method's weights as safetensors."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
+    store.write(name, save_tensors(tensors))
+
+
+def load_weights(store: Store, name: str, method: Method) -> None:
+    """Load weights into a method of the same config. Raises RuntimeError where the shapes differ."""
+    method.load_state_dict(load_tensors(store.read(name)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with everything needed to use it. stage: whose scores were best on the validation split."""
+
+    method: Method
+    run: RunConfig
+    spec: DataSpec
+    stage: str
+    metrics: dict[str, Any]
+
+
+def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
+    """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
+    save_weights(store, "model.safetensors", method)
+    store.write_json("config.json", run.model_dump(mode="json"))
+    store.write_json("data_spec.json", spec.model_dump(mode="json"))
+    store.write_json("metrics.json", metrics)
+
+
+def load_model(folder: str | Store) -> Model:
+    """A model folder (`best/` of a study or of a run) -> Model in eval mode.
+
+    Raises ValueError when the folder is not one.
+    """
+    store = folder if isinstance(folder, Store) else Store(folder)
+    missing = [
+        name
+        for name in ("model.safetensors", "config.json", "data_spec.json", "metrics.json")
+        if not store.exists(name)
+    ]
+    if missing:
+        raise ValueError(
+            f"{store.uri} is not a model folder: it lacks {', '.join(missing)}. Expected the folder `best` that "
+            "tune or train wrote"
+        )
+    run = RunConfig.model_validate(store.read_json("config.json"))
+    spec = DataSpec.model_validate(store.read_json("data_spec.json"))
+    method = run.build(spec)
+    load_weights(store, "model.safetensors", method)
+    metrics = store.read_json("metrics.json")
+    return Model(method.eval(), run, spec, metrics["stage"], metrics)

@@ -1,0 +1,105 @@
+"""Every clip of a split -> one score per tag: the mean over its crops, gathered over all ranks.
+
+The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from atose_ray.methods import Method
+from atose_ray.metrics import PROTOCOL, clip_metrics, mean_prevalence, per_tag_table
+from atose_ray.training.checkpoint import Model
+from atose_ray.types import Batch, TagSet
+
+Array = npt.NDArray[Any]
+COLLAPSE_COSINE = 0.9
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """clip_id_N int64 ascending; scores_NC float64 in [0, 1]; tags_NC {0, 1}."""
+
+    clip_id_N: Array
+    scores_NC: Array
+    tags_NC: Array
+
+
+@torch.no_grad()
+def score_clips(method: Method, batches: Iterator[Batch], stage: str, device: torch.device) -> ClipScores:
+    """Score a split in eval mode; every rank returns the scores of all ranks' clips.
+
+    Raises ValueError when there is no clip, or a clip's score is not finite (metrics.clip_metrics checks).
+    """
+    method.eval()
+    tags = TagSet(method.spec.tags)
+    ids, scores, labels = [], [], []
+    for batch in batches:
+        ids.append(batch.clip_id_B.numpy())
+        labels.append(batch.tags_BC.numpy())
+        scores.append(method.score(batch.to(device), tags, stage).double().cpu().numpy())
+    mine = (np.concatenate(ids), np.concatenate(scores), np.concatenate(labels)) if ids else None
+    parts = [part for part in _gather(mine) if part is not None]
+    if not parts:
+        raise ValueError("there is no clip to evaluate: the split is empty")
+    return _mean_over_crops(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _mean_over_crops(clip_id: Array, scores: Array, tags: Array) -> ClipScores:
+    clip_id_N, first, inverse, crops_N = np.unique(clip_id, return_index=True, return_inverse=True, return_counts=True)
+    total_NC = np.zeros((len(clip_id_N), scores.shape[1]))
+    np.add.at(total_NC, inverse, scores)
+    return ClipScores(clip_id_N, total_NC / crops_N[:, None], tags[first])
+
+
+def _gather(mine: Any) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return parts
+
+
+def evaluate(
+    method: Method, batches: Iterator[Batch], stage: str, device: torch.device, exclusive: bool
+) -> dict[str, float]:
+    """metrics.clip_metrics of a split."""
+    scores = score_clips(method, batches, stage, device)
+    return clip_metrics(scores.scores_NC, scores.tags_NC, exclusive)
+
+
+def final_metrics(model: Model, batches: Iterator[Batch], device: torch.device) -> dict[str, Any]:
+    """The one scoring of the test split: what best/metrics.json holds beside the validation scores."""
+    scores = score_clips(model.method.to(device), batches, model.stage, device)
+    cosine_CC = tag_embedding_cosine(model.method)
+    return {
+        **model.metrics,
+        "protocol": PROTOCOL,
+        "test": clip_metrics(scores.scores_NC, scores.tags_NC, model.spec.exclusive),
+        "test_prevalence_mean": mean_prevalence(scores.tags_NC),
+        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, model.spec.tags),
+        "tag_embedding_cosine_CC": None if cosine_CC is None else cosine_CC.tolist(),
+        "tag_embedding_collapsed": None if cosine_CC is None else has_collapsed(cosine_CC),
+    }
+
+
+def tag_embedding_cosine(method: Method) -> Array | None:
+    """Cosine similarity [C, C] of the method's embeddings of single tags, or None when it has none."""
+    embed_CD = method.tag_embeddings()
+    return None if embed_CD is None else np.asarray((embed_CD @ embed_CD.T).double().cpu().numpy())
+
+
+def has_collapsed(cosine_CC: Array) -> bool:
+    """Whether the tags share almost one direction: mean off-diagonal cosine above 0.9.
+
+    The published pairwise loss does this on MTAT (mean cosine 0.953).
+    """
+    count = len(cosine_CC)
+    return bool(count > 1 and (cosine_CC.sum() - np.trace(cosine_CC)) / (count * (count - 1)) > COLLAPSE_COSINE)

@@ -1,0 +1,205 @@
+"""The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through three arguments:
+where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from atose_ray.config import RunConfig
+from atose_ray.data.batches import BatchSource
+from atose_ray.methods import Method, StageConfig
+from atose_ray.metrics import NonFiniteError
+from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
+from atose_ray.training.evaluate import evaluate
+from atose_ray.training.record import EpochRecord, RunFolder
+
+
+REMEDY = "a smaller optim.lr is the usual remedy"
+
+
+class DivergedError(RuntimeError):
+    """The loss stopped being a number. The message says where, and what to try."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. objective: best validation value of the run's metric. state: complete or diverged."""
+
+    objective: float | None
+    epochs: int
+    state: str
+    reason: str | None = None
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The `wrap` of a single process."""
+    return module
+
+
+def fit(
+    run: RunConfig,
+    method: Method,
+    batches: BatchSource,
+    folder: RunFolder,
+    *,
+    report: Callable[[EpochRecord], None] = lambda record: None,
+    wrap: Callable[[nn.Module], nn.Module] = unwrapped,
+    device: torch.device | None = None,
+) -> Result:
+    """Train all stages, from the last checkpoint of `folder` if there is one, and log the end.
+
+    A run that diverges keeps its best epoch; its Result says so.
+    """
+    objective, epochs = None, 0
+    try:
+        for record in run_epochs(run, method, batches, folder, wrap=wrap, device=device):
+            objective, epochs = record.objective, record.epoch
+            report(record)
+    except DivergedError as error:
+        if is_main():
+            folder.end("diverged", str(error))
+        return Result(objective, epochs, "diverged", str(error))
+    if is_main() and folder.ending() is None:
+        folder.end("complete")
+    return Result(objective, epochs, "complete")
+
+
+def run_epochs(
+    run: RunConfig,
+    method: Method,
+    batches: BatchSource,
+    folder: RunFolder,
+    *,
+    wrap: Callable[[nn.Module], nn.Module] = unwrapped,
+    device: torch.device | None = None,
+) -> Iterator[EpochRecord]:
+    """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
+
+    On resume the last finished epoch is yielded again first, so that a report lost in a crash is made up for.
+    Raises DivergedError at the first loss that is not finite, before the update.
+    """
+    device = device or torch.device("cpu")
+    method.to(device)
+    position, optimizer_state = Position(), None
+    resumed = load_checkpoint(folder, method)
+    if resumed is not None:
+        position, record, optimizer_state = resumed
+        if is_main() and record.epoch not in {known.epoch for known in folder.epochs()}:
+            folder.add_epoch(record)
+        yield record
+    for index, stage in enumerate(run.method.stages):
+        if index < position.stage or (index == position.stage and position.stage_epoch >= stage.epochs):
+            continue
+        if index > position.stage:
+            position = dataclasses.replace(position, stage=index, stage_epoch=0)
+        module, optimizer = _start_stage(run, stage, method, wrap)
+        if optimizer_state is not None and position.stage_epoch > 0:
+            optimizer.load_state_dict(optimizer_state)
+        while position.stage_epoch < stage.epochs:
+            position, record = _run_epoch(run, stage, module, method, optimizer, batches, position, device, folder)
+            yield record
+
+
+def _start_stage(
+    run: RunConfig, stage: StageConfig, method: Method, wrap: Callable[[nn.Module], nn.Module]
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    parameters = method.train_only(run.method.trained_parts(stage))
+    return wrap(method), (stage.optimizer or run.optim).build(parameters)
+
+
+def _run_epoch(
+    run: RunConfig,
+    stage: StageConfig,
+    module: nn.Module,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    batches: BatchSource,
+    position: Position,
+    device: torch.device,
+    folder: RunFolder,
+) -> tuple[Position, EpochRecord]:
+    """One epoch of training and its validation, made safe: best weights, checkpoint, log, in this order."""
+    started = time.time()
+    method.train_only(run.method.trained_parts(stage))
+    train_loss, lr = train_epoch(run, stage, module, optimizer, batches, position, device)
+    try:
+        valid = evaluate(method, batches.evaluate("valid"), stage.name, device, method.spec.exclusive)
+    except NonFiniteError as error:
+        raise DivergedError(f"after epoch {position.epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
+    position = dataclasses.replace(position, stage_epoch=position.stage_epoch + 1, epoch=position.epoch + 1)
+    improved = valid[run.metric] > position.best_value
+    if improved:
+        best = {"best_epoch": position.epoch, "best_stage": stage.name, "best_value": valid[run.metric]}
+        position = dataclasses.replace(position, **best)
+    record = EpochRecord(
+        epoch=position.epoch,
+        stage=stage.name,
+        seconds=time.time() - started,
+        train_loss=train_loss,
+        lr=lr,
+        valid=valid,
+        objective=position.best_value,
+        time=time.time(),
+    )
+    if is_main():
+        if improved:
+            save_weights(folder.store, BEST_WEIGHTS, method)
+        save_checkpoint(folder, method, optimizer, position, record)
+        folder.add_epoch(record)
+    return position, record
+
+
+def train_epoch(
+    run: RunConfig,
+    stage: StageConfig,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: BatchSource,
+    position: Position,
+    device: torch.device,
+) -> tuple[float, float]:
+    """One pass over the training split. Returns the mean loss of this rank and the last learning rate."""
+    schedule = stage.optimizer or run.optim
+    steps = batches.steps()
+    total, lr = 0.0, 0.0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(epoch_seed(run.seed, position.epoch, rank()))
+        for step, batch in enumerate(batches.train(position.epoch)):
+            lr = schedule.lr_at(position.stage_epoch * steps + step, stage.epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+            loss = module(batch.to(device), stage.name)["loss"]
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"loss is {value} in stage {stage.name!r}, epoch {position.epoch + 1}, step {step + 1} of {steps}, "
+                    f"lr {lr:.2e}; {REMEDY}"
+                )
+            loss.backward()
+            optimizer.step()
+            total += value
+    return total / steps, lr
+
+
+def epoch_seed(seed: int, epoch: int, worker: int) -> int:
+    """Seed of an epoch's dropout on one rank."""
+    return (seed * 1_000_003 + epoch * 1009 + worker) % 2**63
+
+
+def rank() -> int:
+    """This process's rank among the workers of a run, 0 without torch.distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes the run folder."""
+    return rank() == 0

@@ -1,0 +1,90 @@
+"""The run folder: what one training leaves behind. Its log is append-only and the only truth about the run.
+
+    config.json        the resolved RunConfig           data_spec.json   the DataSpec its model is built from
+    about.json         number, name, parameters searched, start time, device, model size
+    log.jsonl          one line per epoch, and one at the end: {"event": "epoch", ...}, {"event": "end", "state", "reason"}
+    checkpoint.pt      the last finished epoch: weights, optimizer, position
+    best.safetensors   weights of the epoch with the best validation score
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from atose_ray.config import RunConfig
+from atose_ray.data.store import Store
+from atose_ray.types import DataSpec
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of one run. `epoch` counts from 1 over all stages; `valid` maps metric name to value;
+    `objective` is the best value of the run's metric so far; `time` is the Unix time of its end."""
+
+    epoch: int
+    stage: str
+    seconds: float
+    train_loss: float
+    lr: float
+    valid: dict[str, float]
+    objective: float
+    time: float
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder in a store."""
+
+    store: Store
+
+    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any]) -> None:
+        """Write what is known before the first epoch. An earlier start time is kept when a run goes on."""
+        before = self.about()
+        self.store.write_json("config.json", run.model_dump(mode="json"))
+        self.store.write_json("data_spec.json", spec.model_dump(mode="json"))
+        self.store.write_json("about.json", {**about, "started": before.get("started", time.time())})
+
+    def about(self) -> dict[str, Any]:
+        """about.json, or {} before the run started."""
+        return dict(self.store.read_json("about.json")) if self.store.exists("about.json") else {}
+
+    def events(self) -> list[dict[str, Any]]:
+        """All lines of the log; a last line cut short by a crash is dropped."""
+        if not self.store.exists(LOG):
+            return []
+        events = []
+        for line in self.store.read(LOG).decode().splitlines():
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return events
+
+    def epochs(self) -> tuple[EpochRecord, ...]:
+        """The finished epochs in order; where an epoch was repeated after a crash, the last one counts."""
+        by_epoch: dict[int, EpochRecord] = {}
+        for event in self.events():
+            if event["event"] == "epoch":
+                fields = {key: value for key, value in event.items() if key != "event"}
+                by_epoch[event["epoch"]] = EpochRecord(**fields)
+        return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
+
+    def add_epoch(self, record: EpochRecord) -> None:
+        """Append an epoch's line."""
+        self.store.append_line(LOG, json.dumps({"event": "epoch", **dataclasses.asdict(record)}, allow_nan=False))
+
+    def end(self, state: str, reason: str | None = None) -> None:
+        """Append how the run ended: complete, pruned, diverged or failed."""
+        line = {"event": "end", "state": state, "reason": reason, "time": time.time()}
+        self.store.append_line(LOG, json.dumps(line))
+
+    def ending(self) -> dict[str, Any] | None:
+        """The last `end` line, unless epochs followed it."""
+        events = self.events()
+        return events[-1] if events and events[-1]["event"] == "end" else None

@@ -1,0 +1,137 @@
+"""Everything between a resolved config and the loop: data, model, folder, device. The same for a run in this process,
+in a trial's actor and in a DDP worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from atose_ray.config import RunConfig
+from atose_ray.data.batches import CropSettings, LocalBatches
+from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.store import Store
+from atose_ray.methods import Method
+from atose_ray.methods.base import count_parameters
+from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, Model, load_weights, save_model
+from atose_ray.training.evaluate import final_metrics
+from atose_ray.training.record import RunFolder
+from atose_ray.types import Batch, DataSpec, Split
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to do, picklable and without credentials. run: resolved. about: what the run folder says of it."""
+
+    run: RunConfig
+    store_uri: str
+    folder_uri: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OpenRun:
+    """A run ready for `fit`."""
+
+    run: RunConfig
+    method: Method
+    batches: LocalBatches
+    folder: RunFolder
+    device: torch.device
+
+
+Reader = Callable[..., LocalBatches]
+
+
+def open_run(job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int = 1) -> OpenRun:
+    """Build what a run needs on one rank; rank 0 writes the head of the run folder.
+
+    Raises StoreError or ConfigError when the data or the config does not allow it.
+    """
+    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
+    torch.manual_seed(job.run.seed)
+    method = job.run.build(manifest.data_spec)
+    device = pick_device(job.run)
+    folder = RunFolder(Store(job.folder_uri))
+    batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world)
+    if rank == 0:
+        about = {"device": device_name(device), "parameters": count_parameters(method), **job.about}
+        folder.start(job.run, method.spec, about)
+    return OpenRun(job.run, method, batches, folder, device)
+
+
+def make_batches(
+    run: RunConfig, manifest: Manifest, store_uri: str, reader: Reader = LocalBatches, rank: int = 0, world: int = 1
+) -> LocalBatches:
+    """The batches of one rank. `data.batch_size` is shared out over the ranks.
+
+    Raises ValueError when it cannot be.
+    """
+    if run.data.batch_size % world:
+        raise ValueError(
+            f"data.batch_size must be a multiple of the number of workers, but got {run.data.batch_size} and {world}"
+        )
+    spec = run.model_spec(manifest.data_spec)
+    settings = CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.clip_samples, run.seed)
+    return reader(
+        manifest,
+        settings,
+        batch_size=run.data.batch_size // world,
+        eval_crops=run.data.eval_crops,
+        eval_batch_size=run.execution.eval_batch_size,
+        mix=run.data.shuffle_row_groups,
+        rank=rank,
+        world=world,
+    )
+
+
+def pick_device(run: RunConfig) -> torch.device:
+    """The device of this process. Raises ValueError when CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if run.execution.device == "cuda" and not available:
+        raise ValueError("execution.device is cuda, but PyTorch sees no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if available and run.execution.device != "cpu" else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What the report calls a device."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU ({torch.get_num_threads()} of {os.cpu_count()} threads)"
+
+
+def use_threads(count: int | None) -> None:
+    """Limit PyTorch's threads in this process."""
+    if count:
+        torch.set_num_threads(count)
+
+
+def finish_run(job: Job, best: Store) -> dict[str, Any]:
+    """Score the test split, once, with the weights of the best validation epoch, and write the model folder `best`.
+
+    Returns the metrics. Raises ValueError when the run has no finished epoch.
+    """
+    folder = RunFolder(Store(job.folder_uri))
+    epochs = folder.epochs()
+    if not epochs:
+        raise ValueError(f"the run in {job.folder_uri} has no finished epoch, so there is no model to keep")
+    chosen = max(epochs, key=lambda record: (record.valid[job.run.metric], -record.epoch))
+    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
+    method = job.run.build(manifest.data_spec)
+    load_weights(folder.store, BEST_WEIGHTS, method)
+    head = {"metric": job.run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
+    head["number"] = folder.about().get("number", 0)
+    spec: DataSpec = method.spec
+    device = pick_device(job.run)
+    batches: Callable[[Split], Iterator[Batch]] = make_batches(job.run, manifest, job.store_uri).evaluate
+    metrics = final_metrics(Model(method, job.run, spec, chosen.stage, head), batches("test"), device)
+    save_model(best, method.cpu(), job.run, spec, metrics)
+    return metrics
+
+
+def forget_checkpoint(job: Job) -> None:
+    """Remove what only a resume needs, when a run is over."""
+    Store(job.folder_uri).delete(CHECKPOINT)

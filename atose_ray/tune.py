@@ -1,0 +1,64 @@
+"""`python -m atose_ray.tune STUDY`: search, resumable, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+from atose_ray import cli
+from atose_ray.config import ConfigError
+from atose_ray.data.shards import load_manifest
+from atose_ray.search.record import StudyRecord, study_store
+from atose_ray.search.space import compose, find_study, load_study
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check everything, plan, search, report."""
+    parser = cli.parser(
+        "tune",
+        "Search a study's space. Killed or stopped, the same command goes on where it was.",
+        "  python -m atose_ray.tune demo\n  python -m atose_ray.tune mtat --trials 100 --set search.workers_per_trial=2\n"
+        "  ray job submit -- python -m atose_ray.tune mtat --store s3://bucket/atose",
+    )
+    parser.add_argument("study", help="name of a shipped study or path of a YAML file")
+    parser.add_argument("--name", help="name of the study folder (default: the study's name)")
+    parser.add_argument("--trials", type=int, help="how many configurations in all (default: the file's)")
+    parser.add_argument("--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)")
+    cli.add_overrides(parser, "base.data.batch_size=32")
+    cli.add_cluster(parser)
+    options = parser.parse_args(argv)
+    if options.trials is not None and options.trials < 1:
+        raise ConfigError(f"--trials is 1 or more, but got {options.trials}")
+    trials = () if options.trials is None else (f"search.trials={options.trials}",)
+    study = load_study(options.study, (*options.overrides, *trials))
+    name = options.name or find_study(options.study).stem
+    store = cli.open_store(options)
+    base = compose(study, {})
+    load_manifest(store, base.data.dataset)
+    study_store(store, name).check_writable()
+
+    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan, yaml_resources
+    from atose_ray.runtime.tune import run_study
+
+    with cluster(options.cpus, options.address):
+        available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
+        plan = make_plan(study.search, base.execution.ingest == "ray_data", available)
+        print(f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}", flush=True)
+        record = run_study(study, name, store, plan)
+    print(closing(record, study_store(store, name).uri))
+
+
+def closing(record: StudyRecord, folder: str) -> str:
+    """How the search ended."""
+    states = [trial.state for trial in record.trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    lines = [f"{len(states)} trials: {counts}"]
+    if record.best is None:
+        lines.append("no trial finished an epoch, so there is no model; the reasons are in the report")
+    else:
+        metrics = record.best.metrics
+        lines.append(f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
+                     f"test {metrics['test'][record.metric]:.4f} (mean test tag prevalence {metrics['test_prevalence_mean']:.4f})")
+        lines.append(f"model:  {folder}/best\nagain:  {record.rerun_command}")
+    return "\n".join([*lines, f"report: {folder}/report.html"])
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,195 @@
+"""What every encoder must do, whatever it is made of. A new encoder is one line in ENCODERS."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from atose_ray.audio.harmonic import HarmonicSTFT, frames_of, levels_of
+from atose_ray.encoders import Encoder, EncoderConfig, EncoderConfigs, HarmonicCNNConfig, SampleCNNConfig
+from atose_ray.encoders.harmonic_cnn import FRAME_POOLS, ROW_POOLS, pool_plan
+from atose_ray.encoders.sample_cnn import blocks_for
+from atose_ray.types import DataSpec
+
+ENCODERS: dict[str, EncoderConfig] = {
+    "sample_cnn basic": SampleCNNConfig(block="basic", channels=8),
+    "sample_cnn se": SampleCNNConfig(block="se", channels=8, se_ratio=2),
+    "sample_cnn res": SampleCNNConfig(block="res", channels=8),
+    "sample_cnn rese": SampleCNNConfig(block="rese", channels=8, se_ratio=2),
+    "harmonic_cnn": HarmonicCNNConfig(channels=8),
+}
+LENGTHS = (8000, 16000, 59049, 80000)
+
+
+def spec(clip_samples: int, sample_rate_hz: int = 16000) -> DataSpec:
+    return DataSpec(sample_rate_hz=sample_rate_hz, clip_samples=clip_samples, tags=("a", "b"), exclusive=False)
+
+
+def build(config: EncoderConfig, clip_samples: int, sample_rate_hz: int = 16000) -> Encoder:
+    torch.manual_seed(0)
+    return config.build(spec(clip_samples, sample_rate_hz))
+
+
+def noise_BT(clips: int, samples: int) -> torch.Tensor:
+    return 0.3 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=ENCODERS)
+def config(request: pytest.FixtureRequest) -> EncoderConfig:
+    return ENCODERS[request.param]
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_shape_and_rows_are_independent(config: EncoderConfig, samples: int) -> None:
+    encoder = build(config, samples).eval()
+    audio_BT = noise_BT(3, samples)
+    with torch.no_grad():
+        embed_BE = encoder(audio_BT)
+        alone_BE = torch.cat([encoder(row[None]) for row in audio_BT])
+    assert embed_BE.shape == (3, encoder.embed_dim) and embed_BE.dtype == torch.float32
+    assert encoder.embed_dim == 8 * 8
+    assert encoder.min_samples <= samples
+    peak = float(embed_BE.max())  # small where nine excitations halve the signal
+    assert torch.allclose(embed_BE, alone_BE, rtol=0, atol=1e-5 * peak)
+    assert (embed_BE[0] - embed_BE[1]).abs().max() > 1e-2 * peak  # it does hear
+
+
+@pytest.mark.parametrize("samples", (8000, 59049))
+def test_every_parameter_moves(config: EncoderConfig, samples: int) -> None:
+    """A finite gradient everywhere, and none that is zero except behind a bias that a BatchNorm takes out again."""
+    encoder = build(config, samples).train()
+    embed_BE = encoder(noise_BT(4, samples))
+    (embed_BE * torch.randn(embed_BE.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        cancelled = name.endswith("bias") and ("conv" in name or name == "fc.bias")
+        assert cancelled or parameter.grad.abs().max() > 1e-7, name
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_silence_is_finite(config: EncoderConfig, mode: str) -> None:
+    encoder = build(config, 16000).train(mode == "train")
+    embed_BE = encoder(torch.zeros(3, 16000))
+    embed_BE.square().sum().backward()
+    assert embed_BE.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_longer_audio_than_built_for(config: EncoderConfig) -> None:
+    encoder = build(config, 16000).eval()
+    with torch.no_grad():
+        assert encoder(noise_BT(2, 50_000)).shape == (2, 64)
+        assert encoder(noise_BT(2, encoder.min_samples)).shape == (2, 64)
+
+
+def test_shorter_audio_than_built_for(config: EncoderConfig) -> None:
+    encoder = build(config, 16000).eval()
+    least = encoder.min_samples
+    with pytest.raises(ValueError, match=rf"at least {least} samples, but got {least - 1}; pad the audio"):
+        encoder(noise_BT(2, least - 1))
+
+
+def test_shortest_clip(config: EncoderConfig) -> None:
+    least = config.min_clip_samples()
+    with torch.no_grad():
+        assert build(config, least).eval()(noise_BT(2, least)).shape == (2, 64)
+    with pytest.raises(
+        ValueError, match=rf"{config.kind} needs clip_samples of at least {least} .* but got {least - 1}; use longer"
+    ):
+        build(config, least - 1)
+
+
+def test_same_seed_same_encoder(config: EncoderConfig) -> None:
+    first, second = build(config, 16000).state_dict(), build(config, 16000).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_do_not_depend_on_clip_length_of_harmonic_cnn() -> None:
+    shapes = [
+        {name: tuple(p.shape) for name, p in build(HarmonicCNNConfig(channels=4), n).named_parameters()}
+        for n in LENGTHS
+    ]
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    ("samples", "blocks"),
+    [(81, 3), (242, 3), (243, 4), (8000, 7), (16000, 7), (19683, 8), (59048, 8), (59049, 9), (10**6, 9)],
+)
+def test_depth_of_sample_cnn(samples: int, blocks: int) -> None:
+    assert blocks_for(samples) == blocks
+    names = [name for name, _ in build(SampleCNNConfig(block="basic", channels=4), samples).named_children()]
+    assert names == ["stem", *(f"block{i}" for i in range(1, blocks + 1)), "fc", "fc_bn"]
+
+
+def test_pools_of_harmonic_cnn() -> None:
+    assert pool_plan(312, FRAME_POOLS) == list(FRAME_POOLS)  # published: 80000 samples
+    assert pool_plan(230, FRAME_POOLS) == [2, 2, 2, 2, 2, 3, 2]  # 59049 samples
+    assert pool_plan(62, FRAME_POOLS) == [2, 2, 2, 2, 2, 1, 1]  # a second
+    assert pool_plan(16, FRAME_POOLS) == [2, 2, 2, 2, 1, 1, 1]  # the shortest clip
+    assert pool_plan(104, ROW_POOLS) == [2, 2, 2, 2, 2, 2, 1]  # 8 kHz
+
+
+@pytest.mark.parametrize(("rate_hz", "levels"), [(8000, 104), (16000, 128), (22050, 140), (44100, 164), (48000, 166)])
+def test_harmonics_stay_below_nyquist(rate_hz: int, levels: int) -> None:
+    front = HarmonicSTFT(rate_hz)
+    assert front.levels == levels_of(rate_hz) == levels
+    assert front.centre_hz.max() < rate_hz / 2
+    assert front(noise_BT(2, 8000)).shape == (2, 6, levels, frames_of(8000))
+    with torch.no_grad():
+        assert build(HarmonicCNNConfig(channels=4), 16000, rate_hz).eval()(noise_BT(2, 16000)).isfinite().all()
+
+
+def test_harmonic_stft_refuses_a_rate_without_harmonics() -> None:
+    assert levels_of(404) > 0
+    with pytest.raises(ValueError, match=r"at least 404, .* but got 403; resample"):
+        build(HarmonicCNNConfig(), 80000, 403)
+
+
+@pytest.mark.parametrize("samples", [256, 511, 512, 4096, 79999])
+def test_frames_of(samples: int) -> None:
+    assert HarmonicSTFT(16000)(noise_BT(1, samples)).shape[3] == frames_of(samples)
+
+
+def test_silence_has_a_gradient_through_the_front_end() -> None:
+    front = HarmonicSTFT(16000)
+    silence_BT = torch.zeros(2, 4096, requires_grad=True)
+    out = front(silence_BT)
+    assert torch.equal(out, torch.full_like(out, -50.0))
+    out.sum().backward()
+    assert silence_BT.grad is not None and silence_BT.grad.isfinite().all()
+    assert front.bw_Q.grad is not None and front.bw_Q.grad.isfinite().all()
+
+
+def test_a_tone_lights_its_own_filter() -> None:
+    """Independent of the published numbers: the loudest filter of a pure tone is the one centred on it."""
+    front = HarmonicSTFT(16000)
+    level = 90  # of harmonic 1
+    hz = float(front.centre_hz[level])
+    tone_BT = torch.sin(2 * torch.pi * hz * torch.arange(16000) / 16000)[None]
+    out = front(tone_BT)[0, :, :, 30]  # channel c of row a is filter 6 a + c
+    loudest = int(out.T.flatten().argmax())
+    assert abs(float(front.centre_hz[loudest]) - hz) < 40
+
+
+@pytest.mark.parametrize("block", ["se", "rese"])
+def test_se_ratio_and_dropout_act(block: str) -> None:
+    sizes = [
+        sum(p.numel() for p in build(SampleCNNConfig(block=block, channels=8, se_ratio=r), 8000).parameters())
+        for r in (1, 16)
+    ]
+    assert sizes[0] < sizes[1]
+    encoder = build(SampleCNNConfig(block=block, channels=8, dropout=0.5), 8000).train()
+    outs = [encoder(noise_BT(4, 8000)) for _ in range(2)]
+    assert torch.equal(*outs) == (block == "se")  # dropout stands in the residual branch only
+
+
+def test_union() -> None:
+    adapter = TypeAdapter(EncoderConfigs)
+    assert adapter.validate_python({"kind": "harmonic_cnn", "channels": 64}) == HarmonicCNNConfig(channels=64)
+    assert adapter.validate_python({"kind": "sample_cnn"}) == SampleCNNConfig()
+    for wrong in ({"kind": "sample_cnn", "channels": 0}, {"kind": "sample_cnn", "block": "x"}, {"kind": "mel"}, {}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
+    assert (SampleCNNConfig.published_clip_samples, HarmonicCNNConfig.published_clip_samples) == (59049, 80000)
