@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from atose_ray.tags.autoencoder import unit_norm
 from atose_ray.types import Config
+
+ZERO_NORM = 1e-12
 
 
 class PairwiseMarginConfig(Config):
@@ -51,7 +52,14 @@ class CosineConfig(Config):
 
 def cosine(tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
     """[B, D], [B, D], [B, C] -> scalar in [0, 2]: mean over B of 1 - cos(tag, audio). A zero row counts 1."""
-    return (1 - (unit_norm(tag_embed_BD) * unit_norm(audio_embed_BD)).sum(dim=1)).mean()
+    cos_B = (tag_embed_BD * audio_embed_BD).sum(dim=1) / (_length(tag_embed_BD) * _length(audio_embed_BD))
+    return (1 - cos_B).mean()
+
+
+def _length(x_BD: torch.Tensor) -> torch.Tensor:
+    """[B, D] -> [B]: the length of every row, 1 for a zero row, so that its cosine is 0 and its gradient finite."""
+    square_B = x_BD.square().sum(dim=1)
+    return torch.where(square_B > ZERO_NORM**2, square_B, torch.ones_like(square_B)).sqrt()
 
 
 class InfoNCEConfig(Config):
@@ -71,9 +79,11 @@ def info_nce(
     """[B, D], [B, D], [B, C] -> scalar: cross-entropy of cos / temperature, audio -> tags and tags -> audio, halved.
 
     Source: van den Oord et al. 2018, in the symmetric form of Radford et al. 2021. Departure: clips with the same tag
-    set have the same tag vector, so telling them apart is impossible; the target is uniform over them.
+    set are all positives of each other, the target is uniform over them. Where the tag vector is a function of the
+    tag set, as in a joint embedding, this equals one-hot targets: k clips of one set then cost at least log k.
     """
-    logits_BB = unit_norm(audio_embed_BD) @ unit_norm(tag_embed_BD).T / temperature
+    lengths_BB = torch.outer(_length(audio_embed_BD), _length(tag_embed_BD))
+    logits_BB = audio_embed_BD @ tag_embed_BD.T / lengths_BB / temperature
     same_BB = (tags_BC[:, None] == tags_BC[None]).all(dim=2).to(logits_BB.dtype)
     target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
     return (functional.cross_entropy(logits_BB, target_BB) + functional.cross_entropy(logits_BB.T, target_BB)) / 2

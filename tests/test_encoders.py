@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from atose_ray.audio.harmonic import HarmonicSTFT, frames_of, levels_of
 from atose_ray.encoders import Encoder, EncoderConfig, EncoderConfigs, HarmonicCNNConfig, SampleCNNConfig
@@ -103,6 +106,19 @@ def test_shortest_clip(config: EncoderConfig) -> None:
 def test_same_seed_same_encoder(config: EncoderConfig) -> None:
     first, second = build(config, 16000).state_dict(), build(config, 16000).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_initialisation(config: EncoderConfig) -> None:
+    """Uniform within sqrt(6 / fan_in) for 1-D convolutions, else sqrt(6 / (fan_in + fan_out)); biases are zero."""
+    for name, layer in build(config, 59049).named_modules():
+        if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            continue
+        taps = math.prod(layer.weight.shape[2:])
+        fan_out, fan_in = (size * taps for size in layer.weight.shape[:2])
+        he = isinstance(layer, nn.Conv1d) and "sc_conv" not in name
+        bound = math.sqrt(6 / fan_in) if he else math.sqrt(6 / (fan_in + fan_out))
+        assert 0.8 * bound < layer.weight.abs().max() <= bound * 1.000001, name
+        assert layer.bias is not None and not layer.bias.any(), name
 
 
 def test_weights_do_not_depend_on_clip_length_of_harmonic_cnn() -> None:

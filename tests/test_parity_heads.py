@@ -46,6 +46,22 @@ def test_parameter_counts(dataset: str) -> None:
     assert tuple(sum(p.numel() for p in head.parameters()) for head in heads) == PARAMETERS[dataset]
 
 
+def test_heads_start_and_drop_out_as_published() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(64, 10)
+    for head in (Projector(64, 32), TagEncoder(40, 32), TagDecoder(32, 40), classifier):
+        for name, layer in head.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+                assert 0.9 * bound < layer.weight.abs().max() <= bound * 1.000001, name
+                assert not layer.bias.any(), name
+    x = torch.randn(3, 64)
+    assert not torch.equal(classifier.train()(x), classifier(x))
+    assert torch.equal(classifier.eval()(x), classifier(x))
+    still = Classifier(64, 10, dropout=0.0).train()
+    assert torch.equal(still(x), still(x))
+
+
 @pytest.mark.parametrize("margin", [0.2, 0.4, 0.7, 1.0])
 def test_pairwise_margin(margin: float) -> None:
     vectors = below(load("losses"), "pw")

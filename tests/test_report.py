@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import html
 import itertools
 import json
 import math
@@ -228,14 +230,19 @@ def page_data(page: str) -> dict[str, Any]:
     return found
 
 
+@functools.cache
+def page_of(name: str) -> str:
+    return render_report(STUDIES[name]())
+
+
 @pytest.fixture(scope="module")
 def usual_page() -> str:
-    return render_report(usual_study())
+    return page_of("usual")
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name != "large"])
 def test_every_study_gives_a_whole_page(name: str) -> None:
-    page = render_report(STUDIES[name]())
+    page = page_of(name)
     places = [page.index(f'id="{section}"') for section in SECTIONS]
     assert places == sorted(places), "the sections are out of order"
     assert not re.search(r"@@(STYLE|SCRIPT|TITLE)@@", page)
@@ -291,7 +298,7 @@ def test_order_of_trials_is_order_of_start() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    page = render_report(hostile_study())
+    page = page_of("hostile")
     body = page.split("<body>")[1]
     assert page.count("</script>") == 2, "data closed a script element"
     assert "<img" not in page and "<b>rock" not in page and "<!-- " not in body
@@ -319,13 +326,13 @@ def test_not_finite_numbers_become_gaps() -> None:
 
 
 def test_three_hundred_trials_stay_small() -> None:
-    page = render_report(large_study())
+    page = page_of("large")
     assert len(page_data(page)["trials"]) == 300
     assert len(page.encode("utf-8")) < 1_500_000
 
 
 def test_both_layouts_of_tag_counts_read_the_same() -> None:
-    study = usual_study()
+    study = make_study([make_trial(0)])
     by_tag = {tag: {split: study.tag_counts[split][tag] for split in study.tag_counts} for tag in INSTRUMENTS}
     turned = dataclasses.replace(study, tag_counts=by_tag)
     assert report_data(turned)["data"]["tag_counts"] == report_data(study)["data"]["tag_counts"]
@@ -343,7 +350,7 @@ def test_importance_finds_the_parameter_that_matters() -> None:
 
 
 def test_importance_repeats_exactly() -> None:
-    trials = [make_trial(n) for n in range(20)]
+    trials = [make_trial(n) for n in range(10)]
     assert parameter_importances(trials) == parameter_importances(trials)
 
 
@@ -353,7 +360,7 @@ def test_importance_refuses_what_it_cannot_know() -> None:
     same = [make_trial(n) for n in range(20)]
     same = [dataclasses.replace(trial, params=trial.params | {"optim.lr": 1e-3}) for trial in same]
     found = {one.path: one for one in parameter_importances(same)}
-    assert found["optim.lr"].value is None and "1 distinct" in (found["optim.lr"].note or "")
+    assert found["optim.lr"].value is None and "distinct values (1 of" in (found["optim.lr"].note or "")
     unscored = parameter_importances([make_trial(n, "failed", 0) for n in range(20)])
     assert unscored and all(one.value is None and one.trials == 0 for one in unscored)
 
@@ -413,23 +420,55 @@ def collapsed_study() -> StudyRecord:
     return dataclasses.replace(study, best=dataclasses.replace(study.best, metrics=metrics))
 
 
-def drawn_page(study: StudyRecord, folder: Path) -> str:
-    """The document after its scripts ran, as headless Chromium prints it."""
+# What a reader does: select by table and by curve, sort, switch the metric, brush an axis, resize, print.
+READER = """
+const seen = {};
+const click = new MouseEvent("click", {bubbles: true});
+const pressed = (selector, i) => document.querySelectorAll(selector)[i || 0].dispatchEvent(click);
+Element.prototype.setPointerCapture = () => {};
+pressed(".sortable tbody tr", 2);
+seen.selected = [...document.querySelectorAll(".mark.sel")].map((one) => one.tagName.toLowerCase()).sort().join(" ");
+seen.bar = document.getElementById("selection").textContent;
+pressed("#selection button");
+seen.cleared = document.querySelectorAll(".mark.sel").length;
+pressed(".sortable thead button", 3);
+seen.top = document.querySelector(".sortable tbody td").textContent;
+seen.sorted = document.querySelectorAll(".sortable thead th")[3].getAttribute("aria-sort");
+pressed("#curve-choice button", 3);
+seen.curves = document.querySelector("#curves .plot svg").getAttribute("aria-label");
+const grips = document.querySelectorAll(".grip");
+const box = document.querySelector("#parallel svg").getBoundingClientRect();
+for (const [kind, y] of [["pointerdown", 50], ["pointermove", 90], ["pointerup", 150]])
+  grips[grips.length - 1].dispatchEvent(new PointerEvent(kind, {clientX: 0, clientY: box.top + y, bubbles: true}));
+seen.kept = document.querySelectorAll(".sortable tbody tr:not(.out)").length;
+pressed("#parallel-controls button");
+seen.all = document.querySelectorAll(".sortable tbody tr:not(.out)").length;
+document.querySelector("#tag-maps svg").dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown"}));
+seen.tip = document.getElementById("tip").textContent;
+dispatchEvent(new Event("beforeprint"));
+seen.open = document.querySelectorAll("details:not([open])").length;
+dispatchEvent(new Event("afterprint"));
+document.documentElement.dataset.seen = JSON.stringify(seen);
+"""
+
+
+def drawn_page(page: str, folder: Path, then: str = "") -> str:
+    """The document after its scripts (and one more, `then`) ran, as headless Chromium prints it."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no `chromium` on the PATH: the page was not drawn")
-    page = folder / "report.html"
-    page.write_text(render_report(study), encoding="utf-8")
+    file = folder / "report.html"
+    file.write_text(page.replace("</body>", f"<script>{{{then}}}</script></body>"), encoding="utf-8")
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += f" --disable-component-update --disable-sync --user-data-dir={folder / 'profile'} --window-size=1280,2000"
-    command = [chromium, *flags.split(), "--dump-dom", page.as_uri()]
+    command = [chromium, *flags.split(), "--dump-dom", file.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_page_draws_without_error(name: str, tmp_path: Path) -> None:
-    drawn = drawn_page(STUDIES[name](), tmp_path)
+    drawn = drawn_page(page_of(name), tmp_path)
     root = re.search(r"<html[^>]*>", drawn)
     assert root is not None and 'data-ready="true"' in root[0]
     assert "data-error" not in root[0], root[0]
@@ -441,7 +480,7 @@ def test_the_page_draws_without_error(name: str, tmp_path: Path) -> None:
 @pytest.mark.browser
 def test_the_drawn_page_shows_what_the_study_found(tmp_path: Path) -> None:
     study = collapsed_study()
-    visible = drawn_page(study, tmp_path).split('<script type="application/json"')[0]
+    visible = drawn_page(render_report(study), tmp_path).split('<script type="application/json"')[0]
     assert study.best is not None and study.rerun_command is not None
     for text in (
         "0.6123",
@@ -461,6 +500,23 @@ def test_the_drawn_page_shows_what_the_study_found(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_without_a_finished_trial_the_drawn_page_says_why(tmp_path: Path) -> None:
-    visible = drawn_page(STUDIES["failed"](), tmp_path).split('<script type="application/json"')[0]
+    visible = drawn_page(page_of("failed"), tmp_path).split('<script type="application/json"')[0]
     assert "There is no best trial: none of the 2 trials (2 failed) finished an epoch" in visible
     assert "no space left on device" in visible
+
+
+@pytest.mark.browser
+def test_selecting_sorting_brushing_and_printing(tmp_path: Path) -> None:
+    study = usual_study()
+    root = re.search(r"<html[^>]*>", drawn_page(page_of("usual"), tmp_path, READER))
+    assert root is not None and "data-error" not in root[0], root
+    attribute = re.search(r'data-seen="([^"]*)"', root[0])
+    assert attribute is not None, root[0]
+    seen = json.loads(html.unescape(attribute[1]))
+    assert seen["selected"] == "path path path rect tr", "history, curve, thread, timeline and row follow one trial"
+    assert "2: " + study.trials[2].name in seen["bar"] and seen["cleared"] == 0
+    assert study.best is not None and seen["top"] == str(study.best.number) and seen["sorted"] == "descending"
+    assert seen["curves"].startswith("train loss")
+    assert 1 <= seen["kept"] < 14 and seen["all"] == 14, "a brush at the high end keeps the good trials"
+    assert "correlation in the data" in seen["tip"] and "cosine of the embeddings" in seen["tip"]
+    assert seen["open"] == 0, "print shows what is folded"

@@ -111,8 +111,10 @@ class Store:
             return
         path = self.local_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        with path.open("ab+") as stream:
+            stream.seek(max(0, stream.tell() - 1))
+            torn = stream.read(1) not in (b"", b"\n")  # a crash cut the last line short
+            stream.write(b"\n" * torn + line.encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
 

@@ -84,7 +84,7 @@ def saw(phase: Samples, step: float) -> Samples:
 
 
 def fft_size(samples: int) -> int:
-    """A size at or a little above `samples` that the FFT is fast for: 9 to 16 times a power of two."""
+    """A size at or a little above `samples` that the FFT is fast for: 8 to 16 times a power of two."""
     unit = 1 << max(0, samples.bit_length() - 4)
     return -(-samples // unit) * unit
 
@@ -129,10 +129,11 @@ def pluck(
     """Karplus-Strong: a noise burst in a loop of one period with a two-point average; `soft` 0 is bright, 1 dull.
 
     Solved in the frequency domain on a circle outside the unit circle (so that the ringing does not wrap around),
-    which gives fractional periods for free.
+    which gives fractional periods for free. Those ring before their time too: hence the fade-out below the Nyquist
+    frequency, which keeps that short, and the padding, which takes it up.
     """
-    size = fft_size(samples)
-    radius = 10 ** (4 / size)
+    size = fft_size(samples + 400)
+    radius = 10 ** (3 / size)
     period = RATE_HZ / pitch_hz
     burst = rng.uniform(-1, 1, max(2, round(period)))
     delay = np.log(radius) + 2j * np.pi * np.fft.rfftfreq(size)  # z^-d = exp(-d delay)
@@ -143,13 +144,11 @@ def pluck(
         * np.exp(-(period - average) * delay)
         * (1 - average + average * one)
     )
-    dull = float(
-        np.clip(0.9 - 0.5 * timbre.bright - 0.5 * force + 0.4 * soft, 0.0, 0.95)
-    )  # a soft pluck is a duller burst
+    dull = float(np.clip(0.9 - 0.5 * timbre.bright - 0.5 * force + 0.4 * soft, 0.0, 0.95))  # less force: a duller burst
     excitation = np.fft.rfft(burst * radius ** -np.arange(len(burst)), size) * (1 - dull) / (1 - dull * one)
-    excitation *= 1 - 0.9 * np.exp(
-        -(0.1 + 0.5 * abs(timbre.size - 1)) * period * delay
-    )  # where on the string it is plucked
+    plucked_at = 0.1 + 0.5 * abs(timbre.size - 1)  # of the string's length
+    excitation *= 1 - 0.9 * np.exp(-plucked_at * period * delay)
+    excitation *= 0.5 + 0.5 * np.cos(np.pi * np.clip(np.fft.rfftfreq(size, 1 / RATE_HZ) / 1000 - 7, 0, 1))
     note = np.fft.irfft(excitation / (1 - loop), size)[:samples] * radius ** np.arange(samples)
     faded: Samples = note * envelope(samples, 0.0005, 0.03) * (2.0 / (1 + 2 * (1 - dull)))
     return faded
@@ -273,7 +272,7 @@ def lead(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.ra
     step = pitch_hz / RATE_HZ
     phase: Samples = rng.random() + step * np.arange(samples, dtype=np.float64)
     wave = saw(phase, step) - saw(phase + 0.3 + 0.2 * timbre.bright, step)
-    cutoff_hz = (500.0 + 2500.0 * timbre.bright) * timbre.size
+    cutoff_hz = (500.0 + 2500.0 * timbre.bright) * timbre.size * (0.6 + 0.8 * force)
     closed = shape(wave, [(cutoff_hz, 0.25 * cutoff_hz, 1.5)], 1.0, cutoff_hz)
     opened = np.exp(-np.arange(samples) / (0.08 * timbre.ring * RATE_HZ)) * (0.3 + force)
     return (closed + opened * wave) * 0.5 * envelope(samples, 0.003, 0.03)

@@ -76,8 +76,9 @@ class JointEmbedding(Method):
 
     def logits(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
         """[B, T] -> [B, C]: decoder of the projected audio in stage embed, classifier in stage classify."""
-        head = {"embed": lambda x: self.tag_decoder(self.projector(x)), "classify": self.classifier}[stage]
-        return cast(torch.Tensor, head(self.encoder(audio_BT)))
+        embed_BE = self.encoder(audio_BT)
+        logits_BC = self.tag_decoder(self.projector(embed_BE)) if stage == "embed" else self.classifier(embed_BE)
+        return cast(torch.Tensor, logits_BC)
 
     def probabilities(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
         """[B, T] -> [B, C]: sigmoid (softmax where tags are exclusive) of the stage's logits."""

@@ -87,15 +87,16 @@ def _fits(distribution: BaseDistribution | None, value: Any) -> bool:
     if distribution is None:
         return False
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
+        inner = distribution.to_internal_repr(value)
     except (ValueError, TypeError):
         return False
+    return isinstance(distribution, CategoricalDistribution) or bool(distribution.low <= inner <= distribution.high)
 
 
 def _too_little(rows: _Rows, path: str, having: tuple[int, ...]) -> str | None:
     """Why no honest number can be given for this parameter, or None."""
     if len(having) < MIN_TRIALS:
-        return f"not enough trials: {len(having)} finished with it, {MIN_TRIALS} are needed"
+        return f"not enough trials ({len(having)} of {MIN_TRIALS})"
     if len({rows.values[i] for i in having}) < 2:
         return "all trials have the same objective"
     counts: dict[str, int] = {}
@@ -103,9 +104,9 @@ def _too_little(rows: _Rows, path: str, having: tuple[int, ...]) -> str | None:
         counts[repr(rows.params[i][path])] = counts.get(repr(rows.params[i][path]), 0) + 1
     if isinstance(rows.distributions[path], CategoricalDistribution):
         often = sum(count >= 2 for count in counts.values())
-        return None if often >= 2 else "not enough trials: fewer than two choices were tried at least twice"
+        return None if often >= 2 else "not enough trials (fewer than 2 choices tried twice)"
     if len(counts) < MIN_DISTINCT:
-        return f"not enough trials: {len(counts)} distinct values, {MIN_DISTINCT} are needed"
+        return f"not enough distinct values ({len(counts)} of {MIN_DISTINCT})"
     return None
 
 
@@ -127,7 +128,7 @@ def _group_importances(rows: _Rows, having: tuple[int, ...], paths: list[str]) -
 
 def shuffles(trials: int) -> int:
     """How many shuffled repeats measure chance: more where trials are few and chance is high."""
-    return 8 if trials <= 60 else 3
+    return 20 if trials <= 30 else 8 if trials <= 60 else 3
 
 
 def _column(rows: _Rows, path: str, chosen: Sequence[int]) -> _Column:

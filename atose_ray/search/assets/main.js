@@ -48,10 +48,13 @@ function drawAll() {
   document.documentElement.dataset.ready = "true";
 }
 
+let closed = [];
+
 function forPrint(on) {
   printing = on;
-  document.querySelectorAll("details").forEach((one) => { one.open = on; });
   drawAgain();
+  if (on) closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((one) => { one.open = on; });
 }
 
 let waiting = null;

@@ -36,8 +36,9 @@ function sentence() {
   if (!TRIALS.length) return `A search for the highest validation ${METRIC}. No trial has started yet.`;
   const states = countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ");
   const head = `${plural(TRIALS.length, "trial")} (${states}) searched for the highest validation ${METRIC}`;
-  const tail = ` It took ${duration(REPORT.study.wall_seconds)}${devices().length ? " on " + shorten(devices().join(", "), 80) : ""}.`;
-  if (!REPORT.best) return `${head}. No model has been chosen. ${tail.trim()}`;
+  const running = TRIALS.some((trial) => trial.state === "running");
+  const tail = ` It ${running ? "has taken" : "took"} ${duration(REPORT.study.wall_seconds)}${devices().length ? " on " + shorten(devices().join(", "), 80) : ""}.`;
+  if (!REPORT.best) return `${head}. No model has been chosen.${tail}`;
   const test = known(tested()[METRIC]) ? ` and ${score(tested()[METRIC])} on test` : "";
   const level = known(chance()) && METRIC.startsWith("pr_auc") ? `, where guessing scores ${score(chance())}` : "";
   return `${head}. The best, trial ${BEST}, reached ${score(bestValid())} on validation${test}${level}.${tail}`;
@@ -67,7 +68,9 @@ function whyNoBest() {
   if (!TRIALS.length) return "There is no best trial: no trial has started.";
   const states = countStates().map(([state, n]) => `${n} ${state}`).join(", ");
   if (!scored) return `There is no best trial: none of the ${plural(TRIALS.length, "trial")} (${states}) finished an epoch, so nothing was scored.`;
-  return `No model was chosen and test was not scored: the study has no finished trial yet (${states}). ` +
+  const complete = TRIALS.some((trial) => trial.state === "complete");
+  const why = complete ? "the study has not chosen one of its complete trials" : "no trial is complete";
+  return `There is no best trial yet, and test was not scored: ${why} (${states}). ` +
     `The highest validation ${METRIC} so far is ${score(scored.value)}, by trial ${label(scored)}.`;
 }
 

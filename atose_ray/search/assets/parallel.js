@@ -32,6 +32,7 @@ function parallelAxes() {
     path: "objective", kind: "number", log: false, title: METRIC, note: null, of: (trial) => trial.value, absent: "no score", objective: true,
   };
   [score.low, score.high] = extent(TRIALS.map((trial) => trial.value), 0);
+  if (score.low === score.high) [score.low, score.high] = extent([score.low], 0.1);
   return [...searched, score];
 }
 

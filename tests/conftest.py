@@ -1,0 +1,114 @@
+"""Fixtures: the shared material (skips where absent), a small prepared data set, a Ray cluster of the session's own."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from atose_ray.config import RunConfig, run_config
+from atose_ray.data.prepare import prepare
+from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.store import Store
+from atose_ray.datasets import dataset_config
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+RATE = 4000
+TINY_TAGS = ("low", "high", "loud", "steady")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads():
+    """Two cores are shared by everything."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("needs the shared material beside the checkout")
+    return SHARED
+
+
+def render_tiny(folder: Path, clips: int = 60) -> Path:
+    """One-second tones whose pitch, level and tremolo are their tags; clips of 0.5 to 1.5 s."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for index in range(clips):
+        high, loud, steady = index % 2, (index // 2) % 2, (index // 4) % 2
+        time = np.arange(int(RATE * (0.5 + 0.1 * (index % 11)))) / RATE
+        tone = np.sin(2 * np.pi * (rng.uniform(700, 1200) if high else rng.uniform(120, 250)) * time)
+        shape = 1.0 if steady else 0.5 + 0.5 * np.sin(2 * np.pi * 8 * time)
+        audio = (0.8 if loud else 0.2) * tone * shape + 0.01 * rng.standard_normal(len(time))
+        name = f"clip_{index:03d}.wav"
+        soundfile.write(folder / name, audio.astype(np.float32), RATE, subtype="FLOAT")
+        tags = ["high" if high else "low", *(["loud"] if loud else []), *(["steady"] if steady else [])]
+        split = "train" if index < clips * 0.6 else "valid" if index < clips * 0.8 else "test"
+        rows.append((name, split, "|".join(tags)))
+    with (folder / "tags.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("path", "split", "tags"))
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with the data set `folder` prepared; tests must not write into it outside `runs` and `studies`."""
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    prepare(dataset_config("folder", source=str(tiny_source), sample_rate_hz=RATE), store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tiny_store: Store) -> Manifest:
+    return load_manifest(tiny_store, "folder")
+
+
+def tiny_tree(method: str = "supervised", **changes: object) -> dict:
+    stages = {
+        "supervised": [{"name": "classify", "epochs": 3}],
+        "joint_embedding": [{"name": "embed", "epochs": 2}, {"name": "classify", "epochs": 2}],
+    }
+    return {
+        "data": {"dataset": "folder", "crop_seconds": 0.6, "batch_size": 8, "eval_crops": 3},
+        "encoder": {"kind": "sample_cnn", "block": "basic", "channels": 4, "se_ratio": 1},
+        "method": {"kind": method, "hidden": 8, "stages": stages[method]},
+        "optim": {"kind": "adam", "lr": 3e-3},
+        **changes,
+    }
+
+
+@pytest.fixture
+def tiny_run(tiny_manifest: Manifest):
+    """A function: method name and changes -> resolved RunConfig."""
+
+    def build(method: str = "supervised", **changes: object) -> RunConfig:
+        run = run_config(tiny_tree(method, **changes))
+        return run.resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray cluster of this session's own: own temp dir, own ports, 4 logical CPUs; ended with the session."""
+    from atose_ray.runtime.cluster import cluster
+
+    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:  # sockets need a short path
+        os.environ["RAY_TMPDIR"] = folder
+        with cluster(cpus=4):
+            yield
+        del os.environ["RAY_TMPDIR"]

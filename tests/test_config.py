@@ -1,0 +1,69 @@
+"""Configs: overrides, errors that name the path, identity."""
+
+import pytest
+
+from atose_ray.config import ConfigError, RunConfig, apply_overrides, merge, run_config
+from atose_ray.types import DataSpec
+
+SPEC = DataSpec(sample_rate_hz=16000, clip_samples=48000, tags=("a", "b"), exclusive=False)
+
+
+def test_overrides_are_typed_and_switch_kinds() -> None:
+    base = RunConfig().model_dump(mode="json")
+    tree = apply_overrides(base, ["encoder.kind=harmonic_cnn", "encoder.channels=64", "optim.lr=1e-3"])
+    run = run_config(tree)
+    assert run.encoder.kind == "harmonic_cnn" and run.encoder.channels == 64 and run.optim.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("encoder.blok=se", r"encoder\.sample_cnn\.blok: no such key; did you mean 'block'\?"),
+        ("encoder.block=sse", r"encoder\.sample_cnn\.block: .*'basic'.*but got 'sse'"),
+        ("optim.lr=fast", r"optim\.adam\.lr: .*but got 'fast'"),
+        ("optim.lr=0", r"optim\.adam\.lr: .*greater than 0, but got 0"),
+        ("encoder.kind=cnn", r"encoder: .*'sample_cnn', 'harmonic_cnn'"),
+        ("data.batch_size.x=1", r"'batch_size' is a value"),
+        ("nonsense", r"PATH=VALUE.*'nonsense'"),
+        ("method.stages=[{name: clasify, epochs: 1}]", r"stages of supervised are classify, but .*'clasify'"),
+        ("method.stages=[{name: classify, epochs: 1, trains: [projector]}]", r"can train encoder, classifier"),
+    ],
+)
+def test_bad_overrides_name_the_path(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_config(apply_overrides(RunConfig().model_dump(mode="json"), [override]))
+
+
+def test_signature_is_the_identity() -> None:
+    run = RunConfig().resolve(SPEC, "hash")
+    faster = run.model_copy(update={"execution": run.execution.model_copy(update={"threads": 7, "device": "cpu"})})
+    assert run.signature() == faster.signature()
+    others = [
+        run.model_copy(update={"seed": 1}),
+        run.model_copy(update={"metric": "roc_auc_macro"}),
+        run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 0.5})}),
+        RunConfig().resolve(SPEC, "other data"),
+    ]
+    assert len({run.signature(), *(other.signature() for other in others)}) == 5
+    assert run_config(run.model_dump(mode="json")).signature() == run.signature()
+
+
+def test_crop_length_is_the_encoders_unless_the_clip_is_shorter() -> None:
+    assert RunConfig().resolve(SPEC, "h").model_spec(SPEC).clip_samples == 48000
+    longer = SPEC.model_copy(update={"clip_samples": 200_000})
+    assert RunConfig().resolve(longer, "h").model_spec(longer).clip_samples == 59049
+    harmonic = run_config({"encoder": {"kind": "harmonic_cnn"}})
+    assert harmonic.resolve(longer, "h").model_spec(longer).clip_samples == 80000
+
+
+def test_what_does_not_fit_the_data_is_refused_early() -> None:
+    with pytest.raises(ConfigError, match=r"data\.crop_seconds=0\.001.*at least 81"):
+        run_config({"data": {"crop_seconds": 0.001}}).resolve(SPEC, "h")
+    with pytest.raises(ConfigError, match="accuracy.*exclusive"):
+        run_config({"metric": "accuracy"}).resolve(SPEC, "h")
+
+
+def test_merge_replaces_a_branch_whose_kind_changes() -> None:
+    base = {"encoder": {"kind": "sample_cnn", "block": "se"}, "seed": 1}
+    assert merge(base, {"encoder": {"kind": "harmonic_cnn"}}) == {"encoder": {"kind": "harmonic_cnn"}, "seed": 1}
+    assert merge(base, {"encoder": {"channels": 8}})["encoder"] == {"kind": "sample_cnn", "block": "se", "channels": 8}

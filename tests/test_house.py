@@ -1,0 +1,92 @@
+"""The walls: imports run one way, Ray stays in runtime/, files and functions stay short, no stray machine paths."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "atose_ray"
+VERBS = {"prepare", "train", "tune", "report", "tag", "cli", "__main__"}
+ORDER = [
+    {"types"},
+    {"audio", "objectives", "metrics", "optim", "tags"},
+    {"encoders", "datasets"},
+    {"data", "methods"},
+    {"config"},
+    {"training"},
+    {"search"},
+    {"runtime", "apps"},
+    VERBS,
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports_of(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "atose_ray" or len(parts) == 1 or room == "__init__":
+            continue
+        assert parts[1] in LEVEL, f"{path.name} imports the unknown room {parts[1]}"
+        same_room = parts[1] == room
+        neighbours = {room, parts[1]} <= VERBS and parts[1] == "cli"
+        assert same_room or neighbours or LEVEL[parts[1]] < LEVEL[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_ray_only_in_runtime_and_torchaudio_only_in_audio(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert "ray" not in roots or room_of(path) == "runtime"
+    assert "torchaudio" not in roots or room_of(path) == "audio"
+
+
+def test_core_loads_without_ray() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "import atose_ray.training.loop, atose_ray.training.run, atose_ray.search.report, atose_ray.apps.predict\n"
+        "import atose_ray.train, atose_ray.tag, atose_ray.report, atose_ray.prepare, atose_ray.tune\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_files_and_functions_are_short() -> None:
+    lengths = sorted(len(path.read_text().splitlines()) for path in FILES)
+    assert lengths[-1] <= 400
+    assert lengths[int(len(lengths) * 0.95)] <= 300
+    functions = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                functions.append((node.end_lineno - node.lineno + 1, f"{path.name}:{node.name}"))
+    functions.sort()
+    assert functions[-1][0] <= 70, functions[-1]
+    assert functions[int(len(functions) * 0.95)][0] <= 40
+
+
+def test_public_names_have_docstrings() -> None:
+    bare = []
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+                bare.append(f"{path.relative_to(ROOT)}:{node.name}")
+    assert not bare

@@ -1,0 +1,64 @@
+"""Metrics: their formulas on hand-made cases, and the published vectors."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from atose_ray.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table, tag_correlation
+
+TAGS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], float)
+
+
+def test_perfect_and_reversed() -> None:
+    assert clip_metrics(TAGS * 0.8 + 0.1, TAGS, False)["pr_auc_macro"] == 1
+    assert clip_metrics(TAGS * 0.8 + 0.1, TAGS, False)["f1_macro_at_0.5"] == 1
+    reversed_ = clip_metrics(1 - TAGS, TAGS, False)
+    assert reversed_["roc_auc_macro"] == 0
+
+
+def test_average_precision_by_hand() -> None:
+    scores = np.array([[0.9], [0.8], [0.7], [0.1]])
+    tags = np.array([[1], [0], [1], [0]], float)
+    assert clip_metrics(scores, tags, False)["pr_auc_macro"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def test_tags_without_positives_do_not_count_and_are_counted() -> None:
+    tags = np.c_[TAGS, np.zeros(4)]
+    scores = np.random.default_rng(0).random((4, 3))
+    metrics = clip_metrics(scores, tags, False)
+    assert metrics["tags_scored"] == 2 and metrics["tags_total"] == 3
+    assert metrics["pr_auc_macro"] == clip_metrics(scores[:, :2], TAGS, False)["pr_auc_macro"]
+    assert per_tag_table(scores, tags, ("a", "b", "c"))[2]["average_precision"] is None
+    with pytest.raises(ValueError, match="no tag has both a positive and a negative"):
+        clip_metrics(scores, np.zeros((4, 3)), False)
+
+
+def test_accuracy_only_for_exclusive_tags() -> None:
+    tags = np.eye(3)
+    scores = np.array([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    assert clip_metrics(scores, tags, True)["accuracy"] == pytest.approx(2 / 3)
+    assert "accuracy" not in clip_metrics(scores, tags, False)
+
+
+def test_non_finite_scores_are_refused() -> None:
+    scores = TAGS.copy()
+    scores[1, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="1 of 4 clips"):
+        clip_metrics(scores, TAGS, False)
+
+
+def test_correlation_and_prevalence() -> None:
+    tags = (np.random.default_rng(1).random((50, 3)) < 0.4).astype(float)
+    assert np.allclose(tag_correlation(tags), np.corrcoef(tags.T))
+    assert tag_correlation(np.c_[tags, np.zeros(50)])[3] == [0, 0, 0, 0]
+    assert mean_prevalence(tags) == pytest.approx(tags.mean())
+
+
+def test_published_vectors(shared) -> None:
+    vectors = np.load(shared / "parity" / "metrics.npz")
+    scores = vectors["scores"].astype(float).mean(axis=1)
+    ours = clip_metrics(scores, vectors["labels"].astype(float), False)
+    assert ours["pr_auc_macro"] == pytest.approx(float(vectors["sk_ap_macro_clipmean"]), abs=1e-6)
+    assert ours["roc_auc_macro"] == pytest.approx(float(vectors["sk_roc_macro_clipmean"]), abs=1e-6)
+    assert ours["pr_auc_micro"] == pytest.approx(float(vectors["sk_ap_micro_clipmean"]), abs=1e-6)
+    assert average_precision_score(vectors["labels"].ravel(), scores.ravel()) == pytest.approx(ours["pr_auc_micro"])

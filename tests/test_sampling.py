@@ -1,0 +1,78 @@
+"""Laws of data order and crops."""
+
+import numpy as np
+import pytest
+
+from atose_ray.data.sampling import RowGroup, batch_sizes, crop_starts, eval_share, eval_starts, train_buffers, uniform
+
+GROUPS = [RowGroup(f"train-{i}.parquet", g, size) for i, sizes in enumerate([(8, 8, 3), (8, 5), (1,)]) for g, size in enumerate(sizes)]
+CLIPS = sum(group.clips for group in GROUPS)
+
+
+def places(buffers):
+    return [(b.groups[g], r) for b in buffers for g, r in zip(b.group_N.tolist(), b.row_N.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("mix", [1, 2, 100])
+def test_an_epoch_is_a_permutation(mix: int) -> None:
+    everything = {(group, row) for group in GROUPS for row in range(group.clips)}
+    epoch = places(train_buffers(GROUPS, seed=3, epoch=5, mix=mix))
+    assert len(epoch) == CLIPS and set(epoch) == everything
+    assert epoch == places(train_buffers(GROUPS, seed=3, epoch=5, mix=mix))
+    assert epoch != places(train_buffers(GROUPS, seed=3, epoch=6, mix=mix))
+    assert epoch != places(train_buffers(GROUPS, seed=4, epoch=5, mix=mix))
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_share_nothing_and_have_equally_many(world: int) -> None:
+    shares = [places(train_buffers(GROUPS, 1, 2, 2, rank, world)) for rank in range(world)]
+    assert {len(share) for share in shares} == {CLIPS // world}
+    assert len({place for share in shares for place in share}) == world * (CLIPS // world)
+
+
+def test_a_buffer_reads_only_its_own_row_groups() -> None:
+    for buffer in train_buffers(GROUPS, 0, 0, 2):
+        assert len(buffer.groups) <= 2
+        assert set(buffer.group_N.tolist()) == set(range(len(buffer.groups)))
+
+
+def test_evaluation_drops_nothing() -> None:
+    for world in (1, 2, 3, 7):
+        shares = [eval_share(GROUPS, rank, world) for rank in range(world)]
+        assert sorted((g for share in shares for g in share), key=repr) == sorted(GROUPS, key=repr)
+
+
+def test_uniform_is_uniform_and_depends_on_all_three() -> None:
+    ids = np.arange(20_000)
+    u = uniform(1, 2, ids)
+    assert u.min() >= 0 and u.max() < 1
+    assert np.abs(np.histogram(u, 20)[0] / 1000 - 1).max() < 0.12
+    assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.02
+    for other in (uniform(1, 3, ids), uniform(2, 2, ids), uniform(2, 1, ids)):
+        assert abs(np.corrcoef(u, other)[0, 1]) < 0.02
+
+
+def test_crops_lie_inside_the_clip_or_pad_it() -> None:
+    ids = np.arange(3000)
+    longer = crop_starts(0, 1, ids, np.full(3000, 150), 100)
+    assert longer.min() == 0 and longer.max() == 50
+    shorter = crop_starts(0, 1, ids, np.full(3000, 70), 100)
+    assert shorter.min() == -30 and shorter.max() == 0
+    assert (crop_starts(0, 1, ids, np.full(3000, 100), 100) == 0).all()
+    assert (crop_starts(0, 1, ids[7:9], np.array([150, 150]), 100) == longer[7:9]).all()
+
+
+def test_eval_crops_are_evenly_spaced() -> None:
+    assert eval_starts(100, 40, 4) == [0, 20, 40, 60]
+    assert eval_starts(100, 40, 1) == [30]
+    assert eval_starts(30, 40, 4) == [-5]
+    assert eval_starts(40, 40, 4) == [0]
+
+
+def test_batches_are_as_equal_as_can_be() -> None:
+    assert batch_sizes(33, 16) == [11, 11, 11]
+    assert batch_sizes(32, 16) == [16, 16]
+    assert batch_sizes(0, 16) == []
+    for clips in range(1, 90):
+        sizes = batch_sizes(clips, 16)
+        assert sum(sizes) == clips and max(sizes) <= 16 and max(sizes) - min(sizes) <= 1
