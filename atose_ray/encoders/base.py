@@ -6,10 +6,12 @@ A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
+from pydantic import Field
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atose_ray.types import Config, DataSpec
 
@@ -35,12 +37,20 @@ class Encoder(nn.Module, ABC):
         """[B, T] -> [B, E], for T >= min_samples."""
 
 
+EncoderT = TypeVar("EncoderT", bound=Encoder)
+
+
 class EncoderConfig(Config):
-    """Base of every encoder's config. published_clip_samples: the crop it was published with."""
+    """Base of every encoder's config. published_clip_samples: the crop it was published with.
+
+    bn_momentum: share of a batch in BatchNorm's running statistics (published: 0.01, Keras' 0.99). With fewer than a
+    few hundred steps these lag far behind the weights and validation scores with them: then take 0.1.
+    """
 
     published_clip_samples: ClassVar[int]
 
     kind: str
+    bn_momentum: float = Field(default=0.01, gt=0, le=1)
 
     def min_clip_samples(self) -> int:
         """The shortest clip an encoder of this config can be built for, in samples."""
@@ -59,3 +69,10 @@ class EncoderConfig(Config):
                 f"({least / spec.sample_rate_hz:.3g} s at {spec.sample_rate_hz} Hz), but got {spec.clip_samples}; "
                 f"use longer crops (published: {self.published_clip_samples})"
             )
+
+    def with_momentum(self, encoder: EncoderT) -> EncoderT:
+        """The encoder with this config's momentum in every BatchNorm."""
+        for module in encoder.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = self.bn_momentum
+        return encoder

@@ -50,7 +50,7 @@ class SampleCNNConfig(EncoderConfig):
     def build(self, spec: DataSpec) -> SampleCNN:
         """A SampleCNN as deep as the clips of `spec` allow. Raises ValueError when these are too short."""
         self.require_length(spec)
-        return SampleCNN(self, spec.clip_samples)
+        return self.with_momentum(SampleCNN(self, spec.clip_samples))
 
 
 def samples_for(blocks: int) -> int:

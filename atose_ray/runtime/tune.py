@@ -46,6 +46,7 @@ from atose_ray.search.record import (
 )
 from atose_ray.search.report import render_report
 from atose_ray.search.space import compose, longest_run, probes, suggest
+from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run
 from atose_ray.types import DataSpec
 
@@ -68,7 +69,10 @@ class Space:
     offset: int = 0
 
     def __call__(self, trial: Any) -> dict[str, Any]:
-        """The configuration of one trial: everything its actor needs, under one key."""
+        """The configuration of one trial: everything its actor needs, under one key.
+
+        Its run folder is begun here, so that a trial whose process never comes up is on record too.
+        """
         chosen = suggest(trial, self.study.space)
         number = trial.user_attrs.get(NUMBER, trial.number + self.offset)
         run = compose(self.study, chosen, number).resolve(self.spec, self.content_hash)
@@ -81,6 +85,8 @@ class Space:
         }
         job = Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about)
         job = with_device(job, self.gpus)
+        head = {"device": "none yet", "parameters": 0, **about}
+        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
         ray_uri = folder.child("ray").uri
         return {KEY: {"job": job, "search": self.study.search, "gpus": self.gpus, "ray_uri": ray_uri}}
 

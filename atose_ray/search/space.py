@@ -95,23 +95,32 @@ def suggest(trial: Trial, tree: Mapping[str, Any], path: str = "") -> dict[str, 
 
 
 def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """(parameter, value, partial RunConfig) for every range end, every choice and every arm."""
+    """(parameter, value, partial RunConfig) for every range end, every choice, every arm and the plain values."""
+    fixed = plain_values(tree, path)
     for key, value in tree.items():
         here = f"{path}.{key}" if path else key
         node = parse(value, here)
         if isinstance(node, OneOf):
             for kind, arm in node.arms.items():
-                yield f"{here}.kind", kind, {key: {"kind": kind}}
+                yield f"{here}.kind", kind, {**fixed, key: {"kind": kind}}
                 for name, tried, partial in probes(arm, f"{here}[{kind}]"):
-                    yield name, tried, {key: {"kind": kind, **partial}}
+                    yield name, tried, {**fixed, key: {"kind": kind, **partial}}
         elif isinstance(node, (Range, Choice)):
             for tried in node.ends():
-                yield here, tried, {key: tried}
+                yield here, tried, {**fixed, key: tried}
         elif isinstance(node, Mapping):
             for name, tried, partial in probes(node, here):
-                yield name, tried, {key: partial}
+                yield name, tried, {**fixed, key: partial}
         else:
-            yield here, node, {key: node}
+            yield here, node, fixed
+
+
+def plain_values(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The part of a tree in which nothing is searched."""
+    nodes = {key: parse(value, f"{path}.{key}") for key, value in tree.items()}
+    branches = {key: plain_values(node, f"{path}.{key}") for key, node in nodes.items() if isinstance(node, Mapping)}
+    leaves = {key: node for key, node in nodes.items() if not isinstance(node, (OneOf, Range, Choice, Mapping))}
+    return {**leaves, **{key: branch for key, branch in branches.items() if branch}}
 
 
 def parse(value: Any, path: str) -> Any:

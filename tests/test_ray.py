@@ -1,0 +1,203 @@
+"""Ray in earnest: ingest, prepare, DDP workers and searches on a cluster of this session's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import RATE, tiny_tree
+
+from atose_ray.config import ConfigError, SearchConfig, StudyConfig
+from atose_ray.data.prepare import prepare
+from atose_ray.data.store import Store
+from atose_ray.datasets import dataset_config
+from atose_ray.search.record import load_study_record, load_trials, study_store
+from atose_ray.training.checkpoint import load_model
+from atose_ray.training.loop import fit
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job, make_batches, open_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def store(tiny_store: Store, tmp_path: Path) -> Store:
+    """A store of this test's own with the tiny data in it."""
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
+    return Store(str(tmp_path))
+
+
+def study(method_space: dict | None = None, base: dict | None = None, **search: object) -> StudyConfig:
+    tree = tiny_tree()
+    tree.pop("method")
+    space = {
+        "encoder": {"one_of": {"sample_cnn": {"block": {"choice": ["basic", "se"]}, "channels": 4, "se_ratio": 1, "bn_momentum": 0.1}}},
+        "method": {
+            "one_of": method_space
+            or {
+                "supervised": {"hidden": 8, "stages": [{"name": "classify", "epochs": 4}]},
+                "joint_embedding": {
+                    "hidden": 8,
+                    "latent": {"choice": [8, 16]},
+                    "stages": [{"name": "embed", "epochs": 2}, {"name": "classify", "epochs": 2}],
+                },
+            }
+        },
+        "optim": {"lr": {"range": [1e-3, 1e-2], "log": True}},
+    }
+    settings = {"trials": 6, "startup_trials": 2, "pruner": {"kind": "asha", "grace_epochs": 1}, **search}
+    return StudyConfig.model_validate({"base": {**tree, **(base or {})}, "space": space, "search": settings})
+
+
+def run(study_config: StudyConfig, name: str, store: Store):
+    from atose_ray.runtime.cluster import cluster_resources, make_plan
+    from atose_ray.runtime.tune import run_study
+
+    streams = study_config.base.get("execution", {}).get("ingest") == "ray_data"
+    return run_study(study_config, name, store, make_plan(study_config.search, streams, cluster_resources()))
+
+
+def test_ray_data_delivers_the_same_batches_as_the_local_reader(ray_cluster, tiny_run, store, tiny_manifest) -> None:
+    from atose_ray.runtime.ingest import RayBatches
+
+    config = tiny_run()
+    for rank, world in ((0, 1), (1, 2)):
+        local = make_batches(config, tiny_manifest, store.uri, rank=rank, world=world)
+        streamed = make_batches(config, tiny_manifest, store.uri, RayBatches, rank, world)
+        for epoch in (0, 1):
+            pairs = list(zip(local.train(epoch), streamed.train(epoch), strict=True))
+            assert len(pairs) == local.steps()
+            assert all(torch.equal(a, b) for pair in pairs for a, b in zip(*pair, strict=True))
+
+
+def test_prepare_on_ray_gives_the_same_shards(ray_cluster, tiny_source, tiny_manifest, tmp_path) -> None:
+    from atose_ray.runtime.prepare import run_on_ray
+
+    config = dataset_config("folder", source=str(tiny_source), sample_rate_hz=RATE)
+    manifest, _ = prepare(config, Store(str(tmp_path)), run_on_ray)
+    assert manifest == tiny_manifest
+
+
+def test_search_finds_prunes_reports_and_scores_test_once(ray_cluster, store, capsys) -> None:
+    record = run(study(), "s", store)
+    assert len(record.trials) == 6 and {t.state for t in record.trials} <= {"complete", "pruned"}
+    assert sorted(t.number for t in record.trials) == list(range(6))
+    assert record.best is not None
+    assert record.best.metrics["valid"]["pr_auc_macro"] == max(t.value for t in record.trials)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert 12 <= len(lines) <= 18  # a start and an end per trial, and new bests
+    page = Path(study_store(store, "s").path("report.html")).read_text()
+    assert "<html" in page and record.trials[0].name in page
+    model = load_model(study_store(store, "s").child("best"))
+    assert model.metrics["number"] == record.best.number
+    stamp = Path(study_store(store, "s").path("best/metrics.json")).stat().st_mtime_ns
+    again = run(study(), "s", store)
+    assert again.trials == record.trials
+    assert Path(study_store(store, "s").path("best/metrics.json")).stat().st_mtime_ns == stamp
+    longer = run(study(trials=8), "s", store)
+    assert len(longer.trials) == 8 and longer.trials[:6] == record.trials
+    with pytest.raises(ConfigError, match="begun with another base, space or search.*--name"):
+        run(study(metric="roc_auc_macro"), "s", store)
+
+
+def test_trials_follow_their_config_and_repeat(ray_cluster, store, tmp_path) -> None:
+    record = run(study(trials=2, pruner={"kind": "none"}), "s", store)
+    from atose_ray.config import RunConfig
+
+    for trial in record.trials:
+        assert trial.state == "complete"
+        config = RunConfig.model_validate(trial.config)
+        opened = open_run(Job(config, store.uri, str(tmp_path / f"again-{trial.number}"), {}))
+        result = fit(opened.run, opened.method, opened.batches, opened.folder)
+        assert result.objective == trial.value
+        assert [e.train_loss for e in opened.folder.epochs()] == [e.train_loss for e in trial.epochs]
+
+
+def test_an_interrupted_study_goes_on_where_it_was(ray_cluster, store) -> None:
+    """What a killed search leaves (a trial without an end) is finished first, under its own number and signature."""
+    first = run(study(trials=4, pruner={"kind": "none"}), "s", store)
+    folder = study_store(store, "s")
+    victim = first.trials[1]
+    log = Path(folder.path(f"trials/{victim.signature}/log.jsonl"))
+    log.write_text("\n".join(log.read_text().splitlines()[:2]) + "\n")
+    again = run(study(trials=6, pruner={"kind": "none"}), "s", store)
+    assert [t.number for t in again.trials] == list(range(6))
+    assert again.trials[1].signature == victim.signature and again.trials[1].state == "complete"
+    assert [dict(e.valid) for e in again.trials[1].epochs] == [dict(e.valid) for e in victim.epochs]
+    assert again.trials[0] == first.trials[0]
+
+
+def test_a_diverging_trial_is_recorded_with_its_reason(ray_cluster, store) -> None:
+    arm = {"hidden": 8, "objective": {"kind": "info_nce", "temperature": 0.005}, "stages": [{"name": "embed", "epochs": 3}]}
+    config = study({"joint_embedding": arm}, trials=2, base={"optim": {"kind": "sgd"}}, pruner={"kind": "none"})
+    config.space["optim"] = {"lr": 10.0, "weight_decay": 1.0, "momentum": 0.99}
+    record = run(config, "hot", store)
+    for trial in record.trials:
+        assert trial.state == "diverged" and len(trial.epochs) < 3
+        assert "smaller optim.lr" in trial.reason
+
+
+def test_a_trial_that_cannot_start_is_on_record_with_its_reason(ray_cluster, store) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    config = study(trials=2, max_failures=0, pruner={"kind": "none"}, base={"execution": {"device": "cuda"}})
+    record = run(config, "s", store)
+    assert record.best is None and [t.state for t in record.trials] == ["failed", "failed"]
+    assert all("PyTorch sees no CUDA device" in t.reason for t in record.trials)
+
+
+@pytest.mark.parametrize("ingest", ["local", "ray_data"])
+def test_one_and_two_workers_reach_the_score_of_none(ray_cluster, tiny_run, store, tmp_path, ingest) -> None:
+    from atose_ray.runtime.train import train_on_ray
+
+    config = tiny_run("joint_embedding", execution={"ingest": ingest, "threads": 1})
+    scores = {}
+    for workers in (0, 1, 2):
+        job = Job(config, store.uri, str(tmp_path / f"w{workers}"), {"name": "x"})
+        if workers == 0:
+            opened = open_run(job)
+            fit(opened.run, opened.method, opened.batches, opened.folder)
+        else:
+            search = SearchConfig(workers_per_trial=workers, cpus_per_worker=1)
+            train_on_ray(job, search, 0.0, f"w{workers}", str(tmp_path / "ray"))
+        epochs = RunFolder(Store(str(tmp_path / f"w{workers}"))).epochs()
+        assert [e.epoch for e in epochs] == [1, 2, 3, 4]
+        assert all(e.valid["clips"] == 12 for e in epochs)
+        scores[workers] = [e.valid["pr_auc_macro"] for e in epochs]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)  # the same batches in the same order
+    assert np.abs(np.array(scores[2]) - scores[0]).max() < 0.35  # other batch statistics: near, not equal
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_search_with_worker_groups(ray_cluster, store, workers) -> None:
+    record = run(study(trials=3, workers_per_trial=workers, cpus_per_worker=0.5, concurrency=1), f"w{workers}", store)
+    assert len(record.trials) == 3 and {t.state for t in record.trials} <= {"complete", "pruned"}
+    assert record.best is not None and record.best.metrics["test"]["clips"] == 12
+
+
+def test_verbs_end_to_end(ray_cluster, store, capsys, tiny_source) -> None:
+    from atose_ray import report, tag, tune
+    from atose_ray import train as train_verb
+
+    path = Path(store.root) / "mine.yaml"
+    path.write_text(yaml.safe_dump(study(trials=2).model_dump(mode="json")))
+    tune.main([str(path), "--store", store.uri])
+    out = capsys.readouterr().out
+    assert "plan: 2 x" in out and "report: " in out and "2 trials" in out
+    report.main(["mine", "--store", store.uri])
+    best = study_store(store, "mine").path("best")
+    tag.main([best, str(tiny_source / "clip_000.wav"), "--top", "2", "--json"])
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert set(yaml.safe_load(line)["scores"]) == {"low", "high", "loud", "steady"}
+    train_verb.main([f"{best}/config.json", "--store", store.uri])
+    with pytest.raises(ConfigError, match="trained before.*--resume"):
+        train_verb.main([f"{best}/config.json", "--store", store.uri])
+    train_verb.main([f"{best}/config.json", "--store", store.uri, "--resume"])
+    trained = capsys.readouterr().out
+    value = load_study_record(store, "mine").best.metrics["valid"]["pr_auc_macro"]
+    assert f"(best {value:.4f})" in trained
+    assert len(load_trials(study_store(store, "mine"))) == 2
