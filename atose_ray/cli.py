@@ -21,7 +21,8 @@ def parser(verb: str, summary: str, example: str) -> argparse.ArgumentParser:
         "--store",
         default=None,
         metavar="URI",
-        help="where data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, else ./atose_store)",
+        help="where all data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, "
+        "else ./atose_store)",
     )
     return result
 

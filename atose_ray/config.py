@@ -83,7 +83,9 @@ class RunConfig(Config):
         Raises ConfigError when the encoder cannot work on crops of this length.
         """
         if self.metric == "accuracy" and not spec.exclusive:
-            raise ConfigError("metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro")
+            raise ConfigError(
+                "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
+            )
         seconds = self.data.crop_seconds
         if seconds is None:
             seconds = min(self.encoder.published_clip_samples, spec.clip_samples) / spec.sample_rate_hz
@@ -104,7 +106,9 @@ class RunConfig(Config):
         try:
             encoder = self.encoder.build(model_spec)
         except ValueError as error:
-            raise ConfigError(f"encoder {self.encoder.kind} with data.crop_seconds={self.data.crop_seconds}: {error}") from error
+            raise ConfigError(
+                f"encoder {self.encoder.kind} with data.crop_seconds={self.data.crop_seconds}: {error}"
+            ) from error
         return self.method.build(encoder, encoder.embed_dim, model_spec)
 
 
@@ -122,10 +126,12 @@ class PrunerConfig(Config):
 class SearchConfig(Config):
     """How a space is searched.
 
-    metric: validation metric to maximise. trials: how many configurations. concurrency: trials at a time, None is as
-    many as the cluster holds. workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP)
-    workers. gpus_per_worker: None is one where the cluster has GPUs, else none. startup_trials: random trials before the sampler learns (Optuna's TPE). max_failures: restarts of a trial
-    whose process died.
+    metric: validation metric to maximise.
+    trials: how many configurations. concurrency: trials at a time; None is as many as the cluster holds.
+    workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP) workers.
+    gpus_per_worker: None is one where the cluster has GPUs, else none.
+    startup_trials: random trials before the sampler (Optuna's TPE) learns.
+    max_failures: restarts of a trial whose process died.
     """
 
     metric: str = "pr_auc_macro"

@@ -78,14 +78,14 @@ def rankable(tags_NC: Array) -> Array:
 
 
 def f1_per_tag(predicted_NC: Array, tags_NC: Array) -> Array:
-    """bool [N, C], {0, 1} [N, C] -> F1 [C] = 2 TP / (2 TP + FP + FN); 0 where a tag is neither present nor predicted."""
+    """bool [N, C], {0, 1} [N, C] -> F1 [C] = 2 TP / (2 TP + FP + FN); 0 for a tag neither present nor predicted."""
     hits = (predicted_NC * tags_NC).sum(axis=0)
     total = predicted_NC.sum(axis=0) + tags_NC.sum(axis=0)
     return np.asarray(2 * hits / np.maximum(total, 1))
 
 
 def mean_prevalence(tags_NC: Array) -> float:
-    """[N, C] -> mean share of positive clips over the rankable tags: what `pr_auc_macro` of a random ranking tends to."""
+    """[N, C] -> mean share of positive clips over the rankable tags: `pr_auc_macro` of a random ranking."""
     return float(tags_NC[:, rankable(tags_NC)].mean())
 
 

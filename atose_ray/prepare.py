@@ -16,17 +16,27 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, list, write, summarise."""
     parser = cli.parser(
         "prepare",
-        "Decode a data set once, into shards that every training reads. A second call with the same inputs does nothing.",
+        "Decode a data set once, into shards that every training reads. The same inputs again: nothing is done.",
         "  python -m atose_ray.prepare demo\n  python -m atose_ray.prepare mtat --source /data/MagnaTagATune --store s3://bucket/atose",
     )
     parser.add_argument("dataset", help="demo, mtat, speech_commands, folder")
     parser.add_argument("--source", help="folder of the raw audio and its annotations (demo renders its own)")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a field of the data set's config, e.g. sample_rate_hz=16000")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of the data set's config, e.g. sample_rate_hz=16000",
+    )
     cli.add_cluster(parser)
     options = parser.parse_args(argv)
     store = cli.open_store(options)
     config = dataset_config(options.dataset, **dataset_options(options.option, options.source, options.dataset, store))
     store.check_writable()
+    print(
+        f"prepare {config.kind}: listing {config.source}{' (rendered first)' if config.kind == 'demo' else ''}",
+        flush=True,
+    )
 
     from atose_ray.runtime.cluster import cluster
     from atose_ray.runtime.prepare import run_on_ray

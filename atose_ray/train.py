@@ -25,8 +25,12 @@ def main(argv: list[str] | None = None) -> None:
         "  python -m atose_ray.train atose_store/studies/demo/best/config.json",
     )
     parser.add_argument("config", help="name or file of a study (its base is taken), or a config.json")
-    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0 trains in this process without Ray")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this very configuration")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="DDP workers on Ray; 0 trains in this process without Ray"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of this very configuration"
+    )
     cli.add_overrides(parser, "encoder.kind=sample_cnn")
     cli.add_cluster(parser)
     options = parser.parse_args(argv)

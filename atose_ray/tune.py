@@ -14,13 +14,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.parser(
         "tune",
         "Search a study's space. Killed or stopped, the same command goes on where it was.",
-        "  python -m atose_ray.tune demo\n  python -m atose_ray.tune mtat --trials 100 --set search.workers_per_trial=2\n"
+        "  python -m atose_ray.tune demo\n  python -m atose_ray.tune mtat --trials 99 --set search.workers_per_trial=2\n"
         "  ray job submit -- python -m atose_ray.tune mtat --store s3://bucket/atose",
     )
     parser.add_argument("study", help="name of a shipped study or path of a YAML file")
     parser.add_argument("--name", help="name of the study folder (default: the study's name)")
     parser.add_argument("--trials", type=int, help="how many configurations in all (default: the file's)")
-    parser.add_argument("--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)")
+    parser.add_argument(
+        "--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)"
+    )
     cli.add_overrides(parser, "base.data.batch_size=32")
     cli.add_cluster(parser)
     options = parser.parse_args(argv)
@@ -40,7 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     with cluster(options.cpus, options.address):
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
         plan = make_plan(study.search, base.execution.ingest == "ray_data", available)
-        print(f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}", flush=True)
+        print(
+            f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}",
+            flush=True,
+        )
         record = run_study(study, name, store, plan)
     print(closing(record, study_store(store, name).uri))
 
@@ -54,8 +59,10 @@ def closing(record: StudyRecord, folder: str) -> str:
         lines.append("no trial finished an epoch, so there is no model; the reasons are in the report")
     else:
         metrics = record.best.metrics
-        lines.append(f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
-                     f"test {metrics['test'][record.metric]:.4f} (mean test tag prevalence {metrics['test_prevalence_mean']:.4f})")
+        lines.append(
+            f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
+            f"test {metrics['test'][record.metric]:.4f} (mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
+        )
         lines.append(f"model:  {folder}/best\nagain:  {record.rerun_command}")
     return "\n".join([*lines, f"report: {folder}/report.html"])
 

@@ -59,7 +59,7 @@ def test_crop_length_is_the_encoders_unless_the_clip_is_shorter() -> None:
 def test_what_does_not_fit_the_data_is_refused_early() -> None:
     with pytest.raises(ConfigError, match=r"data\.crop_seconds=0\.001.*at least 81"):
         run_config({"data": {"crop_seconds": 0.001}}).resolve(SPEC, "h")
-    with pytest.raises(ConfigError, match="accuracy.*exclusive"):
+    with pytest.raises(ConfigError, match=r"accuracy.*exclusive"):
         run_config({"metric": "accuracy"}).resolve(SPEC, "h")
 
 

@@ -41,7 +41,11 @@ def test_gpus_are_used_where_there_are_some() -> None:
 @pytest.mark.parametrize(
     ("fields", "available", "message"),
     [
-        ({"workers_per_trial": 2}, LAPTOP, r"1 x \(0\.01 trial \+ 2 x 1 worker \+ 0 data\) = 2\.01 of 2 CPUs.*At most 0 trial"),
+        (
+            {"workers_per_trial": 2},
+            LAPTOP,
+            r"1 x \(0\.01 trial \+ 2 x 1 worker \+ 0 data\) = 2\.01 of 2 CPUs.*At most 0 trial",
+        ),
         ({"concurrency": 3}, LAPTOP, r"3 x .* = 3 of 2 CPUs.*At most 2 trial.*search\.concurrency"),
         ({"cpus_per_worker": 4}, LAPTOP, r"a worker needs 4 CPUs and 0 GPUs on one node.*largest node has 2 CPUs"),
         ({"gpus_per_worker": 1}, LAPTOP, r"needs 1 CPUs and 1 GPUs on one node.*0 GPUs"),

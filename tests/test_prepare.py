@@ -42,7 +42,9 @@ def test_round_trip(tiny_source: Path, tiny_store: Store, tiny_manifest) -> None
                 assert rows[name]["split"] == split
                 seen.append(name)
     assert sorted(seen) == sorted(rows)
-    counts = {tag: int(n) for tag, n in zip(spec.tags, read_tags(folder, tiny_manifest, "train").sum(axis=0), strict=True)}
+    counts = {
+        tag: int(n) for tag, n in zip(spec.tags, read_tags(folder, tiny_manifest, "train").sum(axis=0), strict=True)
+    }
     assert counts == {tag: tiny_manifest.tag_counts[tag]["train"] for tag in spec.tags}
 
 
@@ -50,8 +52,14 @@ def test_schema_is_frozen(tiny_store: Store, tiny_manifest) -> None:
     stored = pq.read_schema(data_store(tiny_store, "folder").path(tiny_manifest.shards[0].name))
     assert stored.equals(SCHEMA)
     assert str(SCHEMA).splitlines() == [
-        "clip_id: int64", "name: string", "group: string", "tags: list<element: int32>", "  child 0, element: int32",
-        "n_samples: int32", "scale: float", "pcm: binary",
+        "clip_id: int64",
+        "name: string",
+        "group: string",
+        "tags: list<element: int32>",
+        "  child 0, element: int32",
+        "n_samples: int32",
+        "scale: float",
+        "pcm: binary",
     ] or SCHEMA.names == ["clip_id", "name", "group", "tags", "n_samples", "scale", "pcm"]
 
 
@@ -87,7 +95,13 @@ def spoil(folder: Path) -> dict[str, str]:
     broken[10] = np.nan
     soundfile.write(folder / "clip_004.wav", broken, RATE, subtype="FLOAT")
     (folder / "clip_005.wav").unlink()
-    return {"clip_000.wav": "HTML", "clip_002.wav": "empty", "clip_003.wav": "", "clip_004.wav": "NaN", "clip_005.wav": ""}
+    return {
+        "clip_000.wav": "HTML",
+        "clip_002.wav": "empty",
+        "clip_003.wav": "",
+        "clip_004.wav": "NaN",
+        "clip_005.wav": "",
+    }
 
 
 def test_broken_files_are_listed_with_reasons_and_the_rest_is_kept(tmp_path: Path) -> None:

@@ -5,7 +5,11 @@ import pytest
 
 from atose_ray.data.sampling import RowGroup, batch_sizes, crop_starts, eval_share, eval_starts, train_buffers, uniform
 
-GROUPS = [RowGroup(f"train-{i}.parquet", g, size) for i, sizes in enumerate([(8, 8, 3), (8, 5), (1,)]) for g, size in enumerate(sizes)]
+GROUPS = [
+    RowGroup(f"train-{i}.parquet", g, size)
+    for i, sizes in enumerate([(8, 8, 3), (8, 5), (1,)])
+    for g, size in enumerate(sizes)
+]
 CLIPS = sum(group.clips for group in GROUPS)
 
 

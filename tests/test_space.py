@@ -69,11 +69,20 @@ def write(folder: Path, text: str) -> str:
     ("text", "message"),
     [
         ("sapce: {}", r"sapce: no such key; did you mean 'space'"),
-        ("space: {encoder: {one_of: {sample_cnn: {blok: {choice: [se]}}}}}", r"encoder\[sample_cnn\]\.blok.*did you mean 'block'"),
-        ("space: {encoder: {one_of: {sample_cnn: {block: {choice: [se, ses]}}}}}", r"encoder\[sample_cnn\]\.block = 'ses'"),
+        (
+            "space: {encoder: {one_of: {sample_cnn: {blok: {choice: [se]}}}}}",
+            r"encoder\[sample_cnn\]\.blok.*did you mean 'block'",
+        ),
+        (
+            "space: {encoder: {one_of: {sample_cnn: {block: {choice: [se, ses]}}}}}",
+            r"encoder\[sample_cnn\]\.block = 'ses'",
+        ),
         ("space: {encoder: {one_of: {sampel_cnn: {}}}}", r"encoder\.kind = 'sampel_cnn'"),
         ("space: {optim: {lr: {range: [1.0e-3, 50], log: true}}}", r"optim\.lr = 50.*less than or equal to 10"),
-        ("space: {optim: {lr: {range: [0, 1], log: true}}}", r"optim\.lr: range needs low < high, with log also low > 0"),
+        (
+            "space: {optim: {lr: {range: [0, 1], log: true}}}",
+            r"optim\.lr: range needs low < high, with log also low > 0",
+        ),
         ("space: {optim: {lr: {range: [1, 0.1]}}}", r"optim\.lr: range needs low < high"),
         ("space: {optim: {lr: {range: [1]}}}", r"optim\.lr: range is \[low, high\]"),
         ("space: {optim: {lr: {rang: [0, 1]}}}", r"optim\.lr\.rang"),
@@ -107,7 +116,13 @@ SHIPPED_STUDIES = sorted({file.stem for folder in SHIPPED for file in folder.glo
 def test_shipped_studies_load_and_search_what_the_mission_names(name: str) -> None:
     loaded = load_study(name)
     names = {parameter for parameter, _, _ in probes(loaded.space)}
-    assert {"encoder.kind", "encoder[sample_cnn].block", "method.kind", "method[joint_embedding].latent", "optim.lr"} <= names
+    assert {
+        "encoder.kind",
+        "encoder[sample_cnn].block",
+        "method.kind",
+        "method[joint_embedding].latent",
+        "optim.lr",
+    } <= names
     assert "method[joint_embedding].objective.kind" in names
     assert longest_run(loaded) >= 2
     if loaded.search.pruner.kind == "asha":

@@ -49,7 +49,7 @@ def mean_scores(model: Model, audio_BT: torch.Tensor) -> torch.Tensor:
     """[B, T] -> [C]: mean score over crops, in batches of the run's evaluation size."""
     tags = TagSet(model.spec.tags)
     parts = []
-    for audio in audio_BT.split(model.run.execution.eval_batch_size):
+    for audio in torch.split(audio_BT, model.run.execution.eval_batch_size):
         batch = Batch(audio, torch.zeros(len(audio), len(tags.names)), torch.zeros(len(audio), dtype=torch.int64))
         parts.append(model.method.score(batch, tags, model.stage))
     return torch.cat(parts).double().mean(dim=0)

@@ -17,7 +17,7 @@ import numpy as np
 from atose_ray.audio.io import AudioError, decode, to_pcm16
 from atose_ray.data.shards import MANIFEST, ClipRow, Manifest, ShardFile, SkippedClip, data_store, encode_shard
 from atose_ray.data.store import Store
-from atose_ray.datasets import DatasetConfigs
+from atose_ray.datasets.base import DatasetConfig
 from atose_ray.types import SPLITS, ClipRef, DataSpec, Listing, Split
 
 FORMAT_VERSION = 1
@@ -63,7 +63,7 @@ def run_here(jobs: list[ShardJob]) -> Iterable[ShardResult]:
     return map(write_shard, jobs)
 
 
-def prepare(config: DatasetConfigs, store: Store, run_jobs: RunJobs = run_here) -> tuple[Manifest, bool]:
+def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -> tuple[Manifest, bool]:
     """Write a data set's shards and manifest. Returns the manifest and whether anything was written.
 
     Raises PrepareError when no clip can be decoded, ValueError (DatasetError, StoreError) for a bad source or store.
@@ -141,15 +141,15 @@ def _commit(job: ShardJob, rows: list[ClipRow]) -> ShardFile | None:
     return ShardFile(name=job.name, split=job.split, row_groups=row_groups, bytes=len(content), sha256=digest)
 
 
-def assemble(config: DatasetConfigs, listing: Listing, results: list[ShardResult], inputs_hash: str) -> Manifest:
+def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult], inputs_hash: str) -> Manifest:
     """The manifest of finished shards. Raises PrepareError when nothing could be decoded."""
     shards = sorted((r.file for r in results if r.file is not None), key=lambda shard: shard.name)
     skipped = sorted((s for r in results for s in r.skipped), key=lambda clip: clip.name)
     if not shards:
         reasons = "\n  ".join(f"{clip.name}: {clip.reason}" for clip in skipped[:5]) or "the listing is empty"
         raise PrepareError(
-            f"none of the {len(listing.clips)} clips of {listing.name!r} could be decoded; first reasons:\n  {reasons}\n"
-            "check that --source is the folder that the annotations' paths start from"
+            f"none of the {len(listing.clips)} clips of {listing.name!r} could be decoded; first reasons:\n"
+            f"  {reasons}\ncheck that --source is the folder that the annotations' paths start from"
         )
     counts: dict[str, dict[Split, int]] = {tag: dict.fromkeys(SPLITS, 0) for tag in listing.tags}
     clips: Counter[Split] = Counter()
@@ -178,7 +178,7 @@ def assemble(config: DatasetConfigs, listing: Listing, results: list[ShardResult
     )
 
 
-def hash_inputs(config: DatasetConfigs, listing: Listing) -> str:
+def hash_inputs(config: DatasetConfig, listing: Listing) -> str:
     """SHA-256 of everything the shards depend on: settings, the listing, and each file's size and modification time."""
     digest = hashlib.sha256(f"{FORMAT_VERSION} {config.model_dump_json()}".encode())
     for clip in listing.clips:

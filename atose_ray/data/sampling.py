@@ -62,7 +62,7 @@ def crop_starts(seed: int, epoch: int, clip_id_N: Array, n_samples_N: Array, cro
     """
     slack_N = n_samples_N.astype(np.int64) - crop_samples
     offset_N = np.floor(uniform(seed, epoch, clip_id_N) * (np.abs(slack_N) + 1)).astype(np.int64)
-    return np.where(slack_N < 0, -offset_N, offset_N)
+    return np.asarray(np.where(slack_N < 0, -offset_N, offset_N))
 
 
 def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
@@ -75,7 +75,9 @@ def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
     return [round(i * slack / (crops - 1)) for i in range(crops)]
 
 
-def train_buffers(groups: list[RowGroup], seed: int, epoch: int, mix: int, rank: int = 0, world: int = 1) -> list[Buffer]:
+def train_buffers(
+    groups: list[RowGroup], seed: int, epoch: int, mix: int, rank: int = 0, world: int = 1
+) -> list[Buffer]:
     """The clips of one rank in one epoch, as buffers of `mix` row groups, row groups and clips in random order.
 
     The row groups are permuted; rank r of W takes the r-th of W equal stretches of the concatenated clips (up to W-1

@@ -11,6 +11,7 @@ the manifest's `data_spec.tags`. The manifest is written last: a data folder wit
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,9 @@ def load_manifest(store: Store, dataset: str) -> Manifest:
     try:
         return Manifest.model_validate(folder.read_json(MANIFEST))
     except ValidationError as error:
-        raise StoreError(f"{folder.uri}/{MANIFEST} was written by another version: {error}. Prepare it again") from error
+        raise StoreError(
+            f"{folder.uri}/{MANIFEST} was written by another version: {error}. Prepare it again"
+        ) from error
 
 
 def encode_shard(rows: list[ClipRow]) -> tuple[bytes, tuple[int, ...]]:
@@ -192,7 +195,7 @@ def _binary_views(column: pa.BinaryArray) -> list[npt.NDArray[np.int16]]:
         return [np.empty(0, np.int16) for _ in range(len(column))]
     ends = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
     data = np.frombuffer(data_buffer, np.uint8)
-    return [data[start:end].view("<i2") for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [data[start:end].view("<i2") for start, end in itertools.pairwise(ends)]
 
 
 def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np.float64]:

@@ -69,7 +69,7 @@ def cluster(cpus: int | None = None, address: str | None = None) -> Iterator[Non
 
 def hush() -> None:
     """Keep Ray's own log lines and progress bars out of this process's output: our console says what happens."""
-    for name, level in (("ray.data", logging.WARNING), ("ray.tune", logging.CRITICAL), ("ray.train", logging.ERROR)):
+    for name, level in (("ray.data", logging.ERROR), ("ray.tune", logging.CRITICAL), ("ray.train", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
@@ -109,7 +109,9 @@ def yaml_resources(path: str) -> Resources:
         count = 1 if name == tree.get("head_node_type") else kind.get("max_workers", 0)
         nodes.append((stated.get("CPU", 0), stated.get("GPU", 0), min(count, tree.get("max_workers", count) or count)))
     if not any(cpus * count for cpus, _, count in nodes):
-        raise PlanError(f"{path} states no CPU under available_node_types.*.resources, so nothing can be planned from it")
+        raise PlanError(
+            f"{path} states no CPU under available_node_types.*.resources, so nothing can be planned from it"
+        )
     return _resources(nodes)
 
 
@@ -150,7 +152,9 @@ class Plan:
     def arithmetic(self) -> str:
         """The sum, as a person would write it."""
         cpus = f"{self.concurrency} x ({self.trial_cpus:g} trial + {self.workers} x {self.worker_cpus:g} worker"
-        cpus += f" + {self.data_cpus:g} data) = {self.concurrency * self.cpus_per_trial:g} of {self.available.cpus:g} CPUs"
+        cpus += (
+            f" + {self.data_cpus:g} data) = {self.concurrency * self.cpus_per_trial:g} of {self.available.cpus:g} CPUs"
+        )
         gpus = f"{self.concurrency} x {self.gpus_per_trial:g} = {self.concurrency * self.gpus_per_trial:g}"
         return f"{cpus}; {gpus} of {self.available.gpus:g} GPUs"
 
@@ -185,7 +189,7 @@ def make_plan(search: SearchConfig, streams: bool, available: Resources) -> Plan
     if most < plan.concurrency:
         raise PlanError(
             f"the cluster cannot run this search: {plan.arithmetic()}. At most {most} trial(s) fit at a time: lower "
-            "search.concurrency, search.workers_per_trial, search.cpus_per_worker or search.gpus_per_worker, or add nodes"
+            "search.concurrency, workers_per_trial, cpus_per_worker or gpus_per_worker, or add nodes"
         )
     return plan
 

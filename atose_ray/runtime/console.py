@@ -28,7 +28,9 @@ class Console(tune.Callback):  # type: ignore[misc]
         chosen = ", ".join(f"{short(k)}={show(v)}" for k, v in job.about["params"].items() if not k.endswith(".kind"))
         self.say(f"start  {job.about['name']}  {chosen}")
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """An epoch ended: worth a line only when it is the best of the whole search."""
         value = result.get(self.metric)
         if value is not None and value > self.best:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from atose_ray.data.batches import CropSettings, Crops, LocalBatches, read_train_crops, rebatch
+from atose_ray.data.batches import Crops, CropSettings, LocalBatches, read_train_crops, rebatch
 from atose_ray.runtime.cluster import DATA_CPUS
 from atose_ray.types import Batch
 

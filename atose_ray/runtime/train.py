@@ -20,7 +20,6 @@ from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, Reader, open_run, use_threads
 
-
 FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
 
 

@@ -31,10 +31,10 @@ from atose_ray.data.batches import check_trainable
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
 from atose_ray.data.store import Store
 from atose_ray.metrics import tag_correlation
-from atose_ray.runtime.cluster import Plan, make_plan
+from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.console import Console
-from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
 from atose_ray.runtime.train import with_device
+from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
 from atose_ray.search.record import (
     StudyRecord,
     TrialRecord,
@@ -209,7 +209,9 @@ def search(study: StudyConfig, folder: Store, plan: Plan, space: Space, earlier:
                 name=f"tune-{len(earlier)}",
                 storage_path=folder.child("ray").uri,
                 verbose=0,
-                checkpoint_config=None if study.search.workers_per_trial else tune.CheckpointConfig(checkpoint_at_end=False),
+                checkpoint_config=None
+                if study.search.workers_per_trial
+                else tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=study.search.max_failures),
                 callbacks=[Console(folder, study.search, len(told))],
             ),
@@ -286,9 +288,7 @@ def rebuild_storage(
         study.add_trial(
             optuna.trial.create_trial(
                 params=trial.params,
-                distributions={
-                    k: optuna.distributions.json_to_distribution(d) for k, d in trial.distributions.items()
-                },
+                distributions={k: optuna.distributions.json_to_distribution(d) for k, d in trial.distributions.items()},
                 value=None if failed else trial.value,
                 state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
                 user_attrs={NUMBER: trial.number},

@@ -10,6 +10,7 @@ A parameter is named by its config path with the arm in brackets: `encoder.kind`
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -156,10 +157,8 @@ def _range(value: Mapping[str, Any], path: str) -> Range:
 def _number(value: Any, path: str) -> Any:
     """YAML 1.1 reads 1e-5 as text; here it is the number that was meant."""
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ConfigError(f"space {path}: a range is made of finite numbers, but got {value!r}")
     return value
@@ -212,7 +211,9 @@ def check(study: StudyConfig, where: str) -> None:
 
 def longest_run(study: StudyConfig) -> int:
     """The most epochs that a trial of this study can take."""
-    return max([compose(study, {}).method.epochs, *(compose(study, p).method.epochs for _, _, p in probes(study.space))])
+    return max(
+        [compose(study, {}).method.epochs, *(compose(study, p).method.epochs for _, _, p in probes(study.space))]
+    )
 
 
 def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:

@@ -28,7 +28,7 @@ BEST_WEIGHTS = "best.safetensors"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands after a finished epoch, and the best epoch so far.
+    """Where a run stands after a finished epoch, and the best value of its metric so far.
 
     stage: index into the run's stages; stage_epoch: epochs finished in it; epoch: epochs finished in all stages.
     """
@@ -36,8 +36,6 @@ class Position:
     stage: int = 0
     stage_epoch: int = 0
     epoch: int = 0
-    best_epoch: int = 0
-    best_stage: str = ""
     best_value: float = float("-inf")
 
 

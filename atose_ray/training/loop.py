@@ -21,7 +21,6 @@ from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoin
 from atose_ray.training.evaluate import evaluate
 from atose_ray.training.record import EpochRecord, RunFolder
 
-
 REMEDY = "a smaller optim.lr is the usual remedy"
 
 
@@ -137,8 +136,7 @@ def _run_epoch(
     position = dataclasses.replace(position, stage_epoch=position.stage_epoch + 1, epoch=position.epoch + 1)
     improved = valid[run.metric] > position.best_value
     if improved:
-        best = {"best_epoch": position.epoch, "best_stage": stage.name, "best_value": valid[run.metric]}
-        position = dataclasses.replace(position, **best)
+        position = dataclasses.replace(position, best_value=valid[run.metric])
     record = EpochRecord(
         epoch=position.epoch,
         stage=stage.name,

@@ -1,10 +1,10 @@
 """The run folder: what one training leaves behind. Its log is append-only and the only truth about the run.
 
-    config.json        the resolved RunConfig           data_spec.json   the DataSpec its model is built from
-    about.json         number, name, parameters searched, start time, device, model size
-    log.jsonl          one line per epoch, and one at the end: {"event": "epoch", ...}, {"event": "end", "state", "reason"}
-    checkpoint.pt      the last finished epoch: weights, optimizer, position
-    best.safetensors   weights of the epoch with the best validation score
+config.json        the resolved RunConfig           data_spec.json   the DataSpec its model is built from
+about.json         number, name, parameters searched, start time, device, model size
+log.jsonl          one line per epoch, and one at the end: {"event": "epoch", ...}, {"event": "end", "state", "reason"}
+checkpoint.pt      the last finished epoch: weights, optimizer, position
+best.safetensors   weights of the epoch with the best validation score
 """
 
 from __future__ import annotations
@@ -67,9 +67,14 @@ class RunFolder:
         return events
 
     def epochs(self) -> tuple[EpochRecord, ...]:
-        """The finished epochs in order; where an epoch was repeated after a crash, the last one counts."""
+        """The finished epochs in order, up to the run's end; of an epoch repeated after a crash the last counts.
+
+        (A worker that is told to stop may finish one more epoch after the end was written.)
+        """
         by_epoch: dict[int, EpochRecord] = {}
         for event in self.events():
+            if event["event"] == "end":
+                break
             if event["event"] == "epoch":
                 fields = {key: value for key, value in event.items() if key != "event"}
                 by_epoch[event["epoch"]] = EpochRecord(**fields)
@@ -85,6 +90,5 @@ class RunFolder:
         self.store.append_line(LOG, json.dumps(line))
 
     def ending(self) -> dict[str, Any] | None:
-        """The last `end` line, unless epochs followed it."""
-        events = self.events()
-        return events[-1] if events and events[-1]["event"] == "end" else None
+        """The line that says how the run ended, or None while it has not."""
+        return next((event for event in self.events() if event["event"] == "end"), None)
