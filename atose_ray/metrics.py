@@ -17,6 +17,7 @@ Array = npt.NDArray[Any]
 
 PROTOCOL = "clip"
 RANKING_METRICS = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro")
+COUNTS = ("tags_scored", "tags_total", "clips")  # how much was scored, beside how well
 OBJECTIVES = (*RANKING_METRICS, "f1_macro_at_0.5", "accuracy")
 
 

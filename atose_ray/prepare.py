@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import yaml
 
 from atose_ray import cli
@@ -12,8 +14,8 @@ from atose_ray.datasets import dataset_config
 from atose_ray.types import SPLITS
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parse, list, write, summarise."""
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this verb."""
     parser = cli.parser(
         "prepare",
         "Decode a data set once, into shards that every training reads. The same inputs again: nothing is done.",
@@ -29,7 +31,12 @@ def main(argv: list[str] | None = None) -> None:
         help="a field of the data set's config, e.g. sample_rate_hz=16000",
     )
     cli.add_cluster(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, list, write, summarise."""
+    options = arguments().parse_args(argv)
     store = cli.open_store(options)
     config = dataset_config(options.dataset, **dataset_options(options.option, options.source, options.dataset, store))
     store.check_writable()

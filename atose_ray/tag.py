@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -12,8 +13,8 @@ from atose_ray.audio.io import AudioError
 from atose_ray.training.checkpoint import load_model
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Load the model once, tag every file; a file that is not sound is reported and the others go on."""
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this verb."""
     parser = cli.parser(
         "tag",
         "Print the top tags of audio files with a model that tune or train chose.",
@@ -24,7 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio in any format")
     parser.add_argument("--top", type=int, default=5, help="how many tags to print (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per file, with the scores of all tags")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Load the model once, tag every file; a file that is not sound is reported and the others go on."""
+    options = arguments().parse_args(argv)
     model = load_model(options.model)
     failed = 0
     for file in options.files:

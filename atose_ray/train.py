@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, open_run, use_threads
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Resolve the config, run it, score the test split once."""
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this verb."""
     parser = cli.parser(
         "train",
         "Train one configuration: the base of a study, or a config.json that a trial left, with --set changes.",
@@ -33,7 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     cli.add_overrides(parser, "encoder.kind=sample_cnn")
     cli.add_cluster(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Resolve the config, run it, score the test split once."""
+    options = arguments().parse_args(argv)
     if options.workers < 0:
         raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
     store = cli.open_store(options)
@@ -58,14 +64,30 @@ def main(argv: list[str] | None = None) -> None:
 
 def load_tree(source: str) -> dict[str, Any]:
     """The whole config tree that overrides are laid over. Raises ConfigError."""
-    if source.endswith(".json"):
-        if not Path(source).is_file():
-            raise ConfigError(f"there is no config file {source}")
-        given = json.loads(Path(source).read_text(encoding="utf-8"))
-        tree = merge(RunConfig().model_dump(mode="json"), given)
+    if source.partition("?")[0].endswith(".json"):
+        run = run_config(merge(RunConfig().model_dump(mode="json"), read_config(source)), source)
+        tree = run.model_dump(mode="json")
         tree["data"]["content_hash"] = None
         return tree
     return compose(load_study(source), {}).model_dump(mode="json")
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """The tree in a config.json, by path or URI. Raises ConfigError."""
+    try:
+        if "://" in source:
+            place, mark, query = source.partition("?")
+            folder, _, name = place.rpartition("/")
+            tree = Store(folder + mark + query).read_json(name)
+        else:
+            tree = json.loads(Path(source).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no config file {source}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
+    return tree
 
 
 def here(job: Job) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+
 from atose_ray import cli
 from atose_ray.config import ConfigError
 from atose_ray.data.shards import load_manifest
+from atose_ray.data.store import Store
 from atose_ray.search.record import StudyRecord, study_store
 from atose_ray.search.space import compose, find_study, load_study
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Check everything, plan, search, report."""
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this verb."""
     parser = cli.parser(
         "tune",
         "Search a study's space. Killed or stopped, the same command goes on where it was.",
-        "  python -m atose_ray.tune demo\n  python -m atose_ray.tune mtat --trials 99 --set search.workers_per_trial=2\n"
+        "  python -m atose_ray.tune demo\n"
+        "  python -m atose_ray.tune mtat --trials 99 --set search.workers_per_trial=2\n"
         "  ray job submit -- python -m atose_ray.tune mtat --store s3://bucket/atose",
     )
     parser.add_argument("study", help="name of a shipped study or path of a YAML file")
@@ -25,7 +29,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     cli.add_overrides(parser, "base.data.batch_size=32")
     cli.add_cluster(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check everything, plan, search, report."""
+    options = arguments().parse_args(argv)
     if options.trials is not None and options.trials < 1:
         raise ConfigError(f"--trials is 1 or more, but got {options.trials}")
     trials = () if options.trials is None else (f"search.trials={options.trials}",)
@@ -47,10 +56,10 @@ def main(argv: list[str] | None = None) -> None:
             flush=True,
         )
         record = run_study(study, name, store, plan)
-    print(closing(record, study_store(store, name).uri))
+    print(closing(record, study_store(store, name)))
 
 
-def closing(record: StudyRecord, folder: str) -> str:
+def closing(record: StudyRecord, folder: Store) -> str:
     """How the search ended."""
     states = [trial.state for trial in record.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -63,8 +72,8 @@ def closing(record: StudyRecord, folder: str) -> str:
             f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
             f"test {metrics['test'][record.metric]:.4f} (mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
         )
-        lines.append(f"model:  {folder}/best\nagain:  {record.rerun_command}")
-    return "\n".join([*lines, f"report: {folder}/report.html"])
+        lines.append(f"model:  {folder.child('best').uri}\nagain:  {record.rerun_command}")
+    return "\n".join([*lines, f"report: {folder.child('report.html').uri}"])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def tiny_tree(method: str = "supervised", **changes: object) -> dict:
     return {
         "data": {"dataset": "folder", "crop_seconds": 0.6, "batch_size": 8, "eval_crops": 3},
         "encoder": {"kind": "sample_cnn", "block": "basic", "channels": 4, "se_ratio": 1},
-        "method": {"kind": method, "hidden": 8, "stages": stages[method]},
+        "method": {"kind": method, "head": {"kind": "mlp", "hidden": 8}, "stages": stages[method]},
         "optim": {"kind": "adam", "lr": 3e-3},
         **changes,
     }

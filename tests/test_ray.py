@@ -43,9 +43,9 @@ def study(method_space: dict | None = None, base: dict | None = None, **search: 
         "method": {
             "one_of": method_space
             or {
-                "supervised": {"hidden": 8, "stages": [{"name": "classify", "epochs": 4}]},
+                "supervised": {"head": {"kind": "mlp", "hidden": 8}, "stages": [{"name": "classify", "epochs": 4}]},
                 "joint_embedding": {
-                    "hidden": 8,
+                    "head": {"kind": "mlp", "hidden": 8},
                     "latent": {"choice": [8, 16]},
                     "stages": [{"name": "embed", "epochs": 2}, {"name": "classify", "epochs": 2}],
                 },
@@ -137,7 +137,7 @@ def test_an_interrupted_study_goes_on_where_it_was(ray_cluster, store) -> None:
 
 def test_a_diverging_trial_is_recorded_with_its_reason(ray_cluster, store) -> None:
     arm = {
-        "hidden": 8,
+        "head": {"kind": "mlp", "hidden": 8},
         "objective": {"kind": "info_nce", "temperature": 0.005},
         "stages": [{"name": "embed", "epochs": 3}],
     }

@@ -19,7 +19,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
-from atose_ray.search.record import BestRecord, EpochRecord, StudyRecord, TrialRecord
+from atose_ray.search.record import BestRecord, EpochRecord, StudyRecord, TagEmbeddings, TrialRecord
 from atose_ray.search.report import cluster_order, render_report, report_data, triangle_correlation
 from atose_ray.types import DataSpec
 
@@ -171,6 +171,7 @@ def make_study(trials: list[TrialRecord], tags: tuple[str, ...] = INSTRUMENTS, *
         if best
         else None,
         "versions": {"atose_ray": "0.1.0", "ray": "2.60.0", "optuna": "5.0.0"},
+        "tag_embeddings": TagEmbeddings(best.number, best.name, cosine, False) if best else None,
         "skipped": (("clips/broken.mp3", "the decoder read 0 of 29.1 s"),),
     }
     return StudyRecord(**(fields | changes))
@@ -404,9 +405,7 @@ def test_triangle_correlation() -> None:
 
 def test_a_model_without_tag_embeddings_has_no_second_map() -> None:
     study = usual_study()
-    assert study.best is not None
-    metrics = study.best.metrics | {"tag_embedding_cosine_CC": None, "tag_embedding_collapsed": None}
-    maps = report_data(dataclasses.replace(study, best=dataclasses.replace(study.best, metrics=metrics)))["tag_maps"]
+    maps = report_data(dataclasses.replace(study, tag_embeddings=None))["tag_maps"]
     assert maps["cosine"] is None and maps["agreement"] is None and len(maps["correlation"]) == len(INSTRUMENTS)
 
 
@@ -415,9 +414,8 @@ def test_a_model_without_tag_embeddings_has_no_second_map() -> None:
 
 def collapsed_study() -> StudyRecord:
     study = usual_study()
-    assert study.best is not None
-    metrics = study.best.metrics | {"tag_embedding_collapsed": True}
-    return dataclasses.replace(study, best=dataclasses.replace(study.best, metrics=metrics))
+    assert study.tag_embeddings is not None
+    return dataclasses.replace(study, tag_embeddings=dataclasses.replace(study.tag_embeddings, collapsed=True))
 
 
 # What a reader does: select by table and by curve, sort, switch the metric, brush an axis, resize, print.

@@ -111,14 +111,14 @@ def test_each_stage_moves_exactly_its_parts(method, stage, trains, moves, tiny_r
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("objective", ["pairwise_margin", "cosine", "info_nce"])
-def test_overfits_eight_clips(method, objective, tiny_run, tiny_store, tiny_manifest) -> None:
+@pytest.mark.parametrize(("objective", "head"), [("pairwise_margin", "mlp"), ("cosine", "linear"), ("info_nce", "mlp")])
+def test_overfits_eight_clips(method, objective, head, tiny_run, tiny_store, tiny_manifest) -> None:
     if method == "supervised" and objective != "cosine":
         pytest.skip("supervised has no objective")
     extra = {"objective": {"kind": objective}, "latent": 16} if method == "joint_embedding" else {}
     run = tiny_run(method)
     tree = run.model_dump(mode="json")
-    tree["method"] |= {"hidden": 32, "dropout": 0.0, **extra}
+    tree["method"] |= {"head": {"kind": head, "dropout": 0.0}, **extra}
     run = type(run).model_validate(tree)
     torch.manual_seed(0)
     model = run.build(tiny_manifest.data_spec)

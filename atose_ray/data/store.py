@@ -11,9 +11,11 @@ pickled: keys come from the environment or the machine's role only; an endpoint 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +70,32 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of this name is there."""
-        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        with self._reading():
+            return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of the entries directly in this folder that start with `prefix`, sorted."""
         selector = pafs.FileSelector(self.root, allow_not_found=True)
-        found = (info.base_name for info in self.fs.get_file_info(selector))
+        with self._reading():
+            found = [info.base_name for info in self.fs.get_file_info(selector)]
         return sorted(name for name in found if name.startswith(prefix))
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError when it is absent."""
-        with self.fs.open_input_stream(self.path(name)) as stream:
+        with self._reading(), self.fs.open_input_stream(self.path(name)) as stream:
             return bytes(stream.read())
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A place that does not answer, or refuses, is the person's to set right: StoreError."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"cannot read the store {self.uri}: {error}. Check the address, the network and the credentials"
+            ) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file; a reader sees the old content or the new, never a half.

@@ -35,7 +35,10 @@ class MethodConfig(Config):
 
     STAGES: stage name -> parts it trains unless told otherwise.
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
+    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
     """
+
+    embeds_tags: ClassVar[bool] = False
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]]
     USES: ClassVar[dict[str, tuple[str, ...]]]

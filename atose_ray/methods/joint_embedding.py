@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import nn
 
 from atose_ray.methods.base import Method, MethodConfig, StageConfig, log_terms
-from atose_ray.methods.heads import Classifier, Projector
+from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig, Projector
 from atose_ray.objectives import ObjectiveConfigs, PairwiseMarginConfig, reconstruction_loss, tagging_loss
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities
 from atose_ray.types import Batch, DataSpec
@@ -31,17 +31,17 @@ EMBED_PARTS = ("encoder", "projector", "tag_encoder", "tag_decoder")
 class JointEmbeddingConfig(MethodConfig):
     """latent: size D of the joint space (published: 128 MTAT, 50 DCASE, 64 Speech Commands).
 
-    objective: what ties a clip's audio vector to its tag vector. hidden, dropout: the classifier's, as in `supervised`.
+    objective: what ties a clip's audio vector to its tag vector. head: the classifier of stage "classify".
     """
 
+    embeds_tags: ClassVar[bool] = True
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"embed": EMBED_PARTS, "classify": ("classifier",)}
     USES: ClassVar[dict[str, tuple[str, ...]]] = {"embed": EMBED_PARTS, "classify": ("encoder", "classifier")}
 
     kind: Literal["joint_embedding"] = "joint_embedding"
     latent: int = Field(default=128, ge=2, le=4096)
     objective: ObjectiveConfigs = PairwiseMarginConfig()
-    hidden: int = Field(default=256, ge=1, le=8192)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
     def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> JointEmbedding:
@@ -59,7 +59,7 @@ class JointEmbedding(Method):
         self.projector = Projector(embed_dim, config.latent)
         self.tag_encoder = TagEncoder(len(spec.tags), config.latent)
         self.tag_decoder = TagDecoder(config.latent, len(spec.tags))
-        self.classifier = Classifier(embed_dim, len(spec.tags), hidden=config.hidden, dropout=config.dropout)
+        self.classifier = config.head.build(embed_dim, len(spec.tags))
 
     def losses(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
         """embed: MSE of the decoded tags plus the objective. classify: cross-entropy of the classifier."""

@@ -8,25 +8,23 @@ from __future__ import annotations
 from typing import ClassVar, Literal, cast
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from atose_ray.methods.base import Method, MethodConfig, StageConfig, log_terms
-from atose_ray.methods.heads import Classifier
+from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig
 from atose_ray.objectives import tagging_loss
 from atose_ray.tags.autoencoder import probabilities
 from atose_ray.types import Batch, DataSpec
 
 
 class SupervisedConfig(MethodConfig):
-    """hidden, dropout: the classifier's two dense layers and the dropout before its output (published: 256, 0.5)."""
+    """head: from the embedding to the tags."""
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
     USES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
 
     kind: Literal["supervised"] = "supervised"
-    hidden: int = Field(default=256, ge=1, le=8192)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
     def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> Supervised:
@@ -40,7 +38,7 @@ class Supervised(Method):
     def __init__(self, config: SupervisedConfig, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> None:
         super().__init__(spec)
         self.encoder = encoder
-        self.classifier = Classifier(embed_dim, len(spec.tags), hidden=config.hidden, dropout=config.dropout)
+        self.classifier = config.head.build(embed_dim, len(spec.tags))
 
     def logits(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, C]."""

@@ -23,12 +23,14 @@ from atose_ray.config import SearchConfig
 TRIAL_CPUS = 0.01
 DATA_CPUS = 0.5
 
-# Train's controller polls every 2 s otherwise; Data's progress bars and Tune's tables garble our own lines.
+# Train's controller polls every 2 s otherwise; Data's progress bars and Tune's tables garble our own lines; Tune's own
+# handler of Ctrl-C would return from a search cut short as if it were done, and the test split would be scored early.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 

@@ -6,12 +6,14 @@ A study folder holds
     data.json              facts about the data: DataSpec, tag counts, tag correlation, skipped files, content hash
     trials/<signature>/    one run folder per trial (training/record.py)
     best/                  the chosen model and its one test score
+    tag_embeddings.json    what the best trial that embeds tags learned of them
     report.html
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +21,18 @@ from atose_ray.data.store import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
-__all__ = ["BestRecord", "EpochRecord", "StudyRecord", "TrialRecord", "TrialState", "load_study_record", "load_trials"]
+__all__ = [
+    "BestRecord",
+    "EpochRecord",
+    "StudyRecord",
+    "TagEmbeddings",
+    "TrialRecord",
+    "TrialState",
+    "load_study_record",
+    "load_trials",
+]
 
+EMBEDDINGS = "tag_embeddings.json"
 TrialState = Literal["running", "complete", "pruned", "diverged", "failed"]
 
 
@@ -62,8 +74,19 @@ class BestRecord:
 
 
 @dataclass(frozen=True)
+class TagEmbeddings:
+    """What the best trial that embeds tags learned of them. cosine_CC: between the unit vectors of the single tags."""
+
+    number: int
+    name: str
+    cosine_CC: list[list[float]]
+    collapsed: bool
+
+
+@dataclass(frozen=True)
 class StudyRecord:
-    """Everything the report shows. `tag_correlation_CC`: Pearson (phi) correlation of the tags over the train split."""
+    """Everything the report shows. `tag_counts`: tag -> split -> positive clips. `tag_correlation_CC`: Pearson (phi)
+    correlation of the tags over the train split. `tag_embeddings`: None when no finished trial embeds tags."""
 
     name: str
     metric: str
@@ -76,6 +99,7 @@ class StudyRecord:
     rerun_command: str | None
     versions: dict[str, str]
     skipped: tuple[tuple[str, str], ...] = ()
+    tag_embeddings: TagEmbeddings | None = None
 
 
 def study_store(store: Store, name: str) -> Store:
@@ -118,7 +142,7 @@ def _load_trial(store: Store, signature: str) -> TrialRecord | None:
     )
 
 
-def best_trial(trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
+def best_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
     """The trial with the highest objective (the earliest of equals), or None when no epoch was finished."""
     scored = [trial for trial in trials if trial.value is not None]
     return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
@@ -147,9 +171,11 @@ def load_study_record(store: Store, name: str) -> StudyRecord:
         rerun_command=rerun_command(store, folder) if best else None,
         versions=study["versions"],
         skipped=tuple((name, reason) for name, reason in data["skipped"]),
+        tag_embeddings=TagEmbeddings(**folder.read_json(EMBEDDINGS)) if folder.exists(EMBEDDINGS) else None,
     )
 
 
 def rerun_command(store: Store, folder: Store) -> str:
     """The command that trains the chosen configuration again."""
-    return f"python -m atose_ray.train {shlex.quote(folder.path('best/config.json'))} --store {shlex.quote(store.uri)}"
+    config = folder.child("best", "config.json").uri
+    return f"python -m atose_ray.train {shlex.quote(config)} --store {shlex.quote(store.uri)}"

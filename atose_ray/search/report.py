@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from atose_ray.metrics import COUNTS
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
 from atose_ray.types import SPLITS
@@ -178,7 +179,7 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 def _trial(trial: TrialRecord) -> dict[str, Any]:
     stages = list(dict.fromkeys(epoch.stage for epoch in trial.epochs))
-    metrics = sorted({name for epoch in trial.epochs for name in epoch.valid})
+    metrics = sorted({name for epoch in trial.epochs for name in epoch.valid if name not in COUNTS})
     return {
         "number": trial.number,
         "name": trial.name,
@@ -207,13 +208,19 @@ def _best(best: BestRecord | None) -> dict[str, Any] | None:
         return None
     left_out = ("tag_embedding_cosine_CC",)
     metrics = {name: value for name, value in best.metrics.items() if name not in left_out}
-    return {"number": best.number, "config": best.config, "metrics": metrics}
+    scores = {split: _without_counts(metrics.get(split)) for split in ("valid", "test")}
+    counts = {name: (metrics.get("test") or {}).get(name) for name in COUNTS}
+    return {"number": best.number, "config": best.config, "metrics": {**metrics, **scores}, "counts": counts}
+
+
+def _without_counts(metrics: dict[str, float] | None) -> dict[str, float]:
+    return {name: value for name, value in (metrics or {}).items() if name not in COUNTS}
 
 
 def _tag_maps(study: StudyRecord) -> dict[str, Any]:
     correlation = study.tag_correlation_CC
-    metrics = study.best.metrics if study.best else {}
-    cosine: Matrix | None = metrics.get("tag_embedding_cosine_CC")
+    learned = study.tag_embeddings
+    cosine: Matrix | None = learned.cosine_CC if learned else None
     if cosine is not None and len(cosine) != len(correlation):
         cosine = None
     return {
@@ -221,7 +228,8 @@ def _tag_maps(study: StudyRecord) -> dict[str, Any]:
         "correlation": _hundredths(correlation),
         "cosine": None if cosine is None else _hundredths(cosine),
         "agreement": None if cosine is None else triangle_correlation(correlation, cosine),
-        "collapsed": metrics.get("tag_embedding_collapsed"),
+        "collapsed": learned.collapsed if learned else None,
+        "trial": f"{learned.number}: {learned.name}" if learned else None,
     }
 
 

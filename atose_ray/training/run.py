@@ -3,7 +3,6 @@ in a trial's actor and in a DDP worker."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +99,8 @@ def device_name(device: torch.device) -> str:
     """What the report calls a device."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"CPU ({torch.get_num_threads()} of {os.cpu_count()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def use_threads(count: int | None) -> None:

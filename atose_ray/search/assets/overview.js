@@ -87,8 +87,10 @@ function bestMetrics(metrics) {
     score((metrics.valid || {})[name]), score((metrics.test || {})[name]),
   ]);
   const headings = [{ title: "Metric" }, { title: "Validation", num: true }, { title: "Test", num: true }];
-  return h("div", {}, table(headings, rows, "wide"), known(chance())
-    ? h("p", { class: "note" }, `Mean tag prevalence on test: ${score(chance())}, the average precision of guessing.`) : null);
+  return h("div", {}, table(headings, rows, "wide"),
+    known(chance()) && h("p", { class: "note" }, `Mean tag prevalence on test: ${score(chance())}, the average precision of guessing.`),
+    known(REPORT.best.counts.clips) && h("p", { class: "note" }, `Test: ${count(REPORT.best.counts.clips)} clips, ` +
+      `${count(REPORT.best.counts.tags_scored)} of ${count(REPORT.best.counts.tags_total)} tags scored${REPORT.best.counts.tags_scored < REPORT.best.counts.tags_total ? " (the others have no positive there)" : ""}.`));
 }
 
 function rerunCommand() {
@@ -122,9 +124,11 @@ function drawSpace(host) {
   ]);
   host.replaceChildren(
     rows.length ? h("div", { class: "scroll" }, table(headings, rows, "wide")) : h("p", { class: "note" }, "No trial has drawn a parameter yet."),
-    raw("Base configuration: what every trial shared", REPORT.study.base),
-    raw("Search settings", REPORT.study.search),
-    raw("The space as it was configured", REPORT.study.configured_space),
+    ...[
+      raw("Base configuration: what every trial shared", REPORT.study.base),
+      raw("Search settings", REPORT.study.search),
+      raw("The space as it was configured", REPORT.study.configured_space),
+    ].filter(Boolean),
   );
 }
 
@@ -153,7 +157,7 @@ function drawData(host) {
   ];
   host.replaceChildren(
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    skippedFiles(data.skipped), tagCounts(data),
+    ...[skippedFiles(data.skipped), tagCounts(data)].filter(Boolean),
   );
 }
 

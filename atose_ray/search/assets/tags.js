@@ -63,14 +63,11 @@ function collapseWarning() {
 function agreement() {
   const maps = REPORT.tag_maps;
   if (maps.cosine && known(maps.agreement)) {
-    return h("p", {}, "Agreement of the two maps: Pearson correlation ", h("strong", {}, maps.agreement.toFixed(2)),
+    return h("p", {}, `Embeddings of trial ${maps.trial}. Agreement of the two maps: Pearson correlation `, h("strong", {}, maps.agreement.toFixed(2)),
       ` over the ${count((maps.order.length * (maps.order.length - 1)) / 2)} pairs of tags.`);
   }
   if (maps.cosine) return h("p", { class: "note" }, "The agreement of the two maps is undefined: one of them is constant, or there are fewer than three pairs.");
-  const why = REPORT.best
-    ? "The best trial's method has no tag embeddings (a supervised model scores tags without them), so only the data is shown."
-    : "No model was chosen, so only the data is shown.";
-  return h("p", { class: "note" }, why);
+  return h("p", { class: "note" }, "No finished trial has tag embeddings (a supervised model scores tags without them), so only the data is shown.");
 }
 
 function offDiagonalLimit(matrix) {

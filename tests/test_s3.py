@@ -1,0 +1,202 @@
+"""Everything on object storage: the same verbs with an s3:// store, endpoint from the environment or from the URI."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import RATE, TINY_TAGS, tiny_tree
+from processes import verb
+from test_ray import study
+
+from atose_ray import prepare as prepare_verb
+from atose_ray import report, tag, tune
+from atose_ray import train as train_verb
+from atose_ray.data.prepare import prepare
+from atose_ray.data.store import Store, StoreError
+from atose_ray.datasets import dataset_config
+from atose_ray.search.record import load_study_record, study_store
+from atose_ray.training.checkpoint import load_model
+
+pytestmark = pytest.mark.slow
+
+KEY, SECRET = "AKIAATOSERAYTEST", "do-not-write-this-secret-anywhere"
+BUCKET = "atose-ray-test"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An emulated bucket. variables: what a person would export."""
+
+    endpoint: str
+    variables: dict[str, str]
+
+    def uri(self, prefix: str) -> str:
+        return f"s3://{BUCKET}/{prefix}"
+
+    def uri_with_endpoint(self, prefix: str) -> str:
+        address = self.endpoint.removeprefix("http://").replace(":", "%3A")
+        return f"{self.uri(prefix)}?endpoint_override={address}&region=us-east-1&scheme=http"
+
+    def objects(self) -> dict[str, bytes]:
+        client = self.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+    def client(self):  # type: ignore[no-untyped-def]
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    credentials = {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    result = Bucket(f"http://{host}:{port}", credentials)
+    result.client().create_bucket(Bucket=BUCKET)
+    yield result
+    server.stop()
+
+
+@pytest.fixture(params=["environment", "query"])
+def store(bucket: Bucket, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same place, its endpoint given in the one way or in the other."""
+    if request.param == "environment":
+        return Store(bucket.uri("lab"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    return Store(bucket.uri_with_endpoint("lab"))
+
+
+def prepare_tiny(source: Path, store: Store) -> None:
+    prepare(dataset_config("folder", source=str(source), sample_rate_hz=RATE), store)
+
+
+def write_study(folder: Path, **search: object) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(study(trials=2, **search).model_dump(mode="json")))
+    return path
+
+
+def test_store_reads_writes_appends_and_deletes(store: Store, bucket: Bucket) -> None:
+    store.check_writable()
+    assert store.names() == [] and not store.exists("a.txt")
+    with pytest.raises(FileNotFoundError):
+        store.read("a.txt")
+    for line in ("one", "two", "three"):
+        store.append_line("deep/log.jsonl", line)
+    assert store.read("deep/log.jsonl") == b"one\ntwo\nthree\n"
+    store.write_json("deep/b.json", {"x": 1})
+    assert store.child("deep").names() == ["b.json", "log.jsonl"] and store.child("deep").exists("b.json")
+    assert store.child("deep").read_json("b.json") == {"x": 1}
+    store.delete("deep")
+    store.delete("deep")
+    assert not store.exists("deep/b.json")
+    assert not [key for key in bucket.objects() if not key.endswith("/")]
+
+
+def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, tmp_path: Path, capsys) -> None:
+    prepare_tiny(tiny_source, store)
+    assert not prepare(dataset_config("folder", source=str(tiny_source), sample_rate_hz=RATE), store)[1]
+    config = tmp_path / "config.json"
+    config.write_text(yaml.safe_dump(tiny_tree()))
+    config.write_text(__import__("json").dumps(tiny_tree()))
+    train_verb.main([str(config), "--store", store.uri])
+    out = capsys.readouterr().out
+    assert "epoch 3/3 classify" in out and "test, scored once" in out
+    best = re.search(r"model: (\S+)", out)[1]
+    assert best.startswith(f"s3://{BUCKET}/lab/runs/") and best.partition("?")[2] == store.uri.partition("?")[2]
+    assert set(load_model(best).spec.tags) == set(TINY_TAGS)
+    tag.main([best, str(tiny_source / "clip_001.wav"), "--top", "1"])
+    assert re.search(r"clip_001\.wav .*\n  0\.\d+  \w+\n$", capsys.readouterr().out)
+    run = Store(best.replace("/best", ""))
+    log = run.read("log.jsonl").decode().splitlines()
+    assert len(log) == 4 and '"complete"' in log[-1]
+
+    model = Store(best).child("config.json").uri  # the command that repeats a run takes its config from the store too
+    train_verb.main([model, "--store", store.uri, "--resume"])
+    assert "test, scored once with epoch" in capsys.readouterr().out
+    assert run.read("log.jsonl").decode().splitlines() == log
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1%3A9", "no-such-host.invalid"])
+def test_an_endpoint_that_does_not_answer_is_named_in_seconds(host: str, bucket: Bucket, tiny_source: Path) -> None:
+    uri = f"s3://{BUCKET}/lab?endpoint_override={host}&region=us-east-1&scheme=http"
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=rf"cannot read the store s3://{BUCKET}/lab.*(connect|resolve).*Check the add"):
+        tune.main(["demo", "--store", uri])
+    with pytest.raises(StoreError, match=r"cannot write .* in the store.*(connect|resolve).*--store"):
+        prepare_verb.main(["folder", "--source", str(tiny_source), "--store", uri])
+    assert time.monotonic() - began < 45
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: Bucket, tiny_source: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Bucket 'no-such-bucket' not found"):
+        prepare_verb.main(["folder", "--source", str(tiny_source), "--store", "s3://no-such-bucket/lab"])
+    done = verb("tune", "demo", "--store", "s3://no-such-bucket/lab", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: no prepared data set 'demo' in the store s3://no-such-bucket/lab" in done.stderr
+    with pytest.raises(StoreError, match=r"cannot be opened.*Expected a path"):
+        prepare_verb.main(["folder", "--source", str(tiny_source), "--store", "s4://bucket/lab"])
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("form", "workers"), [("environment", 0), ("query", 1)])
+def test_a_search_lives_on_object_storage(
+    form: str, workers: int, bucket: Bucket, tiny_source: Path, tmp_path: Path, capsys
+) -> None:
+    """In a process of its own: Ray's workers take the credentials from the environment that Ray was started in."""
+    uri = bucket.uri("lab") if form == "environment" else bucket.uri_with_endpoint("lab")
+    endpoint = {"AWS_ENDPOINT_URL": bucket.endpoint if form == "environment" else ""}
+    store = Store(uri)
+    prepare_tiny(tiny_source, store)
+    path = write_study(tmp_path, workers_per_trial=workers, concurrency=1, cpus_per_worker=1)
+    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:  # sockets: a short path
+        variables = {"RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "disabled", **endpoint}
+        done = verb("tune", str(path), "--cpus", "2", "--store", uri, cwd=tmp_path, timeout=200, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = load_study_record(store, "tiny")
+    assert [trial.number for trial in record.trials] == [0, 1] and record.best is not None
+    folder = study_store(store, "tiny")
+    assert f"report: {folder.child('report.html').uri}\n" in done.stdout
+    assert b"<html" in folder.read("report.html") and not folder.exists("ray")
+    assert load_model(folder.child("best")).metrics["number"] == record.best.number
+    report.main(["tiny", "--store", uri])
+    assert capsys.readouterr().out.strip() == folder.child("report.html").uri
+
+    words = done.stdout.split("again:  python -m atose_ray.train ")[1].splitlines()[0].replace("'", "").split()
+    train_verb.main(words)
+    assert f"(best {record.best.metrics['valid']['pr_auc_macro']:.4f})" in capsys.readouterr().out
+
+    secrets = (SECRET.encode(), KEY.encode())
+    leaks = [key for key, content in bucket.objects().items() if any(secret in content for secret in secrets)]
+    assert not leaks
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [file for file in written if any(secret in file.read_bytes() for secret in secrets)]
