@@ -187,6 +187,8 @@ def _suggest(key: str, model: type[Config]) -> str:
     """A hint at the known key that is nearest to a misspelt one."""
     if key in _known_keys(model.model_json_schema()):
         return " here (it belongs to another branch)"
+    if model is StudyConfig and key in RunConfig.model_fields:
+        return f"; did you mean 'base.{key}'?"
     close = difflib.get_close_matches(key, sorted(_known_keys(model.model_json_schema())), n=1)
     return f"; did you mean {close[0]!r}?" if close and close[0] != key else ""
 
@@ -216,11 +218,19 @@ def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict
             branch = branch.setdefault(key, {})
             if not isinstance(branch, dict):
                 raise ConfigError(f"{assignment!r}: {key!r} is a value, not a branch, so {path!r} does not exist")
-        value = yaml.safe_load(text)
+        value = yaml_value(text, assignment)
         if keys[-1] == "kind" and branch.get("kind") != value:
             branch.clear()
         branch[keys[-1]] = value
     return result
+
+
+def yaml_value(text: str, assignment: str) -> Any:
+    """The value in an assignment on the command line. Raises ConfigError when it is not YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{assignment!r}: the value {text!r} is not YAML; quote it if it is text") from error
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

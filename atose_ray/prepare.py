@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-import yaml
+from pydantic import ValidationError
 
 from atose_ray import cli
+from atose_ray.config import ConfigError, explain, yaml_value
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
 from atose_ray.data.store import Store
-from atose_ray.datasets import dataset_config
+from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.types import SPLITS
 
 
@@ -38,7 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, list, write, summarise."""
     options = arguments().parse_args(argv)
     store = cli.open_store(options)
-    config = dataset_config(options.dataset, **dataset_options(options.option, options.source, options.dataset, store))
+    try:
+        chosen = dataset_options(options.option, options.source, options.dataset, store)
+        config = dataset_config(options.dataset, **chosen)
+    except ValidationError as error:
+        raise ConfigError(explain(error, f"options of {options.dataset}", KINDS[options.dataset])) from error
     store.check_writable()
     print(
         f"prepare {config.kind}: listing {config.source}{' (rendered first)' if config.kind == 'demo' else ''}",
@@ -63,7 +68,7 @@ def dataset_options(pairs: list[str], source: str | None, dataset: str, store: S
         name, mark, value = pair.partition("=")
         if not mark:
             raise ValueError(f"--option is NAME=VALUE, but got {pair!r}")
-        options[name] = yaml.safe_load(value)
+        options[name] = yaml_value(value, pair)
     if source is not None:
         options["source"] = source
     elif dataset == "demo":

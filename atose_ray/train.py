@@ -104,7 +104,7 @@ def on_ray(job: Job, workers: int, options: Any) -> None:
 
     search = SearchConfig(trials=1, workers_per_trial=workers)
     with cluster(options.cpus, options.address):
-        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources())
+        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
         print(f"plan: {plan.arithmetic()}")
         job = with_device(job, plan.worker_gpus)
         train_on_ray(job, search, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)

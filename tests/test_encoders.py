@@ -10,7 +10,15 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from atose_ray.audio.harmonic import HarmonicSTFT, frames_of, levels_of
-from atose_ray.encoders import Encoder, EncoderConfig, EncoderConfigs, HarmonicCNNConfig, SampleCNNConfig
+from atose_ray.audio.sinc import FFT_FROM_TAPS
+from atose_ray.encoders import (
+    Encoder,
+    EncoderConfig,
+    EncoderConfigs,
+    HarmonicCNNConfig,
+    SampleCNNConfig,
+    TagSincNetConfig,
+)
 from atose_ray.encoders.harmonic_cnn import FRAME_POOLS, ROW_POOLS, pool_plan
 from atose_ray.encoders.sample_cnn import blocks_for
 from atose_ray.types import DataSpec
@@ -21,6 +29,12 @@ ENCODERS: dict[str, EncoderConfig] = {
     "sample_cnn res": SampleCNNConfig(block="res", channels=8),
     "sample_cnn rese": SampleCNNConfig(block="rese", channels=8, se_ratio=2),
     "harmonic_cnn": HarmonicCNNConfig(channels=8),
+    "harmonic_cnn harmonic": HarmonicCNNConfig(channels=8, layout="harmonic"),
+    "tag_sinc_net direct": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=31),
+    "tag_sinc_net fft": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=255),
+    "tag_sinc_net honest": TagSincNetConfig(
+        block="basic", channels=8, filters=12, filter_length=255, published_filters=False
+    ),
 }
 LENGTHS = (8000, 16000, 59049, 80000)
 
@@ -189,6 +203,36 @@ def test_a_tone_lights_its_own_filter() -> None:
     assert abs(float(front.centre_hz[loudest]) - hz) < 40
 
 
+def test_harmonics_of_a_tone_lie_in_its_channels() -> None:
+    """Layout "harmonic": 440 Hz is harmonic 1 of the row nearest 440 Hz, harmonic 2 of the row nearest 220, ..."""
+    front = HarmonicSTFT(16000, layout="harmonic")
+    tone_BT = torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)[None]
+    out = front(tone_BT)[0, :, :, 30]
+    base_hz = front.centre_hz[: front.levels]
+    for channel in range(6):
+        want = int((base_hz * (channel + 1) - 440).abs().argmin())
+        assert abs(int(out[channel].argmax()) - want) <= 1, channel  # a bin is 31 Hz, a row here 13
+    assert len({int(row.argmax()) for row in out}) == 6
+
+
+def test_layouts_hold_the_same_filters() -> None:
+    audio_BT = noise_BT(2, 8000)
+    harmonic = HarmonicSTFT(16000, layout="harmonic")(audio_BT)
+    published = HarmonicSTFT(16000)(audio_BT)
+    flat = harmonic.permute(0, 3, 1, 2).flatten(2)  # all levels of harmonic 1, then of harmonic 2, ...
+    assert torch.equal(published.permute(0, 3, 2, 1).flatten(2), flat)
+    assert not torch.equal(published, harmonic)
+
+
+def test_both_paths_of_the_sinc_front_end_are_in_the_suite() -> None:
+    taps = {name: c.filter_length + 2 for name, c in ENCODERS.items() if isinstance(c, TagSincNetConfig)}
+    assert {name: count >= FFT_FROM_TAPS for name, count in taps.items()} == {
+        "tag_sinc_net direct": False,
+        "tag_sinc_net fft": True,
+        "tag_sinc_net honest": True,
+    }
+
+
 @pytest.mark.parametrize("block", ["se", "rese"])
 def test_se_ratio_and_dropout_act(block: str) -> None:
     sizes = [
@@ -205,6 +249,7 @@ def test_union() -> None:
     adapter = TypeAdapter(EncoderConfigs)
     assert adapter.validate_python({"kind": "harmonic_cnn", "channels": 64}) == HarmonicCNNConfig(channels=64)
     assert adapter.validate_python({"kind": "sample_cnn"}) == SampleCNNConfig()
+    assert adapter.validate_python({"kind": "tag_sinc_net", "filters": 64}) == TagSincNetConfig(filters=64)
     for wrong in ({"kind": "sample_cnn", "channels": 0}, {"kind": "sample_cnn", "block": "x"}, {"kind": "mel"}, {}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)

@@ -7,7 +7,7 @@ the form that ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) trained, whose num
 - The magnitude (not the power) is filtered, and goes to decibels as 10 log10: the floor of 1e-5 is -50 dB.
 - Layout: the filters lie harmonic-major (all levels of harmonic 1, then of harmonic 2, ...), and the published code
   cuts that line into rows of six. So channel c of row a is filter 6 a + c: the six channels are six neighbouring
-  centres of one harmonic, not the six harmonics of one centre as in the paper.
+  centres of one harmonic. `layout="harmonic"` is what the paper means: row a is level a, channel c its harmonic c + 1.
 - Centres are two per semitone from C1 (MIDI 24) up to, not including, the note nearest to sample_rate / 12, so that
   the sixth harmonic stays below Nyquist: 128 levels at 16 kHz (published), 104 at 8 kHz, 164 at 44.1 kHz.
 - The FFT has 512 points at every rate. A filter narrower than the bin spacing may hold no bin; it is then constant
@@ -17,6 +17,7 @@ the form that ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) trained, whose num
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ LEVELS_PER_SEMITONE = 2
 BW_ALPHA, BW_BETA = 0.1079, 24.7  # bandwidth in Hz of a centre f: (0.1079 f + 24.7) / Q, Won et al. 2020, equation 3
 FLOOR = 1e-5
 RANGE_DB = 80.0
+Layout = Literal["published", "harmonic"]
 
 
 def frames_of(samples: int) -> int:
@@ -68,6 +70,7 @@ def decibel(magnitude_BXXX: torch.Tensor) -> torch.Tensor:
 class HarmonicSTFT(nn.Module):
     """[B, T] audio -> [B, 6, levels, F] decibels. One parameter: `bw_Q`, the sharpness of all filters.
 
+    layout: which filter is channel c of row a, see the head of this file.
     Always in float32, also under autocast: sums of a magnitude spectrum need more than bfloat16's 8 bits.
     """
 
@@ -75,9 +78,10 @@ class HarmonicSTFT(nn.Module):
     centre_hz: torch.Tensor
     window: torch.Tensor
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, layout: Layout = "published") -> None:
         super().__init__()
         self.levels = levels_of(sample_rate_hz)
+        self.layout = layout
         self.bw_Q = nn.Parameter(torch.ones(1))
         bin_hz = torch.arange(N_FFT // 2 + 1) * (sample_rate_hz / N_FFT)
         self.register_buffer("bin_hz", bin_hz, persistent=False)
@@ -101,5 +105,7 @@ class HarmonicSTFT(nn.Module):
         """[B, T] -> [B, 6, levels, F] decibels."""
         with torch.autocast(audio_BT.device.type, enabled=False):
             filtered = self.magnitude(audio_BT) @ self.filterbank()
-            rows_of_six = filtered.reshape(*filtered.shape[:2], self.levels, HARMONICS)
-            return decibel(rows_of_six.permute(0, 3, 2, 1))
+            clips, frames, _ = filtered.shape
+            if self.layout == "harmonic":
+                return decibel(filtered.reshape(clips, frames, HARMONICS, self.levels).permute(0, 2, 3, 1))
+            return decibel(filtered.reshape(clips, frames, self.levels, HARMONICS).permute(0, 3, 2, 1))

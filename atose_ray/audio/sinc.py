@@ -22,7 +22,8 @@ Letters here: S sinc filters, L taps, C channels of the stem, P the three phases
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,8 +36,9 @@ FIRST_LOW_HZ = 30.0  # lower edge of the first band
 TOP_MARGIN_HZ = 100.0  # the last band ends this far below half the rate
 MIN_HZ = 50.0  # lowest edge, and narrowest band
 STRIDE = 3
-# One thread of an AMD EPYC (Zen 5), forward and backward, batch 4: FFT over direct is FILL
-FFT_FROM_TAPS = 64
+# Kernels of fewer taps are faster without FFT: on one thread of an AMD EPYC (Zen 5), forward and backward, direct took
+# 0.7 to 1.1 of FFT's time at 67 taps, 1.1 to 1.7 at 131, 1.5 to 2.9 at 259, 3 to 6 at 515 (8 to 128 channels).
+FFT_FROM_TAPS = 128
 BLOCK_PHASE_KERNELS, MIN_BLOCK_FRAMES = 4, 2048
 
 
@@ -101,8 +103,8 @@ class SincBank(nn.Module):
 def compose(bank_SL: torch.Tensor, stem_CS3: torch.Tensor) -> torch.Tensor:
     """[S, L] filters, then the stem's kernel [C, S, 3] -> the one kernel [C, L + 2] that does both."""
     channels, filters, taps = stem_CS3.shape
-    shifted = (stem_CS3.permute(2, 0, 1).reshape(-1, filters) @ bank_SL).view(taps, channels, -1)
-    return sum((functional.pad(part, (j, taps - 1 - j)) for j, part in enumerate(shifted)), start=torch.zeros(()))
+    parts = (stem_CS3.permute(2, 0, 1).reshape(-1, filters) @ bank_SL).view(taps, channels, -1)
+    return torch.stack([functional.pad(part, (j, taps - 1 - j)) for j, part in enumerate(parts)]).sum(dim=0)
 
 
 def sinc_stem(audio_BT: torch.Tensor, bank_SL: torch.Tensor, stem: nn.Conv1d) -> torch.Tensor:
@@ -126,10 +128,11 @@ def direct_conv(audio_BT: torch.Tensor, kernel_CL: torch.Tensor, bias_C: torch.T
 
 def fft_conv(audio_BT: torch.Tensor, kernel_CL: torch.Tensor, bias_C: torch.Tensor) -> torch.Tensor:
     """[B, T] -> [B, C, (T - L) // 3 + 1]: the same as `direct_conv`, by FFT."""
-    return cast(torch.Tensor, _FFTConv.apply(audio_BT, kernel_CL, bias_C))  # type: ignore[no-untyped-call]
+    return cast(torch.Tensor, _FFTConv.apply(audio_BT, kernel_CL, bias_C))
 
 
-class _Blocks(NamedTuple):
+@dataclass(frozen=True)
+class _Blocks:
     """How an output of `frames` is cut: `count` blocks of `step` frames, each by one FFT of `size` points per phase."""
 
     frames: int
@@ -166,7 +169,8 @@ def _kernel_spectrum(kernel_CL: torch.Tensor, size: int) -> torch.Tensor:
     """[C, L] -> [C, P, K]: phase p of a kernel is its taps p, p + 3, p + 6, ..."""
     channels, taps = kernel_CL.shape
     phases_CJP = functional.pad(kernel_CL, (0, -taps % STRIDE)).view(channels, -1, STRIDE)
-    return torch.fft.rfft(phases_CJP.transpose(1, 2), n=size)
+    spectrum_CPK: torch.Tensor = torch.fft.rfft(phases_CJP.transpose(1, 2), n=size)
+    return spectrum_CPK
 
 
 def _audio_spectrum(audio_BT: torch.Tensor, blocks: _Blocks) -> torch.Tensor:
@@ -175,7 +179,8 @@ def _audio_spectrum(audio_BT: torch.Tensor, blocks: _Blocks) -> torch.Tensor:
     padded_BT = functional.pad(audio_BT, (0, ends - audio_BT.shape[1]))  # or cut, where no kernel reaches
     pieces = padded_BT.unfold(1, STRIDE * blocks.size, STRIDE * blocks.step)
     phases = pieces.reshape(*pieces.shape[:2], blocks.size, STRIDE).permute(1, 0, 3, 2)
-    return torch.fft.rfft(phases)
+    spectrum: torch.Tensor = torch.fft.rfft(phases)
+    return spectrum
 
 
 class _FFTConv(torch.autograd.Function):
@@ -199,7 +204,7 @@ class _FFTConv(torch.autograd.Function):
         return out_BCF
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_BCF: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         audio_spectrum, kernel_CL = ctx.saved_tensors
         wants_audio, wants_kernel, wants_bias = ctx.needs_input_grad
@@ -218,7 +223,7 @@ def _grad_kernel(
         grad_BCK = torch.fft.rfft(grad_BCF[:, :, blocks.span(block)], n=blocks.size).conj_physical_()
         for audio_PK, grad_CK in zip(audio_BPK, grad_BCK, strict=True):
             total_CPK.addcmul_(grad_CK[:, None], audio_PK)
-    phases_CPJ = torch.fft.irfft(total_CPK, n=blocks.size)[:, :, : -(-taps // STRIDE)]
+    phases_CPJ: torch.Tensor = torch.fft.irfft(total_CPK, n=blocks.size)[:, :, : -(-taps // STRIDE)]
     return phases_CPJ.transpose(1, 2).reshape(channels, -1)[:, :taps]
 
 

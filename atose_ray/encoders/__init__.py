@@ -7,7 +7,8 @@ from pydantic import Field
 from atose_ray.encoders.base import Encoder, EncoderConfig
 from atose_ray.encoders.harmonic_cnn import HarmonicCNNConfig
 from atose_ray.encoders.sample_cnn import SampleCNNConfig
+from atose_ray.encoders.tag_sinc_net import TagSincNetConfig
 
-EncoderConfigs = Annotated[SampleCNNConfig | HarmonicCNNConfig, Field(discriminator="kind")]
+EncoderConfigs = Annotated[SampleCNNConfig | HarmonicCNNConfig | TagSincNetConfig, Field(discriminator="kind")]
 
-__all__ = ["Encoder", "EncoderConfig", "EncoderConfigs", "HarmonicCNNConfig", "SampleCNNConfig"]
+__all__ = ["Encoder", "EncoderConfig", "EncoderConfigs", "HarmonicCNNConfig", "SampleCNNConfig", "TagSincNetConfig"]

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from atose_ray.audio.harmonic import HARMONICS, HOP_SAMPLES, HarmonicSTFT, frames_of, levels_of
+from atose_ray.audio.harmonic import HARMONICS, HOP_SAMPLES, HarmonicSTFT, Layout, frames_of, levels_of
 from atose_ray.encoders.base import Encoder, EncoderConfig
 from atose_ray.encoders.blocks import ConvBlock2d, ResidualBlock2d, batch_norm_2d
 from atose_ray.types import DataSpec
@@ -31,12 +31,17 @@ MIN_FRAMES = 16
 
 
 class HarmonicCNNConfig(EncoderConfig):
-    """channels: width of the first three stages; the embedding is 8 times as wide."""
+    """channels: width of the first three stages; the embedding is 8 times as wide.
+
+    layout: what the front end's six channels are. "published": six neighbouring centres of one harmonic, as the
+    published code has it. "harmonic": the six harmonics of one centre, as the paper means.
+    """
 
     published_clip_samples: ClassVar[int] = 80000
 
     kind: Literal["harmonic_cnn"] = "harmonic_cnn"
     channels: int = Field(default=128, ge=4, le=1024)
+    layout: Layout = "published"
 
     def min_clip_samples(self) -> int:
         """16 frames: 4096 samples."""
@@ -67,7 +72,7 @@ class HarmonicCNN(Encoder):
         pools = list(zip(pool_plan(levels_of(sample_rate_hz), ROW_POOLS), frame_pools, strict=True))
         self.embed_dim = 8 * base
         self.min_samples = HOP_SAMPLES * math.prod(frame_pools)
-        self.hstft = HarmonicSTFT(sample_rate_hz)
+        self.hstft = HarmonicSTFT(sample_rate_hz, config.layout)
         self.hstft_bn = batch_norm_2d(HARMONICS)
         self.res1 = ConvBlock2d(HARMONICS, base, pools[0])
         self.res2 = ResidualBlock2d(base, pools[1])

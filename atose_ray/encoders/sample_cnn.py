@@ -13,6 +13,7 @@ Depth follows the clip: stem and blocks shorten by 3 each, so a clip of T sample
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -28,7 +29,7 @@ MIN_BLOCKS, MAX_BLOCKS = 3, 9
 POOLED_BLOCKS = 3
 
 
-class SampleCNNConfig(EncoderConfig):
+class SampleBodyConfig(EncoderConfig):
     """block: what stands between two pools. channels: width of the stem; the embedding is 8 times as wide.
 
     se_ratio: hidden units per channel of the excitation in se and rese (published: 16).
@@ -37,8 +38,7 @@ class SampleCNNConfig(EncoderConfig):
 
     published_clip_samples: ClassVar[int] = 59049
 
-    kind: Literal["sample_cnn"] = "sample_cnn"
-    block: BlockKind = "se"
+    block: BlockKind
     channels: int = Field(default=128, ge=4, le=1024)
     se_ratio: int = Field(default=16, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -46,6 +46,13 @@ class SampleCNNConfig(EncoderConfig):
     def min_clip_samples(self) -> int:
         """What the stem and three blocks need: 81 samples."""
         return samples_for(MIN_BLOCKS)
+
+
+class SampleCNNConfig(SampleBodyConfig):
+    """SampleCNN with its own stem, a convolution of three samples."""
+
+    kind: Literal["sample_cnn"] = "sample_cnn"
+    block: BlockKind = "se"
 
     def build(self, spec: DataSpec) -> SampleCNN:
         """A SampleCNN as deep as the clips of `spec` allow. Raises ValueError when these are too short."""
@@ -63,29 +70,44 @@ def blocks_for(clip_samples: int) -> int:
     return max(n for n in range(MIN_BLOCKS, MAX_BLOCKS + 1) if n == MIN_BLOCKS or samples_for(n) <= clip_samples)
 
 
-class SampleCNN(Encoder):
-    """[B, T] -> [B, 8 * channels]."""
+class SampleBody(Encoder):
+    """[B, T] -> [B, 8 * channels]: a stem that shortens by 3, then the blocks, pooling and dense layer of SampleCNN."""
 
-    def __init__(self, config: SampleCNNConfig, clip_samples: int) -> None:
+    def __init__(self, config: SampleBodyConfig, clip_samples: int, stem: nn.Module) -> None:
         super().__init__()
         depth = blocks_for(clip_samples)
         base = config.channels
         widths = [base, base] + [2 * base] * (depth - 3) + [4 * base]
         self.embed_dim = 8 * base
         self.min_samples = samples_for(depth)
-        self.stem = Stem1d(base)
+        self.stem = stem
         self.block_names = [f"block{i}" for i in range(1, depth + 1)]
         for name, before, width in zip(self.block_names, [base, *widths[:-1]], widths, strict=True):
             self.add_module(name, block_1d(config.block, before, width, config.se_ratio, config.dropout))
         self.fc = glorot(nn.Linear(sum(widths[-POOLED_BLOCKS:]), self.embed_dim))
         self.fc_bn = batch_norm_1d(self.embed_dim)
 
+    @abstractmethod
+    def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [B, channels, F]: audio through the stem, a third of its length or a little more."""
+
     def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, 8 * channels]."""
-        x_BCT = self.stem(audio_BT)
+        x_BCT = self.hear(audio_BT)
         pooled = []
         for name in self.block_names:
             x_BCT = self.get_submodule(name)(x_BCT)
             pooled.append(x_BCT.amax(dim=2))
         joined_BX = torch.cat(pooled[-POOLED_BLOCKS:], dim=1)
         return functional.relu(cast(torch.Tensor, self.fc_bn(self.fc(joined_BX))))
+
+
+class SampleCNN(SampleBody):
+    """[B, T] -> [B, 8 * channels], from the bare waveform."""
+
+    def __init__(self, config: SampleCNNConfig, clip_samples: int) -> None:
+        super().__init__(config, clip_samples, Stem1d(config.channels))
+
+    def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [B, channels, T // 3]."""
+        return cast(torch.Tensor, self.stem(audio_BT))

@@ -161,17 +161,18 @@ class Plan:
         return f"{cpus}; {gpus} of {self.available.gpus:g} GPUs"
 
 
-def make_plan(search: SearchConfig, streams: bool, available: Resources) -> Plan:
+def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_cpus: float = TRIAL_CPUS) -> Plan:
     """The largest (or the asked) number of concurrent trials that provably fits.
 
-    streams: whether trials read through Ray Data. Raises PlanError, with the sum, when not even one trial fits.
+    streams: whether trials read through Ray Data. trial_cpus: of the process above a worker group (Tune's; `train` has
+    none). Raises PlanError, with the sum, when not even one trial fits.
     """
     inline = search.workers_per_trial == 0
     gpus = gpus_per_worker(search, available)
     one = Plan(
         concurrency=1,
         workers=search.workers_per_trial,
-        trial_cpus=search.cpus_per_worker if inline else TRIAL_CPUS,
+        trial_cpus=search.cpus_per_worker if inline else trial_cpus,
         worker_cpus=search.cpus_per_worker,
         worker_gpus=gpus,
         data_cpus=DATA_CPUS if streams else 0.0,

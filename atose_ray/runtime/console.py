@@ -16,11 +16,12 @@ from atose_ray.training.run import Job, forget_checkpoint
 
 
 class Console(tune.Callback):  # type: ignore[misc]
-    """Prints starts, new bests and ends; marks pruned and failed trials in their run folders."""
+    """Prints starts, changes of the lead and ends; marks pruned and failed trials in their run folders."""
 
     def __init__(self, folder: Store, search: SearchConfig, done: int) -> None:
         self.folder, self.metric, self.trials = folder, search.metric, search.trials
-        self.done, self.best, self.began = done, float("-inf"), time.monotonic()
+        self.done, self.began = done, time.monotonic()
+        self.best, self.leader = float("-inf"), ""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial got its resources."""
@@ -31,11 +32,13 @@ class Console(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch ended: worth a line only when it is the best of the whole search."""
-        value = result.get(self.metric)
+        """An epoch ended: worth a line only when another trial takes the lead."""
+        value, name = result.get(self.metric), job_of(trial).about["name"]
         if value is not None and value > self.best:
             self.best = value
-            self.say(f"best   {job_of(trial).about['name']}  {self.metric} {value:.4f} at epoch {result['epoch']}")
+            if name != self.leader:
+                self.leader = name
+                self.say(f"lead   {name}  {self.metric} {value:.4f} at epoch {result['epoch']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself or was pruned."""
@@ -52,7 +55,8 @@ class Console(tune.Callback):  # type: ignore[misc]
         self.done += 1
         why = "" if ending["state"] == "complete" else f": {ending['reason']}"
         value = result.get(self.metric, float("nan"))
-        self.say(f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} after {epochs} epochs{why}")
+        best = " (best so far)" if job.about["name"] == self.leader else ""
+        self.say(f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} after {epochs} epochs{best}{why}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""

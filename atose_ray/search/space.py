@@ -224,7 +224,7 @@ def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:
     path = find_study(name)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path}: a study has the parts base, space and search, but this is a {type(tree).__name__}")

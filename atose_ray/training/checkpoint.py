@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from atose_ray.config import RunConfig
+from atose_ray.config import RunConfig, explain
 from atose_ray.data.store import Store
 from atose_ray.methods import Method
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -110,8 +111,11 @@ def load_model(folder: str | Store) -> Model:
             f"{store.uri} is not a model folder: it lacks {', '.join(missing)}. Expected the folder `best` that "
             "tune or train wrote"
         )
-    run = RunConfig.model_validate(store.read_json("config.json"))
-    spec = DataSpec.model_validate(store.read_json("data_spec.json"))
+    try:
+        run = RunConfig.model_validate(store.read_json("config.json"))
+        spec = DataSpec.model_validate(store.read_json("data_spec.json"))
+    except ValidationError as error:
+        raise ValueError(f"{store.uri} was written by another version: {explain(error, 'config.json')}") from error
     method = run.build(spec)
     load_weights(store, "model.safetensors", method)
     metrics = store.read_json("metrics.json")
