@@ -42,7 +42,14 @@ def add_overrides(arguments: argparse.ArgumentParser, example: str) -> None:
 def add_cluster(arguments: argparse.ArgumentParser) -> None:
     """--address and --cpus."""
     arguments.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else one on this machine)")
-    arguments.add_argument("--cpus", type=int, help="CPUs of a Ray started here (default: all of the machine)")
+    arguments.add_argument("--cpus", type=at_least_one, help="CPUs of a Ray started here (default: all of the machine)")
+
+
+def at_least_one(text: str) -> int:
+    """An argument that counts something. Raises ArgumentTypeError below 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, but got {text!r}")
+    return int(text)
 
 
 def open_store(options: argparse.Namespace) -> Store:

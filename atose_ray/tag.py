@@ -23,7 +23,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="a model folder: `best` of a study or of a run")
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio in any format")
-    parser.add_argument("--top", type=int, default=5, help="how many tags to print (default 5)")
+    parser.add_argument("--top", type=cli.at_least_one, default=5, help="how many tags to print (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per file, with the scores of all tags")
     return parser
 

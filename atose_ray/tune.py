@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from atose_ray import cli
 from atose_ray.config import ConfigError
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     trials = () if options.trials is None else (f"search.trials={options.trials}",)
     study = load_study(options.study, (*options.overrides, *trials))
     name = options.name or find_study(options.study).stem
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
     store = cli.open_store(options)
     base = compose(study, {})
     load_manifest(store, base.data.dataset)

@@ -139,6 +139,16 @@ def test_gradcheck(path: str, block_frames: int, monkeypatch: pytest.MonkeyPatch
     assert torch.autograd.gradcheck(CONVS[path], inputs)
 
 
+def test_blocks_cover_every_frame_once() -> None:
+    for samples in (20, 23, 6000, 64049, 640_490, 50_000_001):
+        blocks = sinc._blocks(samples, 20)
+        spans = [blocks.span(block) for block in range(blocks.count)]
+        assert [span.start for span in spans[1:]] == [span.stop for span in spans[:-1]]
+        assert spans[0].start == 0 and spans[-1].stop == blocks.frames == (samples - 20) // 3 + 1
+        assert all(span.start < span.stop for span in spans)
+        assert blocks.size >= blocks.step + 7 - 1  # 20 taps are 7 of a phase: nothing wraps around
+
+
 def test_bank_gradcheck() -> None:
     bank = SincBank(4, 21, 16000, published=False).double()
     bank.filt_b1.data.neg_()  # edges are magnitudes

@@ -149,7 +149,7 @@ def _blocks(samples: int, taps: int) -> _Blocks:
     phase_taps = -(-taps // STRIDE)
     count = -(-frames // max(BLOCK_PHASE_KERNELS * phase_taps, MIN_BLOCK_FRAMES))
     step = -(-frames // count)
-    return _Blocks(frames, count, step, _fft_size(step + phase_taps - 1))
+    return _Blocks(frames, -(-frames // step), step, _fft_size(step + phase_taps - 1))
 
 
 def _fft_size(least: int) -> int:

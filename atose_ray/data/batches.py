@@ -167,7 +167,7 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
 
 
 def check_trainable(manifest: Manifest, world: int) -> None:
-    """Raises StoreError unless train and valid hold enough clips and every tag has a positive in train."""
+    """Raises StoreError unless every split holds enough clips and every tag has a positive in train."""
     name = manifest.dataset.get("kind", "?")
     clips = {split: sum(group.clips for group in manifest.row_groups(split)) for split in ("train", "valid")}
     for split, count in clips.items():
@@ -176,6 +176,11 @@ def check_trainable(manifest: Manifest, world: int) -> None:
                 f"the {split} split of {name!r} has {count} clips, but training with {world} worker(s) needs at least "
                 f"{2 * world}; put clips into the {split} split and prepare again"
             )
+    if not manifest.row_groups("test"):
+        raise StoreError(
+            f"the test split of {name!r} has no clip, but the chosen model is scored on it at the end; put clips into "
+            "the test split and prepare again"
+        )
     missing = [tag for tag, counts in manifest.tag_counts.items() if not counts.get("train")]
     if missing:
         raise StoreError(

@@ -53,7 +53,7 @@ def cluster(cpus: int | None = None, address: str | None = None) -> Iterator[Non
     loud = bool(os.environ.get("ATOSE_RAY_LOGS"))
     quiet: dict[str, Any] = {"log_to_driver": loud, "logging_level": "INFO" if loud else "ERROR"}
     if address:
-        ray.init(address=address, **quiet)
+        join(address, quiet)
     else:
         port = free_port()
         # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
@@ -67,6 +67,20 @@ def cluster(cpus: int | None = None, address: str | None = None) -> Iterator[Non
         ray.shutdown()
         if not address:
             os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+
+
+def join(address: str, options: Mapping[str, Any]) -> None:
+    """Join a running cluster. Raises PlanError when nothing answers there (Ray itself would try for minutes)."""
+    host, mark, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        if mark and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, **options)
+    except (OSError, OverflowError) as error:  # Ray's ConnectionError is one
+        raise PlanError(
+            f"no Ray cluster answers at {address!r}: {error}. Check --address and RAY_ADDRESS, or leave both out to "
+            "start one on this machine"
+        ) from error
 
 
 def hush() -> None:
@@ -104,7 +118,12 @@ def yaml_resources(path: str) -> Resources:
 
     Raises PlanError when none does.
     """
-    tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(f"the cluster file {path} cannot be read: {error}") from error
+    if not isinstance(tree, Mapping):
+        raise PlanError(f"{path} is not a `ray up` file: it has no available_node_types")
     nodes = []
     for name, kind in tree.get("available_node_types", {}).items():
         stated = kind.get("resources") or {}

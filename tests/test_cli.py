@@ -1,0 +1,169 @@
+"""The outer surfaces, frozen: verbs, options, examples, and the files that a run, a study and a model leave."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import tiny_tree
+from processes import ROOT
+
+import atose_ray
+from atose_ray import __main__ as listing
+from atose_ray import cli, train
+from atose_ray.data.store import Store
+from atose_ray.training.checkpoint import load_model
+
+VERBS = ("prepare", "train", "tune", "report", "tag")
+OPTIONS = {
+    "prepare": {"dataset", "--store", "--source", "--option", "--address", "--cpus"},
+    "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
+    "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus"},
+    "report": {"study", "--store"},
+    "tag": {"model", "files", "--top", "--json"},
+}
+MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
+RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
+STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
+STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal"}
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    return importlib.import_module(f"atose_ray.{verb}").arguments()
+
+
+def examples() -> list[tuple[str, str]]:
+    """(where, command line) of every `python -m atose_ray.<verb> ...` in the epilogs."""
+    return [
+        (verb, line.strip())
+        for verb in VERBS
+        for line in str(parser_of(verb).epilog).splitlines()
+        if "python -m atose_ray" in line
+    ]
+
+
+def test_the_list_names_exactly_the_verbs_that_exist(capsys) -> None:
+    package = Path(atose_ray.__file__).parent
+    modules = {path.stem for path in package.glob("*.py") if "cli.run(main)" in path.read_text()}
+    assert tuple(listing.VERBS) == VERBS and modules == set(VERBS)
+    listing.main()
+    out = capsys.readouterr().out
+    assert tuple(re.findall(r"^  python -m atose_ray\.(\w+) ", out, flags=re.MULTILINE)) == VERBS
+    for verb, arguments in re.findall(r"python -m atose_ray\.(\w+) (\w+)(?: &&|\n|$)", out.splitlines()[-1]):
+        parser_of(verb).parse_args([arguments])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example_and_the_options_are_frozen(verb: str, capsys) -> None:
+    main = importlib.import_module(f"atose_ray.{verb}").main
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: python -m atose_ray.{verb}" in out and f"example:\n  python -m atose_ray.{verb} " in out
+    actions = [action for action in parser_of(verb)._actions if action.dest != "help"]
+    assert {(action.option_strings or [action.dest])[0] for action in actions} == OPTIONS[verb]
+    assert all(action.help and "SUPPRESS" not in action.help for action in actions)
+
+
+def test_there_are_examples_of_every_verb() -> None:
+    assert {verb for verb, _ in examples()} == set(VERBS) and len(examples()) >= 9
+
+
+@pytest.mark.parametrize(("where", "line"), examples(), ids=lambda text: text[:60])
+def test_every_example_parses(where: str, line: str) -> None:
+    words = shlex.split(line)
+    start = words.index("-m")
+    assert words[start - 1] == "python"
+    verb = words[start + 1].removeprefix("atose_ray.")
+    assert verb == where
+    options = parser_of(verb).parse_args(words[start + 2 :])
+    if verb == "tune":
+        from atose_ray.search.space import load_study
+
+        trials = () if options.trials is None else (f"search.trials={options.trials}",)
+        load_study(options.study, (*options.overrides, *trials))
+    if verb == "prepare":
+        from atose_ray.datasets import KINDS
+
+        assert options.dataset in KINDS
+    if verb == "train" and not options.config.endswith(".json"):
+        from atose_ray.config import apply_overrides, run_config
+
+        run_config(apply_overrides(train.load_tree(options.config), options.overrides))
+
+
+def test_documented_commands_parse() -> None:
+    """Every command of README and docs that stands in a code block with literal arguments."""
+    commands = []
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        if file.is_file():
+            for block in re.findall(r"```(?:\w*)\n(.*?)```", file.read_text(encoding="utf-8"), flags=re.DOTALL):
+                lines = block.replace("\\\n", " ").splitlines()
+                commands += [line for line in lines if re.search(r"python -m atose_ray\.\w+ [^.…]*", line)]
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        while "-m" in words:
+            words = words[words.index("-m") + 1 :]
+            end = next((at for at, word in enumerate(words) if word in ("&&", "||", ";", "|", ">")), len(words))
+            verb = words[0].removeprefix("atose_ray.")
+            if verb in VERBS:
+                try:
+                    parser_of(verb).parse_args(words[1:end])
+                except SystemExit as stop:
+                    assert stop.code == 0, line
+            words = words[end:]
+
+
+def test_shared_options_mean_the_same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ATOSE_STORE", raising=False)
+    parser = cli.parser("train", "summary", "  example")
+    assert cli.open_store(parser.parse_args([])).root == str(tmp_path / "atose_store")
+    monkeypatch.setenv("ATOSE_STORE", str(tmp_path / "mine"))
+    assert cli.open_store(parser.parse_args([])).root == str(tmp_path / "mine")
+    assert cli.open_store(parser.parse_args(["--store", "/x"])).root == "/x"
+
+
+def test_a_run_leaves_these_files(tiny_store: Store, tmp_path: Path, capsys) -> None:
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
+    (tmp_path / "one.json").write_text(json.dumps(tiny_tree()))
+    train.main([str(tmp_path / "one.json"), "--store", str(tmp_path / "store")])
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {"data", "runs"}
+    (run,) = (tmp_path / "store" / "runs").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{12}", run.name)
+    assert {path.name for path in run.iterdir()} == RUN_FILES | {"best", "checkpoint.pt"}
+    assert {path.name for path in (run / "best").iterdir()} == MODEL_FILES
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["epoch"] * 3 + ["end"]
+    epoch = {"event", "epoch", "stage", "seconds", "train_loss", "lr", "valid", "objective", "time"}
+    assert set(events[0]) == epoch and set(events[-1]) == {"event", "state", "reason", "time"}
+    metrics = load_model(str(run / "best")).metrics
+    assert {"metric", "stage", "epoch", "valid", "number", "protocol", "test", "per_tag"} <= set(metrics)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_study_leaves_these_files(ray_cluster, tiny_store: Store, tmp_path: Path, capsys) -> None:
+    import yaml
+    from test_ray import study
+
+    from atose_ray import tune
+
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study(trials=2).model_dump(mode="json")))
+    tune.main([str(tmp_path / "mine.yaml"), "--store", str(tmp_path / "store")])
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {"data", "studies"}
+    folder = tmp_path / "store" / "studies" / "mine"
+    found = {path.name for path in folder.iterdir()}
+    assert found >= STUDY_FILES and found <= STUDY_FILES | STUDY_MAY_HOLD
+    assert {path.name for path in (folder / "best").iterdir()} == MODEL_FILES
+    for trial in (folder / "trials").iterdir():
+        assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
+        assert {path.name for path in trial.iterdir()} == RUN_FILES

@@ -1,0 +1,151 @@
+"""No dead knob: every field of a run's config, changed alone, changes something real (losses, scores or weights)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_tree
+
+from atose_ray.config import RunConfig, run_config
+from atose_ray.training.loop import fit
+from atose_ray.training.run import Job, open_run
+
+SAMPLE = {"kind": "sample_cnn", "block": "rese", "channels": 4, "se_ratio": 1}
+SINC = {"kind": "tag_sinc_net", "channels": 4, "se_ratio": 1, "filters": 6, "filter_length": 31}
+HARMONIC = {"kind": "harmonic_cnn", "channels": 4}
+JE_STAGES = [{"name": "embed", "epochs": 2}, {"name": "classify", "epochs": 1}]
+
+# (what the base differs in, path, another value)
+KNOBS: list[tuple[dict[str, Any], str, Any]] = [
+    ({}, "data.crop_seconds", 0.5),
+    ({}, "data.batch_size", 4),
+    ({}, "data.eval_crops", 1),
+    ({}, "data.shuffle_row_groups", 1),
+    ({}, "encoder.block", "res"),
+    ({}, "encoder.channels", 8),
+    ({}, "encoder.se_ratio", 2),
+    ({}, "encoder.dropout", 0.6),
+    ({}, "encoder.bn_momentum", 0.5),
+    ({"encoder": HARMONIC, "data.crop_seconds": 1.1}, "encoder.channels", 8),
+    ({"encoder": HARMONIC, "data.crop_seconds": 1.1}, "encoder.bn_momentum", 0.5),
+    ({"encoder": HARMONIC, "data.crop_seconds": 1.1}, "encoder.layout", "harmonic"),
+    ({"encoder": SINC}, "encoder.filters", 8),
+    ({"encoder": SINC}, "encoder.filter_length", 63),
+    ({"encoder": SINC}, "encoder.published_filters", False),
+    ({"encoder": SINC}, "encoder.block", "res"),
+    ({"encoder": SINC}, "encoder.channels", 8),
+    ({"encoder": SINC}, "encoder.se_ratio", 2),
+    ({"encoder": SINC}, "encoder.dropout", 0.6),
+    ({"encoder": SINC}, "encoder.bn_momentum", 0.5),
+    ({}, "method.head.hidden", 16),
+    ({}, "method.head.dropout", 0.0),
+    ({}, "method.head", {"kind": "linear"}),
+    ({"method.head": {"kind": "linear"}}, "method.head.dropout", 0.5),
+    ({}, "method.stages", [{"name": "classify", "epochs": 1}]),
+    ({}, "method.stages", [{"name": "classify", "epochs": 3, "trains": ["classifier"]}]),
+    ({}, "method.stages", [{"name": "classify", "epochs": 3, "optimizer": {"kind": "sgd", "lr": 0.1}}]),
+    ({"je": True}, "method.latent", 4),
+    ({"je": True}, "method.objective", {"kind": "cosine"}),
+    ({"je": True}, "method.objective.margin", 0.9),
+    ({"je": True, "method.objective": {"kind": "info_nce"}}, "method.objective.temperature", 0.5),
+    ({"je": True}, "method.head.hidden", 16),
+    ({"je": True}, "method.head.dropout", 0.0),
+    ({}, "optim.lr", 1e-2),
+    ({}, "optim.weight_decay", 0.5),
+    ({}, "optim.schedule", "cosine"),
+    ({}, "optim.warmup_steps", 5),
+    ({"optim": {"kind": "sgd", "lr": 0.1}}, "optim.momentum", 0.5),
+    ({"optim": {"kind": "sgd", "lr": 0.1}}, "optim.nesterov", False),
+    ({"optim": {"kind": "sgd", "lr": 0.1}}, "optim.weight_decay", 0.5),
+    ({}, "seed", 5),
+    ({}, "metric", "roc_auc_macro"),
+]
+ELSEWHERE = {
+    "data.dataset": "names the shards (tests/test_prepare.py)",
+    "data.content_hash": "part of the identity (tests/test_config.py)",
+    "execution.device": "pick_device (tests/test_ray.py: a trial that cannot start)",
+    "execution.threads": "below",
+    "execution.eval_batch_size": "below",
+    "execution.ingest": "reader_of (tests/test_ray.py)",
+}
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    *branches, leaf = path.split(".")
+    for key in branches:
+        tree = tree.setdefault(key, {})
+    tree[leaf] = value
+
+
+def base_tree(differs: dict[str, Any]) -> dict[str, Any]:
+    tree = copy.deepcopy(tiny_tree("joint_embedding" if differs.get("je") else "supervised"))
+    tree["encoder"] = dict(SAMPLE)
+    if differs.get("je"):
+        tree["method"] |= {"objective": {"kind": "pairwise_margin", "margin": 0.4}, "stages": JE_STAGES}
+    for path, value in differs.items():
+        if path != "je":
+            put(tree, path, copy.deepcopy(value))
+    return tree
+
+
+def outcome(tree: dict[str, Any], manifest: Any, store: Any, folder: Any) -> tuple[Any, ...]:
+    run = run_config(tree).resolve(manifest.data_spec, manifest.content_hash)
+    opened = open_run(Job(run, store.uri, str(folder), {}))
+    records = []
+    fit(run, opened.method, opened.batches, opened.folder, report=records.append)
+    shapes = tuple(tuple(value.shape) for value in opened.method.state_dict().values())
+    return shapes, [r.train_loss for r in records], [r.valid for r in records], [r.objective for r in records]
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, tuple[Any, ...]]:
+    return {}
+
+
+@pytest.mark.parametrize(("differs", "path", "value"), KNOBS, ids=[f"{p}={v}"[:60] for _, p, v in KNOBS])
+def test_every_knob_turns_something(differs, path, value, outcomes, tiny_manifest, tiny_store, tmp_path) -> None:
+    key = repr(differs)
+    if key not in outcomes:
+        outcomes[key] = outcome(base_tree(differs), tiny_manifest, tiny_store, tmp_path / "base")
+    tree = base_tree(differs)
+    put(tree, path, value)
+    changed = outcome(tree, tiny_manifest, tiny_store, tmp_path / "changed")
+    assert changed != outcomes[key], f"{path} = {value!r} changes nothing"
+
+
+def test_execution_knobs(tiny_manifest, tiny_store, tmp_path) -> None:
+    from atose_ray.training.run import make_batches, use_threads
+
+    tree = base_tree({})
+    tree["execution"] = {"eval_batch_size": 5}
+    run = run_config(tree).resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
+    sizes = [len(batch.audio_BT) for batch in make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid")]
+    assert max(sizes) == 5
+    before = torch.get_num_threads()
+    use_threads(before + 1)
+    assert torch.get_num_threads() == before + 1
+    use_threads(before)
+
+
+def leaves(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> set[str]:
+    """The dotted paths of all leaf fields of a JSON schema, over all kinds."""
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    if "oneOf" in node or "anyOf" in node:
+        found = [leaves(schema, arm, path) for arm in node.get("oneOf", node.get("anyOf", []))]
+        return set().union(*found)
+    if "properties" in node:
+        found = [leaves(schema, sub, f"{path}.{name}" if path else name) for name, sub in node["properties"].items()]
+        return set().union(*found)
+    return {path}
+
+
+def test_no_field_is_forgotten_here() -> None:
+    schema = RunConfig.model_json_schema()
+    fields = {path for path in leaves(schema, schema) if not path.endswith("kind")}
+    tried = {path for _, path, _ in KNOBS} | set(ELSEWHERE)
+    missing = {path for path in fields if not any(path == t or path.startswith(t + ".") for t in tried)}
+    assert not missing, f"no test turns {sorted(missing)}"
