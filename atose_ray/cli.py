@@ -9,21 +9,22 @@ from collections.abc import Callable
 from atose_ray.data.store import Store, default_store_uri
 
 
-def parser(verb: str, summary: str, example: str) -> argparse.ArgumentParser:
-    """A parser for `python -m atose_ray.<verb>` with --store and an example that works."""
+def parser(verb: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:
+    """A parser for `python -m atose_ray.<verb>` with an example that works, and --store unless the verb needs none."""
     result = argparse.ArgumentParser(
         prog=f"python -m atose_ray.{verb}",
         description=summary,
         epilog=f"example:\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument(
-        "--store",
-        default=None,
-        metavar="URI",
-        help="where all data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, "
-        "else ./atose_store)",
-    )
+    if store:
+        result.add_argument(
+            "--store",
+            default=None,
+            metavar="URI",
+            help="where all data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, "
+            "else ./atose_store)",
+        )
     return result
 
 

@@ -20,6 +20,7 @@ def arguments() -> argparse.ArgumentParser:
         "Print the top tags of audio files with a model that tune or train chose.",
         "  python -m atose_ray.tag atose_store/studies/demo/best song.mp3\n"
         "  python -m atose_ray.tag atose_store/studies/demo/best --json *.wav",
+        store=False,
     )
     parser.add_argument("model", help="a model folder: `best` of a study or of a run")
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio in any format")

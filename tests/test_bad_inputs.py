@@ -22,6 +22,7 @@ from atose_ray.data.store import Store
 from atose_ray.datasets import dataset_config
 from atose_ray.training.checkpoint import load_model
 
+ON_A_CLUSTER = [pytest.mark.ray, pytest.mark.slow]
 HTML = "<!DOCTYPE html><html><body>404 Not Found</body></html>"
 
 
@@ -101,22 +102,21 @@ def test_prepare_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
         (["--set", "base.optim.lr"], r"PATH=VALUE.*'base\.optim\.lr'"),
         (["--set", "base.optim.lr={"], r"'base\.optim\.lr=\{': the value '\{' is not YAML"),
         (["--set", "search.metric=pr_auc"], r"metric is one of pr_auc_macro.*but got 'pr_auc'"),
-        (["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags"),
-        (["--set", "base.data.crop_seconds=0.001"], r"data\.crop_seconds=0\.001: .*at least"),
+        pytest.param(["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags", marks=ON_A_CLUSTER),
+        pytest.param(
+            ["--set", "base.data.crop_seconds=0.001"], r"data\.crop_seconds=0\.001: .*at least", marks=ON_A_CLUSTER
+        ),
         (["--set", "base.data.dataset=mtat"], r"no prepared data set 'mtat'.*it holds: folder.*atose_ray\.prepare mt"),
         (["--name", "../elsewhere"], r"--name is a folder name.*'\.\./elsewhere'"),
-        (["--cluster", "nowhere.yaml"], r"cluster file nowhere\.yaml cannot be read"),
+        pytest.param(["--cluster", "nowhere.yaml"], r"cluster file nowhere\.yaml cannot be read", marks=ON_A_CLUSTER),
         (["--address", "127.0.0.1:9"], r"no Ray cluster answers at '127\.0\.0\.1:9'.*--address"),
     ],
 )
-def test_tune_refuses(arguments: list[str], message: str, store: Store, tmp_path: Path, request) -> None:
-    if "--cluster" in arguments or "accuracy" in message or "crop" in message:
+def test_tune_refuses(arguments: list[str], message: str, store: Store, tmp_path: Path, request, monkeypatch) -> None:
+    if request.node.get_closest_marker("ray"):
         request.getfixturevalue("ray_cluster")
     if "--address" in arguments:
-        import ray
-
-        if ray.is_initialized():
-            pytest.skip("this process has joined a cluster already")
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ValueError, match=message):
         tune.main([write_study(tmp_path), "--store", store.uri, *arguments])
     assert not list((tmp_path / "store").glob("studies/*/trials/*"))
@@ -175,7 +175,7 @@ def test_train_refuses_a_broken_config(content: bytes, message: str, store: Stor
         (["demo", "--set", "encoder.kind=cnn"], r"encoder: .*'sample_cnn', 'harmonic_cnn'"),
         (
             ["demo", "--set", "data.dataset=folder", "--set", "execution.device=tpu"],
-            r"execution\.device.*but got 'tpu'",
+            r"device.*but got 'tpu'",
         ),
     ],
 )
@@ -206,9 +206,7 @@ def test_a_folder_with_no_decodable_file(source: Path, tmp_path: Path) -> None:
     for path in source.glob("*.wav"):
         path.write_text(HTML)
     store = Store(str(tmp_path / "store"))
-    with pytest.raises(
-        ValueError, match=r"none of the 20 clips of 'folder' could be decoded(.|\n)*HTML(.|\n)*--source"
-    ):
+    with pytest.raises(ValueError, match=r"none of the 20 clips of .* could be decoded(.|\n)*HTML(.|\n)*--source"):
         prepare_folder(source, store)
     with pytest.raises(ValueError, match=r"no prepared data set 'folder'.*it holds: none"):
         tune.main([write_study(tmp_path), "--store", store.uri])
@@ -260,23 +258,23 @@ def test_broken_files_are_listed_and_the_others_kept(source: Path, tmp_path: Pat
         (lambda lines: lines[1:], r"tags\.csv must begin with the header path,split,tags,group.*'clip_000\.wav,"),
         (
             lambda lines: [lines[0].replace("tags", "tag"), *lines[1:]],
-            r"must begin with the header|did you mean 'tags'",
+            r"must begin with the header path",
         ),
         (
             lambda lines: [line.replace(",", ";") for line in lines],
-            r"header path,split,tags,group.*separated by commas",
+            r"header path,split,tags,group.*by commas",
         ),
         (lambda lines: [*lines, "clip_000.wav,train,low"], r"line 22 names clip_000\.wav again \(first on line 2\)"),
         (
             lambda lines: [*lines, "clip_000.wav,trian,low"],
-            r"split must be train, valid, test.*'trian'.*did you mean tr",
+            r"split must be train, valid, test.*'trian'.*mean train",
         ),
         (lambda lines: [line.replace("low", "low,deep") for line in lines], r"must have 3 cells.*join tags by \|"),
         (lambda lines: [*lines, "clip_999.wav,test,gong"], r"every tag must have a clip in train.*gong.*move a clip"),
         (lambda lines: lines[:1], r"names no clip"),
         (
             lambda lines: [line.replace("clip_", "clips/") for line in lines],
-            r"none of the files named in tags\.csv is in",
+            r"none of the files named in tags\.csv",
         ),
     ],
 )
@@ -325,7 +323,8 @@ def test_mtat_with_stand_in_audio(shared: Path, tmp_path: Path, capsys) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tone = (0.1 * (index + 1)) * np.sin(np.arange(3 * 16_000) * 0.05 * (index + 1))
         soundfile.write(path, tone.astype(np.float32), 16_000, format="MP3")
-    (tmp_path / chosen[6]).write_bytes((tmp_path / chosen[6]).read_bytes()[:4000])
+    content = (tmp_path / chosen[6]).read_bytes()
+    (tmp_path / chosen[6]).write_bytes(content[: len(content) // 2])
     (tmp_path / chosen[7]).write_text(HTML)
     store = Store(str(tmp_path / "store"))
     prepare.main(["mtat", "--source", str(tmp_path), "--option", f"annotations={table}", "--store", store.uri])
@@ -381,13 +380,8 @@ def test_a_model_of_another_version_says_so(best: str, tmp_path: Path) -> None:
 
 def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "notes.txt").write_text("no sound here")
-    files = [
-        source / "clip_000.wav",
-        tmp_path / "notes.txt",
-        tmp_path / "absent.mp3",
-        tmp_path,
-        source / "clip_001.wav",
-    ]
+    wrong = [tmp_path / "notes.txt", tmp_path / "absent.mp3", tmp_path]
+    files = [source / "clip_000.wav", *wrong, source / "clip_001.wav"]
     with pytest.raises(SystemExit) as stop:
         tag.main([best, *map(str, files), "--json"])
     assert stop.value.code == 2
@@ -405,9 +399,7 @@ def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_p
 @pytest.mark.slow
 def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_cluster, store, tmp_path, capsys) -> None:
     arguments = [write_study(tmp_path), "--store", store.uri, "--set", "search.workers_per_trial=8"]
-    with pytest.raises(
-        ValueError, match=r"1 x \(0\.01 trial \+ 8 x 1 worker \+ 0 data\) = 8\.01 of 4 CPUs.*lower sear"
-    ):
+    with pytest.raises(ValueError, match=r"1 x \(0\.01 trial \+ 8 x 1 worker \+ 0 data\) = 8\.01 of 4 CPUs.*lower"):
         tune.main(arguments)
     with pytest.raises(ValueError, match=r"needs 1 CPUs and 1 GPUs on one node, but the largest node has 4 CPUs and 0"):
         tune.main([*arguments[:3], "--set", "search.gpus_per_worker=1"])

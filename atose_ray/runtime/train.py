@@ -19,6 +19,7 @@ from atose_ray.runtime.ingest import RayBatches
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, Reader, open_run, use_threads
+from atose_ray.training.sync_norm import synchronise_batch_norm
 
 FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
 
@@ -53,11 +54,12 @@ def worker_loop(config: dict[str, Any]) -> None:
 
 
 def ddp(device: torch.device, world: int) -> Callable[[nn.Module], nn.Module]:
-    """How a module is wrapped for `world` workers: not at all for one."""
+    """How a module is wrapped for `world` workers: not at all for one, else DDP with BatchNorm over all of them."""
 
     def wrap(module: nn.Module) -> nn.Module:
         if world == 1:
             return module
+        synchronise_batch_norm(module, device)
         return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
     return wrap
