@@ -4,6 +4,7 @@ VERBS = {
     "prepare": "your audio and tags -> Parquet shards",
     "train": "one training of one configuration",
     "tune": "a hyper-parameter search, resumable, here or on a cluster",
+    "evaluate": "score a chosen model under a named protocol, beside published figures",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
 }

@@ -1,10 +1,15 @@
-"""Optimizers and learning-rate schedules, as configs."""
+"""Optimizers and learning-rate schedules, as configs.
+
+`adam` and `sgd` are torch's. `keras_adam` and `keras_sgd` follow the arithmetic of TF-Keras (2.4 to 2.21), with which
+ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) was trained; they differ from torch's where gradients are tiny and where
+the learning rate changes. Their weight decay, which the published code does not use, is decoupled.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -60,4 +65,107 @@ class SGDConfig(OptimizerConfig):
         )
 
 
-OptimizerConfigs = Annotated[AdamConfig | SGDConfig, Field(discriminator="kind")]
+class KerasAdamConfig(OptimizerConfig):
+    """Adam whose epsilon stands outside the bias correction.
+
+    steps_before: updates that the bias correction counts as done. The published code keeps one Adam for both stages,
+        so that its classifier starts after 57,180 of them, with zero moments and no correction.
+    """
+
+    kind: Literal["keras_adam"] = "keras_adam"
+    steps_before: int = Field(default=0, ge=0)
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """An optimizer over `parameters`."""
+        return KerasAdam(parameters, lr=self.lr, weight_decay=self.weight_decay, steps_before=self.steps_before)
+
+
+class KerasSGDConfig(OptimizerConfig):
+    """SGD whose velocity contains the learning rate: after a drop of the rate the old velocity decays by `momentum`."""
+
+    kind: Literal["keras_sgd"] = "keras_sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """An optimizer over `parameters`."""
+        return KerasSGD(
+            parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+        )
+
+
+class KerasOptimizer(torch.optim.Optimizer):
+    """Base of the two: decay, then one `update` per weight that has a gradient. `t` counts the calls of `step`."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update of all weights."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            group["t"] += 1
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    self.update(weight, weight.grad, cast(dict[str, torch.Tensor], self.state[weight]), group)
+        return loss
+
+    def update(
+        self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+    ) -> None:
+        """Change one weight in place."""
+        raise NotImplementedError
+
+
+class KerasAdam(KerasOptimizer):
+    """w -= a m / (sqrt(v) + 1e-7), a = lr sqrt(1 - b2^t) / (1 - b1^t); b1 = 0.9, b2 = 0.999, t > steps_before."""
+
+    BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0, steps_before: int = 0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "t": steps_before})
+
+    def update(
+        self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+    ) -> None:
+        """Change one weight in place; state: the moments `m` and `v`."""
+        if not state:
+            state["m"], state["v"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        m, v, t = state["m"], state["v"], group["t"]
+        m.lerp_(grad, 1 - self.BETA1)
+        v.mul_(self.BETA2).addcmul_(grad, grad, value=1 - self.BETA2)
+        rate = group["lr"] * math.sqrt(1 - self.BETA2**t) / (1 - self.BETA1**t)
+        weight.addcdiv_(m, v.sqrt().add_(self.EPSILON), value=-rate)
+
+
+class KerasSGD(KerasOptimizer):
+    """v = momentum v - lr g; w += v, or with Nesterov w += momentum v - lr g."""
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        lr: float,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "t": 0}
+        super().__init__(parameters, defaults)
+
+    def update(
+        self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+    ) -> None:
+        """Change one weight in place; state: the `velocity`."""
+        velocity = state.setdefault("velocity", torch.zeros_like(weight))
+        velocity.mul_(group["momentum"]).sub_(grad, alpha=group["lr"])
+        if group["nesterov"]:
+            weight.add_(velocity, alpha=group["momentum"]).sub_(grad, alpha=group["lr"])
+        else:
+            weight.add_(velocity)
+
+
+OptimizerConfigs = Annotated[AdamConfig | SGDConfig | KerasAdamConfig | KerasSGDConfig, Field(discriminator="kind")]

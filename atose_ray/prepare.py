@@ -22,7 +22,7 @@ def arguments() -> argparse.ArgumentParser:
         "Decode a data set once, into shards that every training reads. The same inputs again: nothing is done.",
         "  python -m atose_ray.prepare demo\n  python -m atose_ray.prepare mtat --source /data/MagnaTagATune --store s3://bucket/atose",
     )
-    parser.add_argument("dataset", help="demo, mtat, speech_commands, folder")
+    parser.add_argument("dataset", help="demo, mtat, dcase2017, speech_commands, folder")
     parser.add_argument("--source", help="folder of the raw audio and its annotations (demo renders its own)")
     parser.add_argument(
         "--option",
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError(explain(error, f"options of {options.dataset}", KINDS[options.dataset])) from error
     store.check_writable()
     print(
-        f"prepare {config.kind}: listing {config.source}{' (rendered first)' if config.kind == 'demo' else ''}",
+        f"prepare {config.kind}: listing {config.source or ''}{' (rendered first)' if config.kind == 'demo' else ''}",
         flush=True,
     )
 

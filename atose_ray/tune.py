@@ -10,7 +10,7 @@ from atose_ray.config import ConfigError
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.store import Store
 from atose_ray.search.record import StudyRecord, study_store
-from atose_ray.search.space import compose, find_study, load_study
+from atose_ray.search.space import check_on_data, compose, find_study, load_study
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
     store = cli.open_store(options)
     base = compose(study, {})
-    load_manifest(store, base.data.dataset)
+    check_on_data(study, load_manifest(store, base.data.dataset))
     study_store(store, name).check_writable()
 
     from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan, yaml_resources

@@ -77,7 +77,10 @@ def rewrite(table: Path, change: Callable[[list[str]], list[str]]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mtta"], r"unknown dataset 'mtta'; known: demo, folder, mtat, speech_commands; did you mean mtat\?"),
+        (
+            ["mtta"],
+            r"unknown dataset 'mtta'; known: dcase2017, demo, folder, mtat, speech_commands; did you mean mtat\?",
+        ),
         (["mtat"], r"mtat needs the folder of its audio.*--source DIR"),
         (["mtat", "--source", "/no/such/folder"], r"/no/such/folder does not exist.*--source DIR"),
         (["folder", "--source", "s3://bucket/audio"], r"must be a local folder, but got s3://bucket/audio; copy or mo"),
@@ -398,9 +401,11 @@ def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_p
 @pytest.mark.ray
 @pytest.mark.slow
 def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_cluster, store, tmp_path, capsys) -> None:
-    arguments = [write_study(tmp_path), "--store", store.uri, "--set", "search.workers_per_trial=8"]
-    with pytest.raises(ValueError, match=r"1 x \(0\.01 trial \+ 8 x 1 worker \+ 0 data\) = 8\.01 of 4 CPUs.*lower"):
-        tune.main(arguments)
+    arguments = [write_study(tmp_path), "--store", store.uri, "--set", "search.workers_per_trial=4"]
+    with pytest.raises(ValueError, match=r"1 x \(0\.01 trial \+ 4 x 2 worker \+ 0 data\) = 8\.01 of 4 CPUs.*lower"):
+        tune.main([*arguments, "--set", "search.cpus_per_worker=2"])
+    with pytest.raises(ValueError, match=r"space base.*must be a multiple of the number of workers.*8 and 3"):
+        tune.main([*arguments, "--set", "search.workers_per_trial=3"])
     with pytest.raises(ValueError, match=r"needs 1 CPUs and 1 GPUs on one node, but the largest node has 4 CPUs and 0"):
         tune.main([*arguments[:3], "--set", "search.gpus_per_worker=1"])
     assert "start" not in capsys.readouterr().out

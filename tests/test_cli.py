@@ -20,11 +20,12 @@ from atose_ray import cli, train
 from atose_ray.data.store import Store
 from atose_ray.training.checkpoint import load_model
 
-VERBS = ("prepare", "train", "tune", "report", "tag")
+VERBS = ("prepare", "train", "tune", "evaluate", "report", "tag")
 OPTIONS = {
     "prepare": {"dataset", "--store", "--source", "--option", "--address", "--cpus"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
     "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus"},
+    "evaluate": {"model", "--store", "--split", "--protocol", "--json"},
     "report": {"study", "--store"},
     "tag": {"model", "files", "--top", "--json"},
 }

@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from test_dataset_dcase2017 import make_dcase2017
 
 from atose_ray.datasets import KINDS, DatasetConfig, DatasetConfigs, DatasetError, dataset_config
 from atose_ray.datasets.mtat import artist_of, read_annotations, split_of
@@ -74,7 +75,7 @@ def make_folder_without_split(folder: Path) -> DatasetConfig:
     return dataset_config("folder", source=str(folder))
 
 
-MAKERS = [make_demo, make_mtat, make_speech_commands, make_folder, make_folder_without_split]
+MAKERS = [make_demo, make_mtat, make_dcase2017, make_speech_commands, make_folder, make_folder_without_split]
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__.removeprefix("make_"))
@@ -125,7 +126,8 @@ def test_every_kind_is_in_the_union_and_in_the_suite(tmp_path: Path) -> None:
 
 def test_unknown_dataset_lists_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match="unknown dataset 'mtta'; known: demo, folder, mtat, speech_commands; did you mean mtat"
+        ValueError,
+        match="unknown dataset 'mtta'; known: dcase2017, demo, folder, mtat, speech_commands; did you mean mtat",
     ):
         dataset_config("mtta")
 
@@ -135,7 +137,7 @@ def test_misspelt_option_is_named() -> None:
         dataset_config("mtat", top_tag=10)
 
 
-@pytest.mark.parametrize("kind", ["mtat", "speech_commands", "folder"])
+@pytest.mark.parametrize("kind", ["mtat", "dcase2017", "speech_commands", "folder"])
 def test_source_must_be_given_and_be_a_local_folder(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=f"{kind} needs the folder of its audio.*--source DIR"):
         dataset_config(kind).list_clips()

@@ -9,11 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "atose_ray"
-VERBS = {"prepare", "train", "tune", "report", "tag", "cli", "__main__"}
+VERBS = {"prepare", "train", "tune", "evaluate", "report", "tag", "cli", "__main__"}
 ORDER = [
     {"types"},
     {"audio", "objectives", "metrics", "optim", "tags"},
-    {"encoders", "datasets"},
+    {"encoders", "datasets", "protocols"},
     {"data", "methods"},
     {"config"},
     {"training"},
@@ -65,6 +65,7 @@ def test_core_loads_without_ray() -> None:
         "import sys; sys.modules['ray'] = None\n"
         "import atose_ray.training.loop, atose_ray.training.run, atose_ray.search.report, atose_ray.apps.predict\n"
         "import atose_ray.train, atose_ray.tag, atose_ray.report, atose_ray.prepare, atose_ray.tune\n"
+        "import atose_ray.evaluate\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

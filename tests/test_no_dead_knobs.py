@@ -60,6 +60,12 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({"optim": {"kind": "sgd", "lr": 0.1}}, "optim.momentum", 0.5),
     ({"optim": {"kind": "sgd", "lr": 0.1}}, "optim.nesterov", False),
     ({"optim": {"kind": "sgd", "lr": 0.1}}, "optim.weight_decay", 0.5),
+    ({"optim": {"kind": "keras_adam"}}, "optim.lr", 1e-2),
+    ({"optim": {"kind": "keras_adam"}}, "optim.weight_decay", 0.5),
+    ({"optim": {"kind": "keras_adam"}}, "optim.steps_before", 1000),
+    ({"optim": {"kind": "keras_sgd", "lr": 0.1}}, "optim.momentum", 0.5),
+    ({"optim": {"kind": "keras_sgd", "lr": 0.1}}, "optim.nesterov", False),
+    ({"optim": {"kind": "keras_sgd", "lr": 0.1}}, "optim.weight_decay", 0.5),
     ({}, "seed", 5),
     ({}, "metric", "roc_auc_macro"),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -87,8 +87,13 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
 
 def read_eval_crops(settings: CropSettings, group: RowGroup, crops: int) -> Crops:
     """Up to `crops` evenly spaced crops of every clip of a row group, clip after clip."""
+    return read_crops_at(settings, group, lambda n_samples: eval_starts(n_samples, settings.crop_samples, crops))
+
+
+def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[int], list[int]]) -> Crops:
+    """The crops of every clip of a row group that begin at `starts_of(its samples)`, clip after clip."""
     clips = read_row_group(data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags)
-    starts = [eval_starts(len(pcm), settings.crop_samples, crops) for pcm in clips.pcm_N]
+    starts = [starts_of(len(pcm)) for pcm in clips.pcm_N]
     clip = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
     pcm_NT = np.zeros((len(clip), settings.crop_samples), np.int16)
     flat = (start for clip_starts in starts for start in clip_starts)
@@ -164,6 +169,15 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
         joined = rest[0] if len(rest) == 1 else Crops(*(np.concatenate(parts) for parts in zip(*rest, strict=True)))
         yield joined.batch(0, size)
         rest = [Crops(*(part[size:] for part in joined))]
+
+
+def share_of_batch(batch_size: int, world: int) -> int:
+    """The crops of a step on one of `world` workers. Raises ValueError when they cannot be equal."""
+    if batch_size % world:
+        raise ValueError(
+            f"data.batch_size must be a multiple of the number of workers, but got {batch_size} and {world}"
+        )
+    return batch_size // world
 
 
 def check_trainable(manifest: Manifest, world: int) -> None:

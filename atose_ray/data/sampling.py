@@ -75,6 +75,17 @@ def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
     return [round(i * slack / (crops - 1)) for i in range(crops)]
 
 
+def published_starts(n_samples: int, crop_samples: int, windows: int = 16) -> list[int]:
+    """First samples of the published code's test windows: i * floor(slack / windows), so a clip's tail is never heard.
+
+    Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002. Departure: of a clip shorter than the crop, which the
+    published code replaces by silence without tags, all windows are the clip itself, centred between zeros.
+    """
+    slack = n_samples - crop_samples
+    step = max(slack, 0) // windows
+    return [i * step + (-(-slack // 2) if slack < 0 else 0) for i in range(windows)]
+
+
 def train_buffers(
     groups: list[RowGroup], seed: int, epoch: int, mix: int, rank: int = 0, world: int = 1
 ) -> list[Buffer]:

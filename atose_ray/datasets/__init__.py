@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from atose_ray.datasets.base import DatasetConfig, DatasetError
+from atose_ray.datasets.dcase2017 import Dcase2017Config
 from atose_ray.datasets.demo import DemoConfig
 from atose_ray.datasets.folder import FolderConfig
 from atose_ray.datasets.mtat import MtatConfig
@@ -19,11 +20,12 @@ from atose_ray.datasets.speech_commands import SpeechCommandsConfig
 __all__ = ["KINDS", "DatasetConfig", "DatasetConfigs", "DatasetError", "dataset_config"]
 
 DatasetConfigs = Annotated[
-    DemoConfig | FolderConfig | MtatConfig | SpeechCommandsConfig,
+    Dcase2017Config | DemoConfig | FolderConfig | MtatConfig | SpeechCommandsConfig,
     Field(discriminator="kind"),
 ]
 
 KINDS: dict[str, type[DatasetConfig]] = {
+    "dcase2017": Dcase2017Config,
     "demo": DemoConfig,
     "folder": FolderConfig,
     "mtat": MtatConfig,

@@ -211,7 +211,7 @@ def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_c
     if most < plan.concurrency:
         raise PlanError(
             f"the cluster cannot run this search: {plan.arithmetic()}. At most {most} trial(s) fit at a time: lower "
-            "search.concurrency, workers_per_trial, cpus_per_worker or gpus_per_worker, or add nodes"
+            "search.concurrency, workers_per_trial, cpus_per_worker or gpus_per_worker (train: --workers), or add nodes"
         )
     return plan
 

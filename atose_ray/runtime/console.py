@@ -56,7 +56,9 @@ class Console(tune.Callback):  # type: ignore[misc]
         why = "" if ending["state"] == "complete" else f": {ending['reason']}"
         value = result.get(self.metric, float("nan"))
         best = " (best so far)" if job.about["name"] == self.leader else ""
-        self.say(f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} after {epochs} epochs{best}{why}")
+        self.say(
+            f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} after {epochs} epochs{best}{why}"
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""

@@ -14,7 +14,6 @@ import torch
 
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig
-from atose_ray.data.batches import check_trainable
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
 from atose_ray.data.store import Store
 from atose_ray.metrics import tag_correlation
@@ -32,7 +31,7 @@ from atose_ray.search.record import (
     trial_store,
 )
 from atose_ray.search.report import render_report
-from atose_ray.search.space import compose, probes
+from atose_ray.search.space import compose
 from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
 from atose_ray.training.evaluate import has_collapsed, tag_embedding_cosine
 from atose_ray.training.run import Job, finish_run
@@ -47,8 +46,6 @@ def run_study(study: StudyConfig, name: str, store: Store, plan: Plan) -> StudyR
     """
     dataset = compose(study, {}).data.dataset
     manifest = load_manifest(store, dataset)
-    check_trainable(manifest, max(1, plan.workers))
-    check_on_data(study, manifest)
     folder = study_store(store, name)
     begin(folder, study, manifest, data_store(store, dataset))
     earlier = load_trials(folder)
@@ -60,15 +57,6 @@ def run_study(study: StudyConfig, name: str, store: Store, plan: Plan) -> StudyR
     record = load_study_record(store, name)
     folder.write("report.html", render_report(record).encode())
     return record
-
-
-def check_on_data(study: StudyConfig, manifest: Manifest) -> None:
-    """Build a model at every end, choice and arm, on this data's facts. Raises ConfigError."""
-    for name, value, partial in [("base", "", {}), *probes(study.space)]:
-        try:
-            compose(study, partial).resolve(manifest.data_spec, manifest.content_hash)
-        except ConfigError as error:
-            raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error
 
 
 def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) -> None:

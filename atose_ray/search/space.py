@@ -22,6 +22,8 @@ from pydantic import ValidationError
 
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
+from atose_ray.data.batches import check_trainable, share_of_batch
+from atose_ray.data.shards import Manifest
 
 SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for depth in (0, 1))
 SEED_STRIDE = 100_003
@@ -207,6 +209,20 @@ def check(study: StudyConfig, where: str) -> None:
             compose(study, partial)
         except ConfigError as error:
             raise ConfigError(f"{where}, space {name} = {value!r}: {error}") from error
+
+
+def check_on_data(study: StudyConfig, manifest: Manifest) -> None:
+    """Check the splits, and build a model at every end, choice and arm, on this data's facts.
+
+    Raises StoreError or ConfigError.
+    """
+    check_trainable(manifest, max(1, study.search.workers_per_trial))
+    for name, value, partial in [("base", "", {}), *probes(study.space)]:
+        try:
+            run = compose(study, partial).resolve(manifest.data_spec, manifest.content_hash)
+            share_of_batch(run.data.batch_size, max(1, study.search.workers_per_trial))
+        except ValueError as error:
+            raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error
 
 
 def longest_run(study: StudyConfig) -> int:

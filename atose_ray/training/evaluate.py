@@ -14,10 +14,13 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from atose_ray.data.batches import CropSettings, read_crops_at
+from atose_ray.data.sampling import published_starts
+from atose_ray.data.shards import Manifest
 from atose_ray.methods import Method
 from atose_ray.metrics import PROTOCOL, clip_metrics, mean_prevalence, per_tag_table
 from atose_ray.training.checkpoint import Model
-from atose_ray.types import Batch, TagSet
+from atose_ray.types import Batch, Split, TagSet
 
 Array = npt.NDArray[Any]
 COLLAPSE_COSINE = 0.9
@@ -50,6 +53,45 @@ def score_clips(method: Method, batches: Iterator[Batch], stage: str, device: to
     if not parts:
         raise ValueError("there is no clip to evaluate: the split is empty")
     return _mean_over_crops(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """scores_NKC float64 in [0, 1] of K windows of every clip; tags_NC {0, 1}."""
+
+    scores_NKC: Array
+    tags_NC: Array
+
+
+@torch.no_grad()
+def score_windows(
+    model: Model,
+    manifest: Manifest,
+    store_uri: str,
+    split: Split,
+    device: torch.device | None = None,
+    batch_size: int | None = None,
+) -> WindowScores:
+    """Score the published code's 16 windows of every clip, each alone (protocols.published_metrics). In one process.
+
+    batch_size: None takes the run's evaluation size; it changes only speed. Raises ValueError for an empty split.
+    """
+    device = device or torch.device("cpu")
+    size = batch_size or model.run.execution.eval_batch_size
+    tags = TagSet(model.spec.tags)
+    length = model.spec.clip_samples
+    settings = CropSettings(store_uri, model.run.data.dataset, len(tags.names), length, model.run.seed)
+    scores, labels = [], []
+    method = model.method.to(device).eval()
+    for group in manifest.row_groups(split):
+        crops = read_crops_at(settings, group, lambda n_samples: published_starts(n_samples, length))
+        batches = (crops.batch(first, first + size).to(device) for first in range(0, len(crops.pcm_NT), size))
+        parts = [method.score(batch, tags, model.stage).double().cpu().numpy() for batch in batches]
+        scores.append(np.concatenate(parts).reshape(group.clips, -1, len(tags.names)))
+        labels.append(crops.tags_NC.reshape(group.clips, -1, len(tags.names))[:, 0].astype(np.float64))
+    if not scores:
+        raise ValueError(f"there is no clip to evaluate: the {split} split is empty")
+    return WindowScores(np.concatenate(scores), np.concatenate(labels))
 
 
 def _mean_over_crops(clip_id: Array, scores: Array, tags: Array) -> ClipScores:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from atose_ray.config import RunConfig
-from atose_ray.data.batches import CropSettings, LocalBatches
+from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.store import Store
 from atose_ray.methods import Method
@@ -69,16 +69,12 @@ def make_batches(
 
     Raises ValueError when it cannot be.
     """
-    if run.data.batch_size % world:
-        raise ValueError(
-            f"data.batch_size must be a multiple of the number of workers, but got {run.data.batch_size} and {world}"
-        )
     spec = run.model_spec(manifest.data_spec)
     settings = CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.clip_samples, run.seed)
     return reader(
         manifest,
         settings,
-        batch_size=run.data.batch_size // world,
+        batch_size=share_of_batch(run.data.batch_size, world),
         eval_crops=run.data.eval_crops,
         eval_batch_size=run.execution.eval_batch_size,
         mix=run.data.shuffle_row_groups,
