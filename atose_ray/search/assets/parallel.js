@@ -6,7 +6,7 @@ function drawParallel(host) {
   if (!TRIALS.length || !REPORT.space.length) return empty(host, "No trial has drawn a parameter yet.");
   const axes = parallelAxes();
   const plot = frame(host, {
-    height: 440, minWidth: axes.length * 112, label: "Parameters and score of every trial", margin: { top: 58, right: 72, bottom: 50, left: 30 }, role: "group",
+    height: 440, minWidth: axes.length * 100, label: "Parameters and score of every trial", margin: { top: 58, right: 72, bottom: 50, left: 30 }, role: "group",
   });
   plot.svg.classList.toggle("many", TRIALS.length > MANY);
   plot.unused = plot.bottom + 30;
@@ -110,13 +110,13 @@ function drawAxisText(plot, axis) {
   const anchor = axis.x < 60 ? "start" : axis.objective ? "end" : "middle";
   const x = axis.x < 60 ? 2 : axis.objective ? plot.width - 4 : axis.x;
   plot.svg.append(
-    s("text", { class: "strong", x, y: 16, "text-anchor": anchor }, fitText(axis.title, 106), s("title", {}, axis.path)),
-    s("text", { class: "small", x, y: 31, "text-anchor": anchor }, fitText([axis.note && `if ${axis.note}`, axis.log && "log"].filter(Boolean).join(", "), 108, 10.5)),
+    s("text", { class: "strong", x, y: 16, "text-anchor": anchor }, fitText(axis.title, 96), s("title", {}, axis.path)),
+    s("text", { class: "small", x, y: 31, "text-anchor": anchor }, fitText([axis.note && `if ${axis.note}`, axis.log && "log"].filter(Boolean).join(", "), 97, 10.5)),
   );
   for (const [y, text] of axis.marks) {
     plot.svg.append(
       s("line", { class: "axis", x1: axis.x - 3, x2: axis.x + 3, y1: y, y2: y }),
-      s("text", { class: "halo small ink", x: axis.x + (axis.objective ? 11 : 7), y: y + 4, "pointer-events": "none" }, fitText(text, axis.objective ? 58 : 98, 10.5)),
+      s("text", { class: "halo small ink", x: axis.x + (axis.objective ? 11 : 7), y: y + 4, "pointer-events": "none" }, fitText(text, axis.objective ? 58 : 88, 10.5)),
     );
   }
   if (TRIALS.every((trial) => axis.of(trial) !== undefined && axis.of(trial) !== null)) return;
