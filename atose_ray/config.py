@@ -185,12 +185,13 @@ def explain(error: ValidationError, where: str, model: type[Config] = RunConfig)
 
 def _suggest(key: str, model: type[Config]) -> str:
     """A hint at the known key that is nearest to a misspelt one."""
-    if key in _known_keys(model.model_json_schema()):
+    known = _known_keys(model.model_json_schema())
+    if key in known:
         return " here (it belongs to another branch)"
     if model is StudyConfig and key in RunConfig.model_fields:
         return f"; did you mean 'base.{key}'?"
-    close = difflib.get_close_matches(key, sorted(_known_keys(model.model_json_schema())), n=1)
-    return f"; did you mean {close[0]!r}?" if close and close[0] != key else ""
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _known_keys(schema: Any) -> set[str]:

@@ -54,6 +54,11 @@ class Crops(NamedTuple):
         tags_BC = torch.from_numpy(self.tags_NC[first:last].astype(np.float32))
         return Batch(audio_BT, tags_BC, torch.from_numpy(self.clip_id_N[first:last].astype(np.int64)))
 
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All rows in order, at most `size` at a time."""
+        for first in range(0, len(self.pcm_NT), size):
+            yield self.batch(first, first + size)
+
 
 @dataclass(frozen=True)
 class CropSettings:
@@ -149,9 +154,7 @@ class LocalBatches:
     def evaluate(self, split: Split) -> Iterator[Batch]:
         """Evenly spaced crops of every clip of this rank's share."""
         for group in eval_share(self.manifest.row_groups(split), self.rank, self.world):
-            crops = read_eval_crops(self.settings, group, self.eval_crops)
-            for first in range(0, len(crops.pcm_NT), self.eval_batch_size):
-                yield crops.batch(first, first + self.eval_batch_size)
+            yield from read_eval_crops(self.settings, group, self.eval_crops).batches(self.eval_batch_size)
 
 
 def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:

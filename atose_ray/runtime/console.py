@@ -18,8 +18,8 @@ from atose_ray.training.run import Job, forget_checkpoint
 class Console(tune.Callback):  # type: ignore[misc]
     """Prints starts, changes of the lead and ends; marks pruned and failed trials in their run folders."""
 
-    def __init__(self, folder: Store, search: SearchConfig, done: int) -> None:
-        self.folder, self.metric, self.trials = folder, search.metric, search.trials
+    def __init__(self, search: SearchConfig, done: int) -> None:
+        self.metric, self.trials = search.metric, search.trials
         self.done, self.began = done, time.monotonic()
         self.best, self.leader = float("-inf"), ""
 

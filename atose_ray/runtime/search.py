@@ -118,7 +118,7 @@ def search(study: StudyConfig, folder: Store, plan: Plan, space: Space, earlier:
                 if study.search.workers_per_trial
                 else tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=study.search.max_failures),
-                callbacks=[Console(folder, study.search, len(told))],
+                callbacks=[Console(study.search, len(told))],
             ),
         )
         tuner.fit()

@@ -64,12 +64,6 @@ def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) ->
 
     More trials and other resources are fine. Raises ConfigError for another space, base or sampler, or other data.
     """
-    facts = {
-        "data_spec": manifest.data_spec.model_dump(mode="json"),
-        "tag_counts": manifest.tag_counts,
-        "skipped": [[clip.name, clip.reason] for clip in manifest.skipped],
-        "content_hash": manifest.content_hash,
-    }
     if folder.exists("study.json"):
         before = StudyConfig.model_validate(folder.read_json("study.json")["config"])
         same_data = folder.read_json("data.json")["content_hash"] == manifest.content_hash
@@ -79,9 +73,19 @@ def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) ->
                 f"the study in {folder.uri} was begun with {what}; give this one its own --name, or delete that folder"
             )
     else:
-        folder.check_writable()
-    folder.write_json("data.json", {**facts, "tag_correlation_CC": tag_correlation(read_tags(data, manifest, "train"))})
+        folder.write_json("data.json", data_facts(manifest, data))
     folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": versions()})
+
+
+def data_facts(manifest: Manifest, data: Store) -> dict[str, Any]:
+    """What data.json holds; reads the tags of the train split."""
+    return {
+        "data_spec": manifest.data_spec.model_dump(mode="json"),
+        "tag_counts": manifest.tag_counts,
+        "tag_correlation_CC": tag_correlation(read_tags(data, manifest, "train")),
+        "skipped": [[clip.name, clip.reason] for clip in manifest.skipped],
+        "content_hash": manifest.content_hash,
+    }
 
 
 def identity(study: StudyConfig) -> dict[str, Any]:

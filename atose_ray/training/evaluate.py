@@ -85,8 +85,8 @@ def score_windows(
     method = model.method.to(device).eval()
     for group in manifest.row_groups(split):
         crops = read_crops_at(settings, group, lambda n_samples: published_starts(n_samples, length))
-        batches = (crops.batch(first, first + size).to(device) for first in range(0, len(crops.pcm_NT), size))
-        parts = [method.score(batch, tags, model.stage).double().cpu().numpy() for batch in batches]
+        batches = crops.batches(size)
+        parts = [method.score(batch.to(device), tags, model.stage).double().cpu().numpy() for batch in batches]
         scores.append(np.concatenate(parts).reshape(group.clips, -1, len(tags.names)))
         labels.append(crops.tags_NC.reshape(group.clips, -1, len(tags.names))[:, 0].astype(np.float64))
     if not scores:
