@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from atose_ray.data.memory import Residency
 from atose_ray.encoders import EncoderConfigs, SampleCNNConfig
 from atose_ray.methods import Method, MethodConfigs, StageConfig, SupervisedConfig
 from atose_ray.metrics import OBJECTIVES
@@ -31,18 +33,24 @@ class DataConfig(Config):
     """dataset: name of a prepared set in the store.
 
     crop_seconds: length of audio a forward pass hears; None is the encoder's published length, or the longest clip
-        where that is shorter. Shorter clips are zero-padded.
+        where that is shorter; `published` is the encoder's in any case. Shorter clips are zero-padded.
     batch_size: crops per optimizer step over all workers together.
     eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
     shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
+    train_share: share of the train split's clips, drawn by the seed, that is trained on: one point of a learning curve.
+        A smaller share's clips are all in a larger one; valid and test stay whole.
+    residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
+        speed, not one bit of a batch, so it is no part of a run's identity.
     content_hash: of the shards; filled in when a run starts, so that other data is another run.
     """
 
     dataset: str = "demo"
-    crop_seconds: float | None = Field(default=None, gt=0, le=600)
+    crop_seconds: Annotated[float, Field(gt=0, le=600)] | Literal["published"] | None = None
     batch_size: int = Field(default=16, ge=2, le=65_536)
     eval_crops: int = Field(default=4, ge=1, le=256)
     shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    residency: Residency = "auto"
     content_hash: str | None = None
 
 
@@ -50,12 +58,19 @@ class ExecutionConfig(Config):
     """How a run is executed: may change its speed, not its identity.
 
     ingest: `local` reads shards in the training process, `ray_data` streams them through Ray Data.
+    precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
+        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32.
+    channels_last: the memory layout of 2-D convolutions; only speed depends on it.
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     eval_batch_size: int = Field(default=64, ge=1, le=65_536)
     ingest: Literal["local", "ray_data"] = "local"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
 
 
 class RunConfig(Config):
@@ -72,9 +87,18 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**31)
     execution: ExecutionConfig = ExecutionConfig()
 
+    @model_validator(mode="after")
+    def _one_way_to_feed(self) -> RunConfig:
+        if self.execution.ingest == "ray_data" and self.data.residency in ("host", "device"):
+            raise ValueError(
+                f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
+                "streams them; set execution.ingest=local, or data.residency=auto to stream"
+            )
+        return self
+
     def signature(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of the resolved config without its execution fields."""
-        identity = self.model_dump(mode="json", exclude={"execution"})
+        """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
+        identity = self.model_dump(mode="json", exclude={"execution": True, "data": {"residency"}})
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def resolve(self, spec: DataSpec, content_hash: str) -> RunConfig:
@@ -87,8 +111,9 @@ class RunConfig(Config):
                 "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
             )
         seconds = self.data.crop_seconds
-        if seconds is None:
-            seconds = min(self.encoder.published_clip_samples, spec.clip_samples) / spec.sample_rate_hz
+        if seconds is None or seconds == "published":
+            longest = spec.clip_samples if seconds is None else sys.maxsize
+            seconds = min(self.encoder.published_clip_samples, longest) / spec.sample_rate_hz
         data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
         resolved = self.model_copy(update={"data": data})
         resolved.build(spec)
@@ -96,7 +121,7 @@ class RunConfig(Config):
 
     def model_spec(self, spec: DataSpec) -> DataSpec:
         """The facts the model is built from: those of the data, with the crop as clip length."""
-        if self.data.crop_seconds is None:
+        if not isinstance(self.data.crop_seconds, float):
             raise ConfigError("data.crop_seconds is not resolved yet: call resolve(spec, content_hash) first")
         return spec.model_copy(update={"clip_samples": round(self.data.crop_seconds * spec.sample_rate_hz)})
 

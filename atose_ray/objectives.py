@@ -82,14 +82,50 @@ def info_nce(
     set are all positives of each other, the target is uniform over them. Where the tag vector is a function of the
     tag set, as in a joint embedding, this equals one-hot targets: k clips of one set then cost at least log k.
     """
+    same_BB = (tags_BC[:, None] == tags_BC[None]).all(dim=2).to(audio_embed_BD.dtype)
+    target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
+    return _contrast(tag_embed_BD, audio_embed_BD, target_BB, temperature)
+
+
+def _contrast(
+    tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, target_BB: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Cross-entropy of cos(audio, tag) / temperature against target rows, audio -> tags and tags -> audio, halved."""
     lengths_BB = torch.outer(_length(audio_embed_BD), _length(tag_embed_BD))
     logits_BB = audio_embed_BD @ tag_embed_BD.T / lengths_BB / temperature
-    same_BB = (tags_BC[:, None] == tags_BC[None]).all(dim=2).to(logits_BB.dtype)
-    target_BB = same_BB / same_BB.sum(dim=1, keepdim=True)
     return (functional.cross_entropy(logits_BB, target_BB) + functional.cross_entropy(logits_BB.T, target_BB)) / 2
 
 
-ObjectiveConfigs = Annotated[PairwiseMarginConfig | CosineConfig | InfoNCEConfig, Field(discriminator="kind")]
+class SoftTargetsConfig(Config):
+    """Every clip against all others of the batch; the more alike their tags, the closer. temperature: as in InfoNCE."""
+
+    kind: Literal["soft_targets"] = "soft_targets"
+    temperature: float = Field(default=0.1, ge=0.005, le=10)
+
+    def loss(self, tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+        """[B, D], [B, D], [B, C] -> scalar."""
+        return soft_targets(tag_embed_BD, audio_embed_BD, tags_BC, self.temperature)
+
+
+def soft_targets(
+    tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """[B, D], [B, D], [B, C] -> scalar: as `info_nce`, with targets in proportion to the Jaccard index of the tag sets.
+
+    Two clips that share some tags are neither positives nor negatives: they attract each other by |both| / |either|.
+    Two clips without a tag count as alike. Ours, after the graded targets of SoftCLIP (Gao et al. 2023).
+    """
+    both_BB = tags_BC @ tags_BC.T
+    count_B = tags_BC.sum(dim=1)
+    either_BB = count_B[:, None] + count_B[None] - both_BB
+    alike_BB = torch.where(either_BB > 0, both_BB / either_BB.clamp_min(1), torch.ones_like(both_BB))
+    target_BB = alike_BB / alike_BB.sum(dim=1, keepdim=True).clamp_min(ZERO_NORM)
+    return _contrast(tag_embed_BD, audio_embed_BD, target_BB, temperature)
+
+
+ObjectiveConfigs = Annotated[
+    PairwiseMarginConfig | CosineConfig | InfoNCEConfig | SoftTargetsConfig, Field(discriminator="kind")
+]
 
 
 def tagging_loss(logits_BC: torch.Tensor, tags_BC: torch.Tensor, exclusive: bool) -> torch.Tensor:

@@ -44,7 +44,8 @@ class AdamConfig(OptimizerConfig):
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """An optimizer over `parameters`."""
-        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        weights = list(parameters)
+        return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=can_fuse(weights))
 
 
 class SGDConfig(OptimizerConfig):
@@ -56,13 +57,20 @@ class SGDConfig(OptimizerConfig):
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """An optimizer over `parameters`."""
+        weights = list(parameters)
         return torch.optim.SGD(
-            parameters,
+            weights,
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov and self.momentum > 0,
             weight_decay=self.weight_decay,
+            fused=can_fuse(weights),
         )
+
+
+def can_fuse(weights: list[torch.nn.Parameter]) -> bool:
+    """Whether torch has one kernel for the whole update where these weights are; it is several times as fast."""
+    return all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for weight in weights)
 
 
 class KerasAdamConfig(OptimizerConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.store import Store
-from atose_ray.search.space import compose, load_study
+from atose_ray.search.space import chosen_arms, compose, load_study
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, open_run, use_threads
@@ -25,7 +26,10 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m atose_ray.train demo --set optim.lr=1e-3\n"
         "  python -m atose_ray.train atose_store/studies/demo/best/config.json",
     )
-    parser.add_argument("config", help="name or file of a study (its base is taken), or a config.json")
+    parser.add_argument(
+        "config",
+        help="name or file of a study (its base, and the arms that --set PATH.kind=... picks), or a config.json",
+    )
     parser.add_argument(
         "--workers", type=int, default=0, help="DDP workers on Ray; 0 trains in this process without Ray"
     )
@@ -43,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.workers < 0:
         raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
     store = cli.open_store(options)
-    run = run_config(apply_overrides(load_tree(options.config), options.overrides), options.config)
+    tree = load_tree(options.config, options.overrides)
+    run = run_config(apply_overrides(tree, options.overrides), options.config)
     manifest = load_manifest(store, run.data.dataset)
     run = run.resolve(manifest.data_spec, manifest.content_hash)
     folder = store.child("runs", run.signature())
@@ -62,14 +67,16 @@ def main(argv: list[str] | None = None) -> None:
     conclude(job, folder.child("best"))
 
 
-def load_tree(source: str) -> dict[str, Any]:
-    """The whole config tree that overrides are laid over. Raises ConfigError."""
+def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The whole config tree that overrides are laid over: of a study its base, and the plain values of the arms of its
+    space that the overrides pick. Raises ConfigError."""
     if source.partition("?")[0].endswith(".json"):
         run = run_config(merge(RunConfig().model_dump(mode="json"), read_config(source)), source)
         tree = run.model_dump(mode="json")
         tree["data"]["content_hash"] = None
         return tree
-    return compose(load_study(source), {}).model_dump(mode="json")
+    study = load_study(source)
+    return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
 
 
 def read_config(source: str) -> dict[str, Any]:

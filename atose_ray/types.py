@@ -93,6 +93,21 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
+class EmbeddedBatch(NamedTuple):
+    """A batch that an encoder has heard already: embed_BE float32; tags_BC and clip_id_B as in Batch."""
+
+    embed_BE: torch.Tensor
+    tags_BC: torch.Tensor
+    clip_id_B: torch.Tensor
+
+    def to(self, device: torch.device) -> EmbeddedBatch:
+        """The same batch on `device`."""
+        return EmbeddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+AnyBatch = Batch | EmbeddedBatch
+
+
 @dataclass(frozen=True)
 class TagSet:
     """The tags a score is asked for: names, and for methods that read tag vectors, `vectors_CV`."""

@@ -9,14 +9,7 @@ range. Published size: 256 filters of 2501 taps, 128 channels, crops of 59049 sa
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,10 +18,9 @@ from torch.nn import functional
 from atose_ray.audio.sinc import PUBLISHED_RATE_HZ, SincBank, sinc_stem
 from atose_ray.encoders import EncoderConfig, SampleCNNConfig, TagSincNetConfig
 from atose_ray.types import DataSpec
+from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show
 
-RESULTS = Path(__file__).parent / "results" / "sinc_front_end.jsonl"
 FILTERS, LENGTH, CHANNELS, SAMPLES = 256, 2501, 128, 59049
-Timed = Callable[[], tuple[float, ...]]
 
 
 def two_convolutions(audio_BT: torch.Tensor, bank_SL: torch.Tensor, stem: nn.Conv1d) -> torch.Tensor:
@@ -36,13 +28,6 @@ def two_convolutions(audio_BT: torch.Tensor, bank_SL: torch.Tensor, stem: nn.Con
     half = bank_SL.shape[1] // 2
     padded_BT = functional.pad(audio_BT, (half, half))
     return stem(functional.conv1d(padded_BT[:, None], bank_SL[:, None], padding=half))
-
-
-def seconds(device: str) -> float:
-    """The time, after all work queued on a GPU is done."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def front_end(form: Callable[..., torch.Tensor], audio_BT: torch.Tensor) -> Timed:
@@ -81,47 +66,11 @@ def training_step(config: EncoderConfig, audio_BT: torch.Tensor) -> Timed:
     return run
 
 
-def in_turns(slow: Timed, fast: Timed, rounds: int) -> list[dict[str, float]]:
-    """For every number that a run gives: median seconds of both sides, median ratio and its range."""
-    slow(), fast()
-    pairs = [(slow(), fast()) for _ in range(rounds)]
-    results = []
-    for number in range(len(pairs[0][0])):
-        slow_s, fast_s = ([pair[side][number] for pair in pairs] for side in (0, 1))
-        ratios = [one / other for one, other in zip(slow_s, fast_s, strict=True)]
-        results.append(
-            {
-                "slow_s": statistics.median(slow_s),
-                "fast_s": statistics.median(fast_s),
-                "ratio": statistics.median(ratios),
-                "ratio_min": min(ratios),
-                "ratio_max": max(ratios),
-            }
-        )
-    return results
-
-
-def processor(device: str) -> str:
-    """What ran it."""
-    if device != "cpu":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure, print, and append when asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--append", action="store_true", help="add a line to benchmarks/results/")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=7, batch=4, threads=1).parse_args()
     torch.set_num_threads(args.threads)
-    audio_BT = 0.3 * torch.randn(args.batch, SAMPLES, generator=torch.Generator().manual_seed(1)).to(args.device)
+    audio_BT = noise(args.batch, SAMPLES, args.device)
 
     forward, both = in_turns(front_end(two_convolutions, audio_BT), front_end(sinc_stem, audio_BT), args.rounds)
     sinc, sample = TagSincNetConfig(), SampleCNNConfig(block="rese")
@@ -132,23 +81,9 @@ def main() -> None:
         "training step: tag_sinc_net / sample_cnn rese": step,
     }
     for name, row in results.items():
-        print(
-            f"{name}: {row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f} in {args.rounds} rounds; "
-            f"{row['slow_s']:.3f} s and {row['fast_s']:.3f} s)"
-        )
+        show(name, row, args.rounds)
     if args.append:
-        facts = {
-            "date": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "processor": processor(args.device),
-            "threads": args.threads,
-            "batch": args.batch,
-            "rounds": args.rounds,
-        }
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(facts | {"results": results}) + "\n")
+        append("sinc_front_end", args, results)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ def test_overrides_are_typed_and_switch_kinds() -> None:
         ("optim.lr=0", r"optim\.adam\.lr: .*greater than 0, but got 0"),
         ("encoder.kind=cnn", r"encoder: .*'sample_cnn', 'harmonic_cnn'"),
         ("data.batch_size.x=1", r"'batch_size' is a value"),
+        ("data.train_share=0", r"data\.train_share: .*greater than 0, but got 0"),
+        ("data.train_share=1.1", r"data\.train_share: .*less than or equal to 1, but got 1\.1"),
+        ("data.residency=gpu", r"data\.residency: .*'stream', 'host' or 'device', but got 'gpu'"),
         ("nonsense", r"PATH=VALUE.*'nonsense'"),
         ("method.stages=[{name: clasify, epochs: 1}]", r"stages of supervised are classify, but .*'clasify'"),
         ("method.stages=[{name: classify, epochs: 1, trains: [projector]}]", r"can train encoder, classifier"),
@@ -38,14 +41,25 @@ def test_signature_is_the_identity() -> None:
     run = RunConfig().resolve(SPEC, "hash")
     faster = run.model_copy(update={"execution": run.execution.model_copy(update={"threads": 7, "device": "cpu"})})
     assert run.signature() == faster.signature()
+    elsewhere = run.model_copy(update={"data": run.data.model_copy(update={"residency": "host"})})
+    assert run.signature() == elsewhere.signature()
     others = [
         run.model_copy(update={"seed": 1}),
         run.model_copy(update={"metric": "roc_auc_macro"}),
         run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 0.5})}),
         RunConfig().resolve(SPEC, "other data"),
+        run.model_copy(update={"data": run.data.model_copy(update={"train_share": 0.5})}),
     ]
-    assert len({run.signature(), *(other.signature() for other in others)}) == 5
+    assert len({run.signature(), *(other.signature() for other in others)}) == 6
     assert run_config(run.model_dump(mode="json")).signature() == run.signature()
+
+
+def test_data_is_kept_in_memory_or_streamed_not_both() -> None:
+    tree = {"data": {"residency": "host"}, "execution": {"ingest": "ray_data"}}
+    with pytest.raises(ConfigError, match=r"data\.residency=host.*ray_data streams.*set execution\.ingest=local"):
+        run_config(tree)
+    for residency in ("auto", "stream"):
+        run_config({**tree, "data": {"residency": residency}})
 
 
 def test_crop_length_is_the_encoders_unless_the_clip_is_shorter() -> None:

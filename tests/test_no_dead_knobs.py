@@ -10,6 +10,7 @@ import torch
 from conftest import tiny_tree
 
 from atose_ray.config import RunConfig, run_config
+from atose_ray.methods import StageConfig
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, open_run
 
@@ -17,6 +18,10 @@ SAMPLE = {"kind": "sample_cnn", "block": "rese", "channels": 4, "se_ratio": 1}
 SINC = {"kind": "tag_sinc_net", "channels": 4, "se_ratio": 1, "filters": 6, "filter_length": 31}
 HARMONIC = {"kind": "harmonic_cnn", "channels": 4}
 JE_STAGES = [{"name": "embed", "epochs": 2}, {"name": "classify", "epochs": 1}]
+EMBED, CLASSIFY = {"name": "embed", "epochs": 1}, {"name": "classify", "epochs": 3}
+FROZEN = {"je": True, "method.stages": [EMBED, {**CLASSIFY, "cache": "off"}]}
+JOINT = {"je": True, "method.stages": [{"name": "joint", "epochs": 2}]}
+CARRIES = {"method.stages": [CLASSIFY, CLASSIFY]}
 
 # (what the base differs in, path, another value)
 KNOBS: list[tuple[dict[str, Any], str, Any]] = [
@@ -24,6 +29,7 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "data.batch_size", 4),
     ({}, "data.eval_crops", 1),
     ({}, "data.shuffle_row_groups", 1),
+    ({}, "data.train_share", 0.5),
     ({}, "encoder.block", "res"),
     ({}, "encoder.channels", 8),
     ({}, "encoder.se_ratio", 2),
@@ -47,6 +53,12 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "method.stages", [{"name": "classify", "epochs": 1}]),
     ({}, "method.stages", [{"name": "classify", "epochs": 3, "trains": ["classifier"]}]),
     ({}, "method.stages", [{"name": "classify", "epochs": 3, "optimizer": {"kind": "sgd", "lr": 0.1}}]),
+    ({}, "method.stages", [{"name": "classify", "epochs": 3, "lr_scale": 0.1}]),
+    (CARRIES, "method.stages", [CLASSIFY, {**CLASSIFY, "carry": True}]),
+    (FROZEN, "method.stages", [EMBED, {**CLASSIFY, "cache": 1}]),
+    (FROZEN, "method.stages", [EMBED, {**CLASSIFY, "cache": 2}]),
+    (JOINT, "method.joint_weight", 0.1),
+    ({"je": True, "method.objective": {"kind": "soft_targets"}}, "method.objective.temperature", 0.5),
     ({"je": True}, "method.latent", 4),
     ({"je": True}, "method.objective", {"kind": "cosine"}),
     ({"je": True}, "method.objective.margin", 0.9),
@@ -71,11 +83,15 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
 ]
 ELSEWHERE = {
     "data.dataset": "names the shards (tests/test_prepare.py)",
+    "data.residency": "tests/test_resident.py",
     "data.content_hash": "part of the identity (tests/test_config.py)",
     "execution.device": "pick_device (tests/test_ray.py: a trial that cannot start)",
     "execution.threads": "below",
     "execution.eval_batch_size": "below",
     "execution.ingest": "reader_of (tests/test_ray.py)",
+    "execution.precision": "prepare_for (tests/test_precision.py)",
+    "execution.channels_last": "prepare_for (tests/test_precision.py)",
+    "execution.compile": "prepare_for (tests/test_precision.py)",
 }
 
 
@@ -120,6 +136,11 @@ def test_every_knob_turns_something(differs, path, value, outcomes, tiny_manifes
     put(tree, path, value)
     changed = outcome(tree, tiny_manifest, tiny_store, tmp_path / "changed")
     assert changed != outcomes[key], f"{path} = {value!r} changes nothing"
+
+
+def test_every_field_of_a_stage_is_turned() -> None:
+    turned = {key for _, path, value in KNOBS if path == "method.stages" for stage in value for key in stage}
+    assert turned == set(StageConfig.model_fields)
 
 
 def test_execution_knobs(tiny_manifest, tiny_store, tmp_path) -> None:

@@ -1,9 +1,20 @@
 """Laws of data order and crops."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from atose_ray.data.sampling import RowGroup, batch_sizes, crop_starts, eval_share, eval_starts, train_buffers, uniform
+from atose_ray.data.sampling import (
+    RowGroup,
+    batch_sizes,
+    chosen_share,
+    crop_starts,
+    eval_share,
+    eval_starts,
+    train_buffers,
+    uniform,
+)
 
 GROUPS = [
     RowGroup(f"train-{i}.parquet", g, size)
@@ -32,6 +43,32 @@ def test_ranks_share_nothing_and_have_equally_many(world: int) -> None:
     shares = [places(train_buffers(GROUPS, 1, 2, 2, rank, world)) for rank in range(world)]
     assert {len(share) for share in shares} == {CLIPS // world}
     assert len({place for share in shares for place in share}) == world * (CLIPS // world)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_share_holds_the_same_clips_in_every_epoch_and_on_any_ranks(world: int) -> None:
+    chosen_N = chosen_share(1, CLIPS, 0.4)
+    every = [(group, row) for group in GROUPS for row in range(group.clips)]
+    wanted = {place for place, chosen in zip(every, chosen_N, strict=True) if chosen}
+    assert len(wanted) == round(0.4 * CLIPS)
+    for epoch in (0, 3):
+        shares = [places(train_buffers(GROUPS, 1, epoch, 2, rank, world, chosen_N)) for rank in range(world)]
+        delivered = {place for share in shares for place in share}
+        assert delivered <= wanted and len(delivered) == world * (len(wanted) // world)
+
+
+def test_shares_are_nested_random_and_at_least_two() -> None:
+    masks = [chosen_share(3, 1000, share) for share in (1e-6, 0.1, 0.5, 1.0)]
+    assert [int(mask.sum()) for mask in masks] == [2, 100, 500, 1000]
+    assert all((small <= large).all() for small, large in itertools.pairwise(masks))
+    assert (masks[2] != chosen_share(4, 1000, 0.5)).any()
+    halves = masks[2][:500].sum()
+    assert 200 < halves < 300
+
+
+def test_the_whole_as_a_share_is_the_whole() -> None:
+    whole = places(train_buffers(GROUPS, 1, 2, 2))
+    assert places(train_buffers(GROUPS, 1, 2, 2, chosen_N=chosen_share(1, CLIPS, 1.0))) == whole
 
 
 def test_a_buffer_reads_only_its_own_row_groups() -> None:

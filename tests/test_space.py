@@ -116,14 +116,9 @@ SHIPPED_STUDIES = sorted({file.stem for folder in SHIPPED for file in folder.glo
 def test_shipped_studies_load_and_search_what_the_mission_names(name: str) -> None:
     loaded = load_study(name)
     names = {parameter for parameter, _, _ in probes(loaded.space)}
-    assert {
-        "encoder.kind",
-        "encoder[sample_cnn].block",
-        "method.kind",
-        "method[joint_embedding].latent",
-        "optim.lr",
-    } <= names
-    assert "method[joint_embedding].objective.kind" in names
+    assert {"encoder.kind", "encoder[sample_cnn].block", "method.kind", "method[joint_embedding].latent"} <= names
+    if not name.startswith("published_"):  # a recipe fixes the rest
+        assert {"optim.lr", "method[joint_embedding].objective.kind"} <= names
     assert longest_run(loaded) >= 2
     if loaded.search.pruner.kind == "asha":
         assert loaded.search.pruner.grace_epochs < longest_run(loaded)

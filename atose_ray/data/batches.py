@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from atose_ray.data.memory import Residency
 from atose_ray.data.sampling import (
     Buffer,
     RowGroup,
     batch_sizes,
+    chosen_share,
     crop_starts,
     eval_share,
     eval_starts,
@@ -21,7 +23,7 @@ from atose_ray.data.sampling import (
 )
 from atose_ray.data.shards import Manifest, data_store, read_row_group
 from atose_ray.data.store import Store, StoreError
-from atose_ray.types import Batch, Split
+from atose_ray.types import AnyBatch, Batch, Split
 
 Array = npt.NDArray[Any]
 
@@ -29,13 +31,13 @@ Array = npt.NDArray[Any]
 class BatchSource(Protocol):
     """Where a training gets its data: of one rank, if there are several."""
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int) -> Iterator[AnyBatch]:
         """One random crop per clip, in the order of (seed, epoch)."""
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
 
-    def evaluate(self, split: Split) -> Iterator[Batch]:
+    def evaluate(self, split: Split) -> Iterator[AnyBatch]:
         """Evenly spaced crops of every clip of this rank's share; rows of one clip share its id."""
 
 
@@ -117,8 +119,12 @@ def cut(pcm_T: Array, start: int, out_T: Array) -> None:
 class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
-    batch_size: of this rank. Raises StoreError when the train or valid split is too small to train on.
+    batch_size: of this rank. train_share: of the train split's clips that are trained on.
+    residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the train or valid split is too
+    small to train on.
     """
+
+    residency: Residency = "stream"
 
     def __init__(
         self,
@@ -131,12 +137,21 @@ class LocalBatches:
         mix: int,
         rank: int = 0,
         world: int = 1,
+        train_share: float = 1.0,
     ) -> None:
         self.manifest, self.settings = manifest, settings
         self.batch_size, self.eval_crops, self.eval_batch_size, self.mix = batch_size, eval_crops, eval_batch_size, mix
         self.rank, self.world = rank, world
         check_trainable(manifest, world)
-        self.sizes = batch_sizes(sum(group.clips for group in manifest.row_groups("train")) // world, batch_size)
+        clips = sum(group.clips for group in manifest.row_groups("train"))
+        self.chosen_N = chosen_share(settings.seed, clips, train_share)
+        chosen = int(self.chosen_N.sum())
+        if chosen < 2 * world:
+            raise StoreError(
+                f"data.train_share={train_share:g} leaves {chosen} of {clips} clips to train on, but training with "
+                f"{world} workers needs at least {2 * world}; take a larger share or fewer workers"
+            )
+        self.sizes = batch_sizes(chosen // world, batch_size)
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
@@ -145,7 +160,7 @@ class LocalBatches:
     def buffers(self, epoch: int) -> list[Buffer]:
         """What this rank reads in an epoch."""
         groups = self.manifest.row_groups("train")
-        return train_buffers(groups, self.settings.seed, epoch, self.mix, self.rank, self.world)
+        return train_buffers(groups, self.settings.seed, epoch, self.mix, self.rank, self.world, self.chosen_N)
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """One random crop per clip."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+SHARE_SALT = 0x5348415245  # "SHARE": stands where an epoch number stands for crops, and no run has as many epochs
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,17 @@ def crop_starts(seed: int, epoch: int, clip_id_N: Array, n_samples_N: Array, cro
     return np.asarray(np.where(slack_N < 0, -offset_N, offset_N))
 
 
+def chosen_share(seed: int, clips: int, share: float) -> Array:
+    """Which clips of a split a learning curve's point trains on: bool [clips], True for round(share * clips) of them.
+
+    At least two. By (seed, position in the split) alone; a smaller share's clips are all in a larger one.
+    """
+    chosen_N = np.zeros(clips, bool)
+    order_N = np.argsort(uniform(seed, SHARE_SALT, np.arange(clips)), kind="stable")
+    chosen_N[order_N[: max(2, round(share * clips))]] = True
+    return chosen_N
+
+
 def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
     """First samples of the evenly spaced evaluation crops of one clip; a clip that fits one crop gets one, centred."""
     slack = n_samples - crop_samples
@@ -87,16 +99,27 @@ def published_starts(n_samples: int, crop_samples: int, windows: int = 16) -> li
 
 
 def train_buffers(
-    groups: list[RowGroup], seed: int, epoch: int, mix: int, rank: int = 0, world: int = 1
+    groups: list[RowGroup],
+    seed: int,
+    epoch: int,
+    mix: int,
+    rank: int = 0,
+    world: int = 1,
+    chosen_N: Array | None = None,
 ) -> list[Buffer]:
     """The clips of one rank in one epoch, as buffers of `mix` row groups, row groups and clips in random order.
 
     The row groups are permuted; rank r of W takes the r-th of W equal stretches of the concatenated clips (up to W-1
     clips, different ones every epoch, are left over), so that it reads only its own part of the data.
+    chosen_N: bool of every clip of `groups` in order, to go without the others.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(groups))
     group_N = np.concatenate([np.full(groups[i].clips, i) for i in order])
     row_N = np.concatenate([np.arange(groups[i].clips) for i in order])
+    if chosen_N is not None:
+        first_G = np.cumsum([0, *(group.clips for group in groups)])
+        keep_N = chosen_N[first_G[group_N] + row_N]
+        group_N, row_N = group_N[keep_N], row_N[keep_N]
     share = len(row_N) // world
     group_N, row_N = group_N[rank * share : (rank + 1) * share], row_N[rank * share : (rank + 1) * share]
     mine = list(dict.fromkeys(group_N.tolist()))

@@ -198,6 +198,28 @@ def _binary_views(column: pa.BinaryArray) -> list[npt.NDArray[np.int16]]:
     return [data[start:end].view("<i2") for start, end in itertools.pairwise(ends)]
 
 
+def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]:
+    """Samples of every clip of some row groups, in order, int32 [N]; reads no audio.
+
+    Raises StoreError when a file is missing or is not what the manifest says.
+    """
+    lengths = [np.empty(0, np.int32)]
+    for file, of_file in itertools.groupby(groups, key=lambda group: group.file):
+        indices, clips = zip(*((group.index, group.clips) for group in of_file), strict=True)
+        try:
+            with folder.fs.open_input_file(folder.path(file)) as stream:
+                table = pq.ParquetFile(stream).read_row_groups(list(indices), columns=["n_samples"])
+        except (OSError, pa.ArrowException, IndexError) as error:
+            raise StoreError(f"cannot read {folder.uri}/{file}: {error}") from error
+        if table.num_rows != sum(clips):
+            raise StoreError(
+                f"{folder.uri}/{file} has {table.num_rows} clips where the manifest says {sum(clips)}: the shards were "
+                "changed after prepare; prepare again"
+            )
+        lengths.append(table["n_samples"].to_numpy())
+    return np.concatenate(lengths)
+
+
 def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np.float64]:
     """Tags of every clip of a split, {0, 1} [N, C]; reads no audio."""
     n_tags = len(manifest.data_spec.tags)

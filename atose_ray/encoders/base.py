@@ -17,10 +17,15 @@ from atose_ray.types import Config, DataSpec
 
 
 class Encoder(nn.Module, ABC):
-    """embed_dim: size E of what comes out. min_samples: the shortest audio that `forward` takes; longer is fine."""
+    """embed_dim: size E of what comes out. min_samples: the shortest audio that `forward` takes; longer is fine.
+
+    autocast_dtype: what `encode` computes in where that is safe (training/precision.py sets it); None is as it comes.
+    Parts of an encoder that need float32 say so themselves. What comes out is float32 either way.
+    """
 
     embed_dim: int
     min_samples: int
+    autocast_dtype: torch.dtype | None = None
 
     def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """[B, T] float32 in [-1, 1] -> [B, E]. Raises ValueError for T < min_samples."""
@@ -30,7 +35,11 @@ class Encoder(nn.Module, ABC):
                 f"this {type(self).__name__} needs at least {self.min_samples} samples, but got {samples}; "
                 "pad the audio with zeros, or build the encoder for a shorter clip_samples"
             )
-        return self.encode(audio_BT)
+        if self.autocast_dtype is None:
+            return self.encode(audio_BT)
+        with torch.autocast(audio_BT.device.type, self.autocast_dtype):
+            embed_BE = self.encode(audio_BT)
+        return embed_BE.to(audio_BT.dtype)
 
     @abstractmethod
     def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:

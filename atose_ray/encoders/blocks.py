@@ -1,17 +1,22 @@
-"""The convolution blocks that the encoders are made of, in plain NCW and NCHW layouts.
+"""The convolution blocks that the encoders are made of.
 
 1-D: Lee et al. 2017 (basic), Lee et al. 2018 and Kim et al. 2019 (se, res, rese), in the form of ATOSE / JETATAG.
-2-D: Won et al. 2020. Initialisation, biases in front of BatchNorm, BN's eps 1e-3 and momentum 0.01 as published; its
-running variance is torch's unbiased one, where the published 1-D blocks kept the biased one.
+2-D: Won et al. 2020. Initialisation, biases in front of BatchNorm, BN's eps 1e-3 and momentum 0.01 as published; so is
+BN's running variance: the biased one in the 1-D blocks and behind dense layers, the unbiased one in the 2-D blocks.
 Every convolution keeps the length; every block ends in a max-pool without padding, which drops the remainder.
+
+The 1-D blocks run as 2-D ones of height 1, [B, C, 1, T], channels last in memory: on a CPU with AVX512-BF16 their
+convolutions take half of the time of [B, C, T] in bfloat16. Weights keep their 1-D shape. What follows a BatchNorm or a
+sum works in place: at these sizes a new tensor costs more than the arithmetic.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 BlockKind = Literal["basic", "se", "res", "rese"]
@@ -19,9 +24,40 @@ POOL_1D = 3
 BN_EPS, BN_MOMENTUM = 1e-3, 0.01
 
 
-def batch_norm_1d(channels: int) -> nn.BatchNorm1d:
-    """BatchNorm over [B, C] or [B, C, T] with the published constants."""
-    return nn.BatchNorm1d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+class BiasedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over [B, C, ...] whose running variance is the biased one: divided by n, not by n - 1, values."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected [B, C, ...], but got {tuple(input.shape)}")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[B, C, ...] -> the same shape."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_var is not None and self.momentum is not None and self.num_batches_tracked is not None
+        self._check_input_dim(input)
+        self.num_batches_tracked.add_(1)
+        unbiased_C = self.running_var.clone()
+        out = functional.batch_norm(
+            input, self.running_mean, unbiased_C, self.weight, self.bias, True, self.momentum, self.eps
+        )
+        biased_variance_(self.running_var, unbiased_C, self.momentum, input.numel() // input.shape[1])
+        return out
+
+
+@torch.no_grad()
+def biased_variance_(running_C: torch.Tensor, unbiased_C: torch.Tensor, momentum: float, count: int) -> None:
+    """Update the running variance [C] in place as if the batch's had been biased.
+
+    unbiased_C: the running variance after the same update with the unbiased one; count: values per channel.
+    """
+    running_C.mul_((1 - momentum) / count).add_(unbiased_C, alpha=(count - 1) / count)
+
+
+def batch_norm_1d(channels: int) -> BiasedBatchNorm:
+    """BatchNorm over [B, C] or [B, C, 1, T] with the published constants."""
+    return BiasedBatchNorm(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
 
 
 def batch_norm_2d(channels: int) -> nn.BatchNorm2d:
@@ -29,23 +65,73 @@ def batch_norm_2d(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
 
 
-def conv_1d(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Conv1d:
+class FlatConv1d(nn.Conv1d):
+    """[B, C, 1, T] -> [B, C', 1, T']: a 1-D convolution, with the weights of one, run as a 2-D one of height 1."""
+
+    def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
+        padding = (0, cast(int, self.padding[0]))
+        return functional.conv2d(x_BC1T, self.weight[:, :, None], self.bias, (1, self.stride[0]), padding)
+
+
+def conv_1d(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> FlatConv1d:
     """he_uniform, zero bias; keeps the length at stride 1, has no padding at a larger one."""
-    conv = nn.Conv1d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0)
+    conv = FlatConv1d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0)
     nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # a Conv1d with bias=True has one
     return conv
 
 
-def glorot(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> nn.Linear | nn.Conv1d | nn.Conv2d:
+LayerT = TypeVar("LayerT", nn.Linear, FlatConv1d, nn.Conv2d)
+
+
+def glorot(layer: LayerT) -> LayerT:
     """The layer with glorot_uniform weights and zero bias."""
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # made with bias=True
     return layer
 
 
+class ReluDropout(nn.Module):
+    """ReLU, then dropout with probability p, in place where it trains on a CPU. It has neither weights nor buffers."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return functional.relu(x, inplace=True)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return functional.dropout(functional.relu(x, inplace=True), self.p)
+        return cast(torch.Tensor, _ReluDropout.apply(x, self.p))
+
+
+class _ReluDropout(torch.autograd.Function):
+    """Dropout from 16 random bits a value: a quarter of the time of torch's, which draws one number each.
+
+    An output is positive just where its input is and was kept, so the backward pass needs no mask.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
+        dropped = min(round(p * 65536), 65535)
+        ctx.scale = 65536 / (65536 - dropped)
+        bits_N = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        bits = bits_N[: x.numel()].as_strided(x.shape, x.stride())
+        x.masked_fill_(bits < dropped - 32768, 0).relu_().mul_(ctx.scale)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, out, 0).mul_(ctx.scale), None
+
+
 class Stem1d(nn.Module):
-    """[B, T] -> [B, C, T // 3]: convolution of width and stride 3, BN, ReLU."""
+    """[B, T] -> [B, C, 1, T // 3]: convolution of width and stride 3, BN, ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -53,7 +139,11 @@ class Stem1d(nn.Module):
         self.bn = batch_norm_1d(channels)
 
     def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        return functional.relu(self.bn(self.conv(audio_BT[:, None])))
+        """The convolution is a dense layer over every three samples, which is several times as fast."""
+        frames = audio_BT.shape[1] // 3
+        triples_BF3 = audio_BT[:, : 3 * frames].reshape(-1, frames, 3)
+        x_BFC = functional.linear(triples_BF3, self.conv.weight.squeeze(1), self.conv.bias)
+        return functional.relu(self.bn(x_BFC.transpose(1, 2)[:, :, None]), inplace=True)
 
 
 class Block1d(nn.Module):
@@ -69,28 +159,28 @@ class Block1d(nn.Module):
             self.fc1 = glorot(nn.Linear(channels, se_ratio * channels))
             self.fc2 = glorot(nn.Linear(se_ratio * channels, channels))
 
-    def excite(self, x_BCT: torch.Tensor) -> torch.Tensor:
-        """[B, C, T] -> [B, C, T]: every channel times a gate in (0, 1) that has seen the mean of all channels."""
-        if not self.se_ratio:
-            return x_BCT
-        gate_BC = torch.sigmoid(self.fc2(functional.relu(self.fc1(x_BCT.mean(dim=2)))))
-        return x_BCT * gate_BC[:, :, None]
+    def gate(self, x_BC1T: torch.Tensor) -> torch.Tensor:
+        """[B, C, 1, T] -> [B, C, 1, 1]: a factor in (0, 1) for every channel, from the mean of all channels."""
+        mean_BC = x_BC1T.squeeze(2).transpose(1, 2).mean(dim=1)  # over [B, T, C]: so its gradient is channels last
+        return torch.sigmoid(self.fc2(functional.relu(self.fc1(mean_BC))))[:, :, None, None]
 
 
 class PlainBlock1d(Block1d):
-    """[B, C, T] -> [B, C', T // 3]: conv, BN, ReLU, pool; with se_ratio the excitation follows the pool."""
+    """[B, C, 1, T] -> [B, C', 1, T // 3]: conv, BN, ReLU, pool; with se_ratio the excitation follows the pool."""
 
     def __init__(self, in_channels: int, out_channels: int, se_ratio: int) -> None:
         super().__init__(out_channels, se_ratio)
         self.conv = conv_1d(in_channels, out_channels)
         self.bn = batch_norm_1d(out_channels)
 
-    def forward(self, x_BCT: torch.Tensor) -> torch.Tensor:
-        return self.excite(functional.max_pool1d(functional.relu(self.bn(self.conv(x_BCT))), POOL_1D))
+    def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
+        x_BC1T = functional.relu(self.bn(self.conv(x_BC1T)), inplace=True)
+        x_BC1T = functional.max_pool2d(x_BC1T, (1, POOL_1D))
+        return x_BC1T * self.gate(x_BC1T) if self.se_ratio else x_BC1T
 
 
 class ResidualBlock1d(Block1d):
-    """[B, C, T] -> [B, C', T // 3]: shortcut + [conv, BN, ReLU, dropout, conv, BN, excitation], ReLU, pool.
+    """[B, C, 1, T] -> [B, C', 1, T // 3]: shortcut + [conv, BN, ReLU, dropout, conv, BN, excitation], ReLU, pool.
 
     The shortcut is the input, or a 1 x 1 convolution and BN where the number of channels changes.
     """
@@ -99,19 +189,22 @@ class ResidualBlock1d(Block1d):
         super().__init__(out_channels, se_ratio)
         self.changes_channels = in_channels != out_channels
         if self.changes_channels:
-            self.sc_conv = glorot(nn.Conv1d(in_channels, out_channels, 1))
+            self.sc_conv = glorot(FlatConv1d(in_channels, out_channels, 1))
             self.sc_bn = batch_norm_1d(out_channels)
         self.conv1 = conv_1d(in_channels, out_channels)
         self.bn1 = batch_norm_1d(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.relu_dropout = ReluDropout(dropout)
         self.conv2 = conv_1d(out_channels, out_channels)
         self.bn2 = batch_norm_1d(out_channels)
 
-    def forward(self, x_BCT: torch.Tensor) -> torch.Tensor:
-        shortcut_BCT = self.sc_bn(self.sc_conv(x_BCT)) if self.changes_channels else x_BCT
-        main_BCT = self.dropout(functional.relu(self.bn1(self.conv1(x_BCT))))
-        main_BCT = self.excite(self.bn2(self.conv2(main_BCT)))
-        return functional.max_pool1d(functional.relu(shortcut_BCT + main_BCT), POOL_1D)
+    def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
+        shortcut_BC1T = self.sc_bn(self.sc_conv(x_BC1T)) if self.changes_channels else x_BC1T
+        main_BC1T = self.bn2(self.conv2(self.relu_dropout(self.bn1(self.conv1(x_BC1T)))))
+        if self.se_ratio:
+            main_BC1T = torch.addcmul(shortcut_BC1T, main_BC1T, self.gate(main_BC1T))
+        else:
+            main_BC1T = main_BC1T.add_(shortcut_BC1T)
+        return functional.max_pool2d(functional.relu(main_BC1T, inplace=True), (1, POOL_1D))
 
 
 def block_1d(kind: BlockKind, in_channels: int, out_channels: int, se_ratio: int, dropout: float) -> Block1d:
@@ -132,7 +225,7 @@ class ConvBlock2d(nn.Module):
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return functional.max_pool2d(functional.relu(self.bn(self.conv(x_BCHW))), self.pool)
+        return functional.max_pool2d(functional.relu(self.bn(self.conv(x_BCHW)), inplace=True), self.pool)
 
 
 class ResidualBlock2d(nn.Module):
@@ -147,5 +240,6 @@ class ResidualBlock2d(nn.Module):
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        main_BCHW = self.bn_2(self.conv_2(functional.relu(self.bn_1(self.conv_1(x_BCHW)))))
-        return functional.max_pool2d(functional.relu(x_BCHW + main_BCHW), self.pool)
+        main_BCHW = functional.relu(self.bn_1(self.conv_1(x_BCHW)), inplace=True)
+        main_BCHW = self.bn_2(self.conv_2(main_BCHW)).add_(x_BCHW)
+        return functional.max_pool2d(functional.relu(main_BCHW, inplace=True), self.pool)

@@ -89,16 +89,16 @@ class SampleBody(Encoder):
 
     @abstractmethod
     def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, channels, F]: audio through the stem, a third of its length or a little more."""
+        """[B, T] -> [B, channels, 1, F]: audio through the stem, a third of its length or a little more."""
 
     def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, 8 * channels]."""
-        x_BCT = self.hear(audio_BT)
-        pooled = []
+        x_BC1T = self.hear(audio_BT)
+        last: list[torch.Tensor] = []
         for name in self.block_names:
-            x_BCT = self.get_submodule(name)(x_BCT)
-            pooled.append(x_BCT.amax(dim=2))
-        joined_BX = torch.cat(pooled[-POOLED_BLOCKS:], dim=1)
+            x_BC1T = self.get_submodule(name)(x_BC1T)
+            last = [*last[1 - POOLED_BLOCKS :], x_BC1T]
+        joined_BX = torch.cat([x_BC1T.amax(dim=(2, 3)) for x_BC1T in last], dim=1)
         return functional.relu(cast(torch.Tensor, self.fc_bn(self.fc(joined_BX))))
 
 
@@ -109,5 +109,5 @@ class SampleCNN(SampleBody):
         super().__init__(config, clip_samples, Stem1d(config.channels))
 
     def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, channels, T // 3]."""
+        """[B, T] -> [B, channels, 1, T // 3]."""
         return cast(torch.Tensor, self.stem(audio_BT))

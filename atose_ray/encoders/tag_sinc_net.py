@@ -52,7 +52,7 @@ class TagSincNetConfig(SampleBodyConfig):
 
 
 class SincStem(nn.Module):
-    """[B, T] and filters [S, L] -> [B, C, (T + L - 1) // 3]: both convolutions as one, BN, ReLU."""
+    """[B, T] and filters [S, L] -> [B, C, 1, (T + L - 1) // 3]: both convolutions as one, BN, ReLU."""
 
     def __init__(self, filters: int, channels: int) -> None:
         super().__init__()
@@ -60,7 +60,11 @@ class SincStem(nn.Module):
         self.bn = batch_norm_1d(channels)
 
     def forward(self, audio_BT: torch.Tensor, bank_SL: torch.Tensor) -> torch.Tensor:
-        return functional.relu(self.bn(sinc_stem(audio_BT, bank_SL, self.conv)))
+        x_BC1F = sinc_stem(audio_BT, bank_SL, self.conv)[:, :, None]
+        device = audio_BT.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BC1F.dtype
+        x_BC1F = x_BC1F.to(dtype, memory_format=torch.channels_last)  # the front end is float32, the blocks are not
+        return functional.relu(self.bn(x_BC1F), inplace=True)
 
 
 class TagSincNet(SampleBody):
@@ -71,5 +75,5 @@ class TagSincNet(SampleBody):
         self.sinc = SincBank(config.filters, config.filter_length, bank_rate_hz, config.published_filters)
 
     def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, channels, (T + L - 1) // 3]."""
+        """[B, T] -> [B, channels, 1, (T + L - 1) // 3]."""
         return cast(torch.Tensor, self.stem(audio_BT, self.sinc()))

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from atose_ray.methods.base import Method, MethodConfig, StageConfig
+from atose_ray.methods.base import Method, MethodConfig
 from atose_ray.methods.joint_embedding import JointEmbeddingConfig
+from atose_ray.methods.stages import StageConfig
 from atose_ray.methods.supervised import SupervisedConfig
 
 MethodConfigs = Annotated[SupervisedConfig | JointEmbeddingConfig, Field(discriminator="kind")]

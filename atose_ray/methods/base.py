@@ -12,22 +12,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from atose_ray.optim import OptimizerConfigs
-from atose_ray.types import Batch, Config, DataSpec, TagSet
-
-
-class StageConfig(Config):
-    """One phase of training: `epochs` with one optimizer, training `trains` and freezing all other parts.
-
-    name: which loss and score of the method; several phases may share it (an optimizer schedule as data).
-    optimizer: None takes the run's `optim`.
-    trains: None takes the method's own choice for this stage.
-    """
-
-    name: str
-    epochs: int = Field(ge=1, le=10_000)
-    optimizer: OptimizerConfigs | None = None
-    trains: tuple[str, ...] | None = None
+from atose_ray.methods.stages import CACHED_CROPS, StageConfig, check_cache, check_carry
+from atose_ray.types import AnyBatch, Config, DataSpec, EmbeddedBatch, TagSet
 
 
 class MethodConfig(Config):
@@ -59,7 +45,21 @@ class MethodConfig(Config):
                     f"stage {stage.name!r} of {self.kind} can train {', '.join(self.USES[stage.name])}, "
                     f"but got trains={list(stage.trains or ())}"
                 )
+            check_cache(stage, self.trained_parts(stage))
+        for before, after in zip((None, *self.stages), self.stages, strict=False):
+            if after.carry:
+                check_carry(before, after, before is not None and self._train_alike(before, after))
         return self
+
+    def _train_alike(self, one: StageConfig, other: StageConfig) -> bool:
+        return self.trained_parts(one) == self.trained_parts(other)
+
+    def cached_crops(self, index: int) -> int:
+        """Crops per clip that stage `index` keeps embedded; 0 where its encoder trains or its cache is off."""
+        stage = self.stages[index]
+        if stage.cache == "off" or "encoder" in self.trained_parts(stage):
+            return 0
+        return stage.cache or CACHED_CROPS
 
     def trained_parts(self, stage: StageConfig) -> tuple[str, ...]:
         """The parts that this stage trains."""
@@ -76,26 +76,41 @@ class MethodConfig(Config):
 
 
 class Method(nn.Module, ABC):
-    """Parts are direct children. `forward` gives losses, so that DDP's hooks fire; `score` gives probabilities."""
+    """Parts are direct children, `encoder` one of them. `forward` gives losses, so that DDP's hooks fire; `score` gives
+    probabilities. Both take a Batch, which the encoder hears first, or an EmbeddedBatch, which it heard before."""
+
+    encoder: nn.Module
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
         self.spec = spec
 
-    def forward(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
+    def forward(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
         """Losses of a batch in a stage: `loss` (what is minimised) and its named terms, all scalars."""
-        return self.losses(batch, stage)
+        return self.losses(self.embed(batch).embed_BE, batch.tags_BC, stage)
+
+    def embed(self, batch: AnyBatch) -> EmbeddedBatch:
+        """The batch as the encoder hears it."""
+        if isinstance(batch, EmbeddedBatch):
+            return batch
+        return EmbeddedBatch(self.encoder(batch.audio_BT), batch.tags_BC, batch.clip_id_B)
 
     @abstractmethod
-    def losses(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
-        """What `forward` returns. Raises KeyError for an unknown stage."""
+    def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
+        """[B, E], [B, C] -> what `forward` returns."""
 
     @abstractmethod
-    def probabilities(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
-        """[B, T] -> [B, C] in [0, 1]: how this stage scores every tag of the spec."""
+    def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, E] -> [B, C] in [0, 1]: how this stage scores every tag of the spec."""
 
-    def score(self, batch: Batch, tags: TagSet, stage: str) -> torch.Tensor:
-        """[B, T] -> [B, len(tags)] probabilities. Raises ValueError for a tag the model was not trained on."""
+    def joint_embeddings(
+        self, embed_BE: torch.Tensor, tags_BC: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """[B, E], [B, C] -> unit vectors of audio and of tags, [B, D] each; None for a method without a joint space."""
+        return None
+
+    def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
+        """B clips -> [B, len(tags)] probabilities. Raises ValueError for a tag the model was not trained on."""
         column = {name: index for index, name in enumerate(self.spec.tags)}
         unknown = [name for name in tags.names if name not in column]
         if unknown:
@@ -103,7 +118,7 @@ class Method(nn.Module, ABC):
                 f"this {type(self).__name__} was trained on {len(column)} tags and cannot score {', '.join(unknown)}; "
                 f"it knows {', '.join(self.spec.tags)}"
             )
-        scores_BC = self.probabilities(batch.audio_BT, stage)
+        scores_BC = self.probabilities(self.embed(batch).embed_BE, stage)
         return scores_BC[:, [column[name] for name in tags.names]]
 
     def tag_embeddings(self) -> torch.Tensor | None:

@@ -6,9 +6,11 @@ Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002, and its published code.
                       and decoded again; the clip's audio is projected to a unit vector; an objective ties the two.
     stage "classify"  a classifier on the encoder's embedding; the encoder is frozen (and in eval mode) as published,
                       or trained on where the stage says `trains: [encoder, classifier]`.
+    stage "joint"     both at once: the classifier's loss, and `joint_weight` times that of "embed" beside it.
 
 Departures: the published code leaves stage 1 without a score. Here it scores by decoding the projected audio, so that
-a search can prune in stage 1. The unit norms are safe at an all-zero row, where the published ones give NaN.
+a search can prune in stage 1. The unit norms are safe at an all-zero row, where the published ones give NaN. Stage
+"joint" is ours.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from atose_ray.methods.base import Method, MethodConfig, StageConfig, log_terms
+from atose_ray.methods.base import Method, MethodConfig, log_terms
 from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig, Projector
+from atose_ray.methods.stages import StageConfig
 from atose_ray.objectives import ObjectiveConfigs, PairwiseMarginConfig, reconstruction_loss, tagging_loss
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities
-from atose_ray.types import Batch, DataSpec
+from atose_ray.types import DataSpec
 
 EMBED_PARTS = ("encoder", "projector", "tag_encoder", "tag_decoder")
 
@@ -31,16 +34,22 @@ EMBED_PARTS = ("encoder", "projector", "tag_encoder", "tag_decoder")
 class JointEmbeddingConfig(MethodConfig):
     """latent: size D of the joint space (published: 128 MTAT, 50 DCASE, 64 Speech Commands).
 
-    objective: what ties a clip's audio vector to its tag vector. head: the classifier of stage "classify".
+    objective: what ties a clip's audio vector to its tag vector. head: the classifier of stages "classify", "joint".
+    joint_weight: of the joint embedding's losses beside the classifier's in stage "joint".
     """
 
     embeds_tags: ClassVar[bool] = True
-    STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"embed": EMBED_PARTS, "classify": ("classifier",)}
-    USES: ClassVar[dict[str, tuple[str, ...]]] = {"embed": EMBED_PARTS, "classify": ("encoder", "classifier")}
+    STAGES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "embed": EMBED_PARTS,
+        "classify": ("classifier",),
+        "joint": (*EMBED_PARTS, "classifier"),
+    }
+    USES: ClassVar[dict[str, tuple[str, ...]]] = {**STAGES, "classify": ("encoder", "classifier")}
 
     kind: Literal["joint_embedding"] = "joint_embedding"
     latent: int = Field(default=128, ge=2, le=4096)
     objective: ObjectiveConfigs = PairwiseMarginConfig()
+    joint_weight: float = Field(default=1.0, gt=0, le=1000)
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
@@ -54,35 +63,34 @@ class JointEmbedding(Method):
 
     def __init__(self, config: JointEmbeddingConfig, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> None:
         super().__init__(spec)
-        self.objective = config.objective
+        self.objective, self.joint_weight = config.objective, config.joint_weight
         self.encoder = encoder
         self.projector = Projector(embed_dim, config.latent)
         self.tag_encoder = TagEncoder(len(spec.tags), config.latent)
         self.tag_decoder = TagDecoder(config.latent, len(spec.tags))
         self.classifier = config.head.build(embed_dim, len(spec.tags))
 
-    def losses(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
-        """embed: MSE of the decoded tags plus the objective. classify: cross-entropy of the classifier."""
-        if stage == "embed":
-            tag_embed_BD = self.tag_encoder(batch.tags_BC)
-            audio_embed_BD = self.projector(self.encoder(batch.audio_BT))
+    def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
+        """embed: MSE of the decoded tags plus the objective. classify: cross-entropy of the classifier. joint: all."""
+        terms: dict[str, torch.Tensor] = {}
+        if stage != "classify":
+            weight = self.joint_weight if stage == "joint" else 1.0
+            audio_embed_BD, tag_embed_BD = self.joint_embeddings(embed_BE, tags_BC)
             decoded_BC = probabilities(self.tag_decoder(tag_embed_BD), self.spec.exclusive)
-            return log_terms(
-                reconstruction=reconstruction_loss(decoded_BC, batch.tags_BC),
-                alignment=self.objective.loss(tag_embed_BD, audio_embed_BD, batch.tags_BC),
-            )
-        logits_BC = self.logits(batch.audio_BT, stage)
-        return log_terms(tagging=tagging_loss(logits_BC, batch.tags_BC, self.spec.exclusive))
+            terms["reconstruction"] = weight * reconstruction_loss(decoded_BC, tags_BC)
+            terms["alignment"] = weight * self.objective.loss(tag_embed_BD, audio_embed_BD, tags_BC)
+        if stage != "embed":
+            terms["tagging"] = tagging_loss(self.classifier(embed_BE), tags_BC, self.spec.exclusive)
+        return log_terms(**terms)
 
-    def logits(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
-        """[B, T] -> [B, C]: decoder of the projected audio in stage embed, classifier in stage classify."""
-        embed_BE = self.encoder(audio_BT)
+    def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, E] -> [B, C]: what the decoder reads in the projected audio in stage embed, else the classifier's."""
         logits_BC = self.tag_decoder(self.projector(embed_BE)) if stage == "embed" else self.classifier(embed_BE)
-        return cast(torch.Tensor, logits_BC)
+        return probabilities(logits_BC, self.spec.exclusive)
 
-    def probabilities(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
-        """[B, T] -> [B, C]: sigmoid (softmax where tags are exclusive) of the stage's logits."""
-        return probabilities(self.logits(audio_BT, stage), self.spec.exclusive)
+    def joint_embeddings(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, E], [B, C] -> unit vectors of the clips' audio and of their tags, [B, D] each."""
+        return self.projector(embed_BE), self.tag_encoder(tags_BC)
 
     @torch.no_grad()
     def tag_embeddings(self) -> torch.Tensor:

@@ -5,16 +5,17 @@ Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of s
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from atose_ray.methods.base import Method, MethodConfig, StageConfig, log_terms
+from atose_ray.methods.base import Method, MethodConfig, log_terms
 from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig
+from atose_ray.methods.stages import StageConfig
 from atose_ray.objectives import tagging_loss
 from atose_ray.tags.autoencoder import probabilities
-from atose_ray.types import Batch, DataSpec
+from atose_ray.types import DataSpec
 
 
 class SupervisedConfig(MethodConfig):
@@ -40,14 +41,10 @@ class Supervised(Method):
         self.encoder = encoder
         self.classifier = config.head.build(embed_dim, len(spec.tags))
 
-    def logits(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, C]."""
-        return cast(torch.Tensor, self.classifier(self.encoder(audio_BT)))
-
-    def losses(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
+    def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
         """Binary (or categorical) cross-entropy on the logits."""
-        return log_terms(tagging=tagging_loss(self.logits(batch.audio_BT), batch.tags_BC, self.spec.exclusive))
+        return log_terms(tagging=tagging_loss(self.classifier(embed_BE), tags_BC, self.spec.exclusive))
 
-    def probabilities(self, audio_BT: torch.Tensor, stage: str) -> torch.Tensor:
-        """[B, T] -> [B, C]: sigmoid (softmax where tags are exclusive) of the classifier."""
-        return probabilities(self.logits(audio_BT), self.spec.exclusive)
+    def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, E] -> [B, C]: sigmoid (softmax where tags are exclusive) of the classifier."""
+        return probabilities(self.classifier(embed_BE), self.spec.exclusive)

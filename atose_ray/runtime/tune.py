@@ -89,11 +89,13 @@ def data_facts(manifest: Manifest, data: Store) -> dict[str, Any]:
 
 
 def identity(study: StudyConfig) -> dict[str, Any]:
-    """What makes two studies the same: all but the number of trials and the resources."""
+    """What makes two studies the same: all but the number of trials, the resources and where clips are kept."""
     execution = {"trials", "concurrency", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "max_failures"}
     tree = study.model_dump(mode="json", exclude={"search": execution})
-    tree["base"] = {key: value for key, value in tree["base"].items() if key != "execution"}
-    return tree
+    base = {key: value for key, value in tree["base"].items() if key != "execution"}
+    if isinstance(base.get("data"), dict):
+        base["data"] = {key: value for key, value in base["data"].items() if key != "residency"}
+    return {**tree, "base": base}
 
 
 def versions() -> dict[str, str]:

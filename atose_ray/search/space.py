@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,6 +191,27 @@ def compose(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> R
     if "seed" not in study.base and "seed" not in chosen:
         tree["seed"] = (study.search.seed * SEED_STRIDE + number) % 2**31
     return run_config({**tree, "metric": study.search.metric})
+
+
+def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
+    """The plain values of every arm that an override picks: `encoder.kind=harmonic_cnn` takes that arm of the space.
+
+    What the arm searches stays at its default.
+    """
+    chosen: dict[str, Any] = {}
+    for assignment in overrides:
+        path, _, kind = assignment.partition("=")
+        *branches, leaf = path.strip().split(".")
+        node: Any = study.space
+        for key in branches:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        arms = parse(node, path)
+        if leaf == "kind" and isinstance(arms, OneOf) and kind in arms.arms:
+            arm: dict[str, Any] = {"kind": kind, **plain_values(arms.arms[kind], path)}
+            for key in reversed(branches):
+                arm = {key: arm}
+            chosen = merge(chosen, arm)
+    return chosen
 
 
 def check(study: StudyConfig, where: str) -> None:

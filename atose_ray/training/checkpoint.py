@@ -20,6 +20,7 @@ from safetensors.torch import save as save_tensors
 from atose_ray.config import RunConfig, explain
 from atose_ray.data.store import Store
 from atose_ray.methods import Method
+from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
@@ -96,7 +97,7 @@ def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, met
 
 
 def load_model(folder: str | Store) -> Model:
-    """A model folder (`best/` of a study or of a run) -> Model in eval mode.
+    """A model folder (`best/` of a study or of a run) -> Model in eval mode, on the CPU and in its run's precision.
 
     Raises ValueError when the folder is not one.
     """
@@ -118,5 +119,6 @@ def load_model(folder: str | Store) -> Model:
         raise ValueError(f"{store.uri} was written by another version: {explain(error, 'config.json')}") from error
     method = run.build(spec)
     load_weights(store, "model.safetensors", method)
+    prepare_to_score(method, run.execution, torch.device("cpu"))
     metrics = store.read_json("metrics.json")
     return Model(method.eval(), run, spec, metrics["stage"], metrics)

@@ -18,9 +18,9 @@ from atose_ray.data.batches import CropSettings, read_crops_at
 from atose_ray.data.sampling import published_starts
 from atose_ray.data.shards import Manifest
 from atose_ray.methods import Method
-from atose_ray.metrics import PROTOCOL, clip_metrics, mean_prevalence, per_tag_table
+from atose_ray.metrics import PROTOCOL, clip_metrics, joint_space_metrics, mean_prevalence, per_tag_table
 from atose_ray.training.checkpoint import Model
-from atose_ray.types import Batch, Split, TagSet
+from atose_ray.types import AnyBatch, Split, TagSet
 
 Array = npt.NDArray[Any]
 COLLAPSE_COSINE = 0.9
@@ -28,31 +28,45 @@ COLLAPSE_COSINE = 0.9
 
 @dataclass(frozen=True)
 class ClipScores:
-    """clip_id_N int64 ascending; scores_NC float64 in [0, 1]; tags_NC {0, 1}."""
+    """clip_id_N int64 ascending; scores_NC float64 in [0, 1]; tags_NC {0, 1}. Of a method with a joint space also
+    audio_ND and tag_ND float64: mean of a clip's audio vectors, and the vector of its tags."""
 
     clip_id_N: Array
     scores_NC: Array
     tags_NC: Array
+    audio_ND: Array | None = None
+    tag_ND: Array | None = None
+
+    def metrics(self, exclusive: bool) -> dict[str, float]:
+        """metrics.clip_metrics, and metrics.joint_space_metrics where there is a joint space."""
+        named = clip_metrics(self.scores_NC, self.tags_NC, exclusive)
+        if self.audio_ND is None or self.tag_ND is None:
+            return named
+        return {**named, **joint_space_metrics(self.audio_ND, self.tag_ND, self.tags_NC)}
 
 
 @torch.no_grad()
-def score_clips(method: Method, batches: Iterator[Batch], stage: str, device: torch.device) -> ClipScores:
+def score_clips(method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device) -> ClipScores:
     """Score a split in eval mode; every rank returns the scores of all ranks' clips.
 
     Raises ValueError when there is no clip, or a clip's score is not finite (metrics.clip_metrics checks).
     """
     method.eval()
     tags = TagSet(method.spec.tags)
-    ids, scores, labels = [], [], []
+    rows: list[tuple[Array, ...]] = []
     for batch in batches:
-        ids.append(batch.clip_id_B.numpy())
-        labels.append(batch.tags_BC.numpy())
-        scores.append(method.score(batch.to(device), tags, stage).double().cpu().numpy())
-    mine = (np.concatenate(ids), np.concatenate(scores), np.concatenate(labels)) if ids else None
+        heard = method.embed(batch.to(device))
+        joint = method.joint_embeddings(heard.embed_BE, heard.tags_BC) or ()
+        tensors = (heard.clip_id_B, heard.tags_BC, method.score(heard, tags, stage).double(), *joint)
+        rows.append(tuple(tensor.cpu().numpy() for tensor in tensors))
+    mine = tuple(np.concatenate(column) for column in zip(*rows, strict=True)) if rows else None
     parts = [part for part in _gather(mine) if part is not None]
     if not parts:
         raise ValueError("there is no clip to evaluate: the split is empty")
-    return _mean_over_crops(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    clip_id, labels, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    clip_id_N, first, crop_clip = np.unique(clip_id, return_index=True, return_inverse=True)
+    scores_NC, *joint_ND = (_mean_over_crops(crop_clip, part) for part in values)
+    return ClipScores(clip_id_N, scores_NC, labels[first], *joint_ND)
 
 
 @dataclass(frozen=True)
@@ -94,11 +108,12 @@ def score_windows(
     return WindowScores(np.concatenate(scores), np.concatenate(labels))
 
 
-def _mean_over_crops(clip_id: Array, scores: Array, tags: Array) -> ClipScores:
-    clip_id_N, first, inverse, crops_N = np.unique(clip_id, return_index=True, return_inverse=True, return_counts=True)
-    total_NC = np.zeros((len(clip_id_N), scores.shape[1]))
-    np.add.at(total_NC, inverse, scores)
-    return ClipScores(clip_id_N, total_NC / crops_N[:, None], tags[first])
+def _mean_over_crops(crop_clip: Array, values: Array) -> Array:
+    """Clip number of every crop, [crops, X] -> [N, X]."""
+    crops_N = np.bincount(crop_clip)
+    total_NX = np.zeros((len(crops_N), values.shape[1]))
+    np.add.at(total_NX, crop_clip, values)
+    return np.asarray(total_NX / crops_N[:, None])
 
 
 def _gather(mine: Any) -> list[Any]:
@@ -110,21 +125,20 @@ def _gather(mine: Any) -> list[Any]:
 
 
 def evaluate(
-    method: Method, batches: Iterator[Batch], stage: str, device: torch.device, exclusive: bool
+    method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device, exclusive: bool
 ) -> dict[str, float]:
-    """metrics.clip_metrics of a split."""
-    scores = score_clips(method, batches, stage, device)
-    return clip_metrics(scores.scores_NC, scores.tags_NC, exclusive)
+    """ClipScores.metrics of a split."""
+    return score_clips(method, batches, stage, device).metrics(exclusive)
 
 
-def final_metrics(model: Model, batches: Iterator[Batch], device: torch.device) -> dict[str, Any]:
+def final_metrics(model: Model, batches: Iterator[AnyBatch], device: torch.device) -> dict[str, Any]:
     """The one scoring of the test split: what best/metrics.json holds beside the validation scores."""
     scores = score_clips(model.method.to(device), batches, model.stage, device)
     cosine_CC = tag_embedding_cosine(model.method)
     return {
         **model.metrics,
         "protocol": PROTOCOL,
-        "test": clip_metrics(scores.scores_NC, scores.tags_NC, model.spec.exclusive),
+        "test": scores.metrics(model.spec.exclusive),
         "test_prevalence_mean": mean_prevalence(scores.tags_NC),
         "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, model.spec.tags),
         "tag_embedding_cosine_CC": None if cosine_CC is None else cosine_CC.tolist(),

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
 from atose_ray.methods import Method, StageConfig
 from atose_ray.metrics import NonFiniteError
+from atose_ray.training.cached import CachedEmbeddings, cached_span
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
 from atose_ray.training.evaluate import evaluate
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -94,6 +96,7 @@ def run_epochs(
         if is_main() and record.epoch not in {known.epoch for known in folder.epochs()}:
             folder.add_epoch(record)
         yield record
+    feed: BatchSource = batches
     for index, stage in enumerate(run.method.stages):
         if index < position.stage or (index == position.stage and position.stage_epoch >= stage.epochs):
             continue
@@ -102,16 +105,47 @@ def run_epochs(
         module, optimizer = _start_stage(run, stage, method, wrap)
         if optimizer_state is not None and position.stage_epoch > 0:
             optimizer.load_state_dict(optimizer_state)
+        elif optimizer_state is not None and stage.carry:
+            carry_state(optimizer, optimizer_state)
+        feed = feed_of(run, index, method, batches, feed, device)
         while position.stage_epoch < stage.epochs:
-            position, record = _run_epoch(run, stage, module, method, optimizer, batches, position, device, folder)
+            position, record = _run_epoch(run, stage, module, method, optimizer, feed, position, device, folder)
             yield record
+        optimizer_state = optimizer.state_dict()
 
 
 def _start_stage(
     run: RunConfig, stage: StageConfig, method: Method, wrap: Callable[[nn.Module], nn.Module]
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     parameters = method.train_only(run.method.trained_parts(stage))
-    return wrap(method), (stage.optimizer or run.optim).build(parameters)
+    return wrap(method), stage.optimizer_under(run.optim).build(parameters)
+
+
+def carry_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Moments, velocity and step count of the phase before, under this phase's own settings."""
+    settings = [
+        {key: value for key, value in group.items() if key not in ("params", "t")} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def feed_of(
+    run: RunConfig,
+    index: int,
+    method: Method,
+    batches: BatchSource,
+    before: BatchSource,
+    device: torch.device,
+) -> BatchSource:
+    """Where stage `index` gets its batches: audio, or embeddings that earlier stages with the same encoder share."""
+    span = cached_span(run.method, index)
+    if span is None:
+        return batches
+    if isinstance(before, CachedEmbeddings) and before.span == span:
+        return before
+    return CachedEmbeddings(method, batches, span, run.seed, device)
 
 
 def _run_epoch(
@@ -165,7 +199,7 @@ def train_epoch(
     device: torch.device,
 ) -> tuple[float, float]:
     """One pass over the training split. Returns the mean loss of this rank and the last learning rate."""
-    schedule = stage.optimizer or run.optim
+    schedule = stage.optimizer_under(run.optim)
     steps = batches.steps()
     total, lr = 0.0, 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -11,12 +11,14 @@ import torch
 
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
+from atose_ray.data.resident import batches_of
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.store import Store
 from atose_ray.methods import Method
 from atose_ray.methods.base import count_parameters
 from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, Model, load_weights, save_model
 from atose_ray.training.evaluate import final_metrics
+from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.types import Batch, DataSpec, Split
 
@@ -54,32 +56,45 @@ def open_run(job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int 
     torch.manual_seed(job.run.seed)
     method = job.run.build(manifest.data_spec)
     device = pick_device(job.run)
+    precision = prepare_for(method, job.run.execution, device)
     folder = RunFolder(Store(job.folder_uri))
-    batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world)
+    batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world, device)
     if rank == 0:
         about = {"device": device_name(device), "parameters": count_parameters(method), **job.about}
+        about |= {"residency": batches.residency, "precision": precision}
         folder.start(job.run, method.spec, about)
     return OpenRun(job.run, method, batches, folder, device)
 
 
 def make_batches(
-    run: RunConfig, manifest: Manifest, store_uri: str, reader: Reader = LocalBatches, rank: int = 0, world: int = 1
+    run: RunConfig,
+    manifest: Manifest,
+    store_uri: str,
+    reader: Reader = LocalBatches,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | None = None,
 ) -> LocalBatches:
     """The batches of one rank. `data.batch_size` is shared out over the ranks.
 
-    Raises ValueError when it cannot be.
+    device: what trains on them, so that `data.residency` holds; None reads little (one split, once) and streams.
+    Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says.
     """
     spec = run.model_spec(manifest.data_spec)
     settings = CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.clip_samples, run.seed)
-    return reader(
+    return batches_of(
+        reader,
+        run.data.residency if device else "stream",
+        device or torch.device("cpu"),
         manifest,
-        settings,
+        settings=settings,
         batch_size=share_of_batch(run.data.batch_size, world),
         eval_crops=run.data.eval_crops,
         eval_batch_size=run.execution.eval_batch_size,
         mix=run.data.shuffle_row_groups,
         rank=rank,
         world=world,
+        train_share=run.data.train_share,
     )
 
 
@@ -122,6 +137,7 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     head["number"] = folder.about().get("number", 0)
     spec: DataSpec = method.spec
     device = pick_device(job.run)
+    prepare_to_score(method, job.run.execution, device)
     batches: Callable[[Split], Iterator[Batch]] = make_batches(job.run, manifest, job.store_uri).evaluate
     metrics = final_metrics(Model(method, job.run, spec, chosen.stage, head), batches("test"), device)
     save_model(best, method.cpu(), job.run, spec, metrics)

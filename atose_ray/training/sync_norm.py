@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from atose_ray.encoders.blocks import BiasedBatchNorm, biased_variance_
+
 
 class _SumOverRanks(torch.autograd.Function):
     """All-reduce (sum) whose gradient is the all-reduce (sum) of the gradients."""
@@ -38,7 +40,12 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """BatchNorm of any rank whose training statistics are those of the batches of all workers together."""
+    """BatchNorm of any rank whose training statistics are those of the batches of all workers together.
+
+    biased: whether the running variance is the biased one, as in BiasedBatchNorm. Sums are in at least float32.
+    """
+
+    biased = False
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
@@ -48,6 +55,8 @@ class CrossRankBatchNorm(_BatchNorm):
         """[B, C, ...] -> the same shape."""
         if not self.training:
             return super().forward(input)
+        assert self.weight is not None
+        given, input = input.dtype, input.to(self.weight.dtype)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = sum_over_ranks(torch.tensor(float(input.numel() // input.shape[1])))
@@ -56,15 +65,31 @@ class CrossRankBatchNorm(_BatchNorm):
         var_C = sum_over_ranks(centred.square().sum(dims)) / count
         self._track(mean_C.detach(), var_C.detach(), float(count))
         scale_C = self.weight * (var_C + self.eps).rsqrt()
-        return centred * scale_C.view(shape) + self.bias.view(shape)
+        return (centred * scale_C.view(shape) + self.bias.view(shape)).to(given)
 
     def _track(self, mean_C: torch.Tensor, var_C: torch.Tensor, count: float) -> None:
-        """Update the running statistics as torch does: with the unbiased variance."""
+        """Update the running statistics as torch does: with the unbiased variance, unless `biased`."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(var_C * (count / max(count - 1, 1)), self.momentum)
+        factor = 1.0 if self.biased else count / max(count - 1, 1)
+        self.running_var.lerp_(var_C * factor, self.momentum)
+
+
+class BiasedSyncBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm with the biased running variance. All ranks have batches of one size."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[B, C, ...] -> the same shape."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_var is not None and self.momentum is not None
+        kept_C, self.running_var = self.running_var, self.running_var.clone()
+        out = super().forward(input)
+        unbiased_C, self.running_var = self.running_var, kept_C
+        biased_variance_(kept_C, unbiased_C, self.momentum, input.numel() // input.shape[1] * dist.get_world_size())
+        return out
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
@@ -79,10 +104,14 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
 
 
 def _synchronised(norm: _BatchNorm, device: torch.device) -> nn.Module:
+    biased = isinstance(norm, BiasedBatchNorm)
+    other: CrossRankBatchNorm | nn.SyncBatchNorm
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
-        return converted
-    other = CrossRankBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        kind = BiasedSyncBatchNorm if biased else nn.SyncBatchNorm
+        other = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    else:
+        other = CrossRankBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        other.biased = biased
     other.weight, other.bias = norm.weight, norm.bias
     other._buffers = norm._buffers
     other.training = norm.training

@@ -1,0 +1,115 @@
+"""Where the clips of a run are kept: streamed from shards, whole in host memory, or whole on the training's device.
+
+`auto` takes the first that holds:
+
+    device   the run trains on CUDA, and the clips need at most DEVICE_PART of the device memory that is free now
+    host     the clips, once per worker of the run, need at most HOST_PART of the host memory that is free now, or
+             the run's part of the machine's cores where that is less (a search may fill the other cores with runs)
+    stream   otherwise
+
+What is needed is the size of the shards, which are not compressed: a few bytes per clip above 2 bytes per sample. A
+worker holds the whole train split, for its clips are others every epoch, and its own part of valid. A `host` or
+`device` that is asked for by name is refused only when it needs more than is free.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Residency = Literal["auto", "stream", "host", "device"]
+DEVICE_PART = 1 / 4
+HOST_PART = 1 / 8
+
+
+class ResidencyError(ValueError):
+    """The clips cannot be kept where the config says: the message says what is needed and free, and the way out."""
+
+
+def choose_residency(wanted: Residency, need: int, world: int, device: torch.device) -> Residency:
+    """stream, host or device, by the rule above. need: bytes of one worker; world: workers of the run.
+
+    Raises ResidencyError when `wanted` names a place that is too small or is not there.
+    """
+    if wanted == "stream":
+        return "stream"
+    if wanted == "auto":
+        if device.type == "cuda" and need <= DEVICE_PART * free_device_bytes(device):
+            return "device"
+        return "host" if need * world <= host_part(world) * free_host_bytes() else "stream"
+    if wanted == "device" and device.type != "cuda":
+        raise ResidencyError(
+            f"data.residency is device, but this run trains on {device.type}: use data.residency=host or auto"
+        )
+    copies = world if wanted == "host" else 1
+    free = free_host_bytes() if wanted == "host" else free_device_bytes(device)
+    if need * copies > free:
+        each = f" ({copies} workers of {_size(need)})" if copies > 1 else ""
+        raise ResidencyError(
+            f"data.residency={wanted} needs {_size(need * copies)}{each}, but {_size(free)} of {wanted} memory is "
+            "free; use data.residency=stream or auto, or a smaller data.train_share"
+        )
+    return wanted
+
+
+def host_part(world: int) -> float:
+    """The part of the free host memory that a run of `world` workers may take unasked."""
+    return min(HOST_PART, world * torch.get_num_threads() / (os.cpu_count() or 1))
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Free memory of a CUDA device."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def free_host_bytes(root: Path = Path("/")) -> int:
+    """Memory a process may still take: what the kernel says is available, or what the control groups leave of it.
+
+    Page cache counts as free, in both. Where the system does not say (not Linux), half of the physical memory.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return max(0, min([free, *_left_in_groups(root)]))
+
+
+def _left_in_groups(root: Path) -> list[int]:
+    """Bytes left below the limit of each control group (v1 and v2) that this process is in, up to the outermost."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        version_1 = controllers == "memory"
+        mount = root / ("sys/fs/cgroup/memory" if version_1 else "sys/fs/cgroup")
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        left += [_left(mount.joinpath(*parts[:depth]), version_1) for depth in range(len(parts) + 1)]
+    return [value for value in left if value is not None]
+
+
+def _left(group: Path, version_1: bool) -> int | None:
+    """Bytes left in one control group, or None when it sets no limit (or is another namespace's)."""
+    limit, used, prefix = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        if version_1
+        else ("memory.max", "memory.current", "")
+    )
+    try:
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        return int((group / limit).read_text()) - int((group / used).read_text()) + cache
+    except (OSError, ValueError):  # absent, or "max"
+        return None
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,153 @@
+"""A head on a frozen encoder: every crop is heard once, and the head trains on what was heard.
+
+The published recipe runs the frozen encoder over a fresh crop of every clip in each of 200 epochs. Here the first K
+epochs are those very epochs, and their embeddings are kept; from then on a clip's embedding is drawn among its K. A
+stage of at most K epochs is thus the uncached stage to the last bit of the encoder's arithmetic.
+
+Under DDP every rank embeds its share of an epoch, and the ranks exchange what they heard, so that each holds the table:
+clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from atose_ray.data.batches import BatchSource
+from atose_ray.data.sampling import uniform
+from atose_ray.methods import Method, MethodConfig
+from atose_ray.types import AnyBatch, EmbeddedBatch, Split
+
+CROP_SALT = 0x5EED
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive stages that share one frozen encoder and so one table. first_epoch: of the run, from 0."""
+
+    first_stage: int
+    first_epoch: int
+    epochs: int
+    crops: int
+
+
+def cached_span(method: MethodConfig, index: int) -> Span | None:
+    """The span that stage `index` belongs to, or None where it keeps no embeddings."""
+    crops = method.cached_crops(index)
+    if not crops:
+        return None
+    first = last = index
+    while first > 0 and method.cached_crops(first - 1) == crops:
+        first -= 1
+    while last + 1 < len(method.stages) and method.cached_crops(last + 1) == crops:
+        last += 1
+    epochs = sum(stage.epochs for stage in method.stages[first : last + 1])
+    return Span(first, sum(stage.epochs for stage in method.stages[:first]), epochs, min(crops, epochs))
+
+
+class CachedEmbeddings:
+    """BatchSource of EmbeddedBatch over another source: audio until each crop was heard once, then the table.
+
+    The order of an epoch is that of the source while it is heard, then a permutation of (seed, epoch).
+    """
+
+    def __init__(self, method: Method, source: BatchSource, span: Span, seed: int, device: torch.device) -> None:
+        self.method, self.source, self.span, self.seed, self.device = method, source, span, seed, device
+        self.heard: list[EmbeddedBatch] = []
+        self.sizes: list[int] = []
+        self.valid: dict[Split, list[EmbeddedBatch]] = {}
+        self.table: Table | None = None
+
+    def steps(self) -> int:
+        """Batches per training epoch: the same on every rank."""
+        return self.source.steps()
+
+    def evaluate(self, split: Split) -> Iterator[EmbeddedBatch]:
+        """The split's crops as the encoder hears them; it hears them once."""
+        if split not in self.valid:
+            self.valid[split] = [self._hear(batch) for batch in self.source.evaluate(split)]
+        yield from self.valid[split]
+
+    def train(self, epoch: int) -> Iterator[EmbeddedBatch]:
+        """One embedding per clip."""
+        position = epoch - self.span.first_epoch
+        while len(self.heard) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
+            for _ in self._hear_epoch(self.span.first_epoch + len(self.heard)):
+                pass
+        if position < self.span.crops:
+            yield from self._hear_epoch(epoch)
+            return
+        if self.table is None:
+            self.table, self.heard = Table(self.heard), []
+        yield from self._recall(self.table, epoch)
+
+    def _hear_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
+        batches = []
+        for batch in self.source.train(epoch):
+            batches.append(self._hear(batch))
+            yield batches[-1]
+        self.sizes = [len(batch.clip_id_B) for batch in batches]
+        self.heard.append(over_all_ranks(_joined(batches)))
+
+    @torch.no_grad()
+    def _hear(self, batch: AnyBatch) -> EmbeddedBatch:
+        training = self.method.encoder.training
+        self.method.encoder.eval()
+        heard = self.method.embed(batch.to(self.device))
+        self.method.encoder.train(training)
+        return heard
+
+    def _recall(self, table: Table, epoch: int) -> Iterator[EmbeddedBatch]:
+        order_N = np.random.default_rng((self.seed, epoch)).permutation(len(table.clip_id_N))
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        mine_N = order_N[rank * (len(order_N) // world) :]
+        first = 0
+        for size in self.sizes:
+            yield table.batch(mine_N[first : first + size], self.seed, epoch)
+            first += size
+
+
+class Table:
+    """embed_NKE float32 of N clips and K crops; has_NK: which were heard (under W ranks an epoch leaves up to W - 1
+    clips out); tags_NC; clip_id_N ascending."""
+
+    def __init__(self, heard: list[EmbeddedBatch]) -> None:
+        self.clip_id_N = np.unique(np.concatenate([crop.clip_id_B.cpu().numpy() for crop in heard]))
+        clips, device = len(self.clip_id_N), heard[0].embed_BE.device
+        self.embed_NKE = torch.zeros(clips, len(heard), heard[0].embed_BE.shape[1], device=device)
+        self.tags_NC = torch.zeros(clips, heard[0].tags_BC.shape[1], device=device)
+        self.has_NK = np.zeros((clips, len(heard)), bool)
+        for k, crop in enumerate(heard):
+            row_N = np.searchsorted(self.clip_id_N, crop.clip_id_B.cpu().numpy())
+            rows = torch.from_numpy(row_N).to(device)
+            self.embed_NKE[rows, k], self.tags_NC[rows] = crop.embed_BE, crop.tags_BC
+            self.has_NK[row_N, k] = True
+        self.first_N = self.has_NK.argmax(axis=1)
+
+    def batch(self, row_B: np.ndarray, seed: int, epoch: int) -> EmbeddedBatch:
+        """One of the heard crops of each clip, drawn by (seed, epoch, clip id)."""
+        clip_id_B = self.clip_id_N[row_B]
+        crop_B = (uniform(seed ^ CROP_SALT, epoch, clip_id_B) * self.has_NK.shape[1]).astype(np.int64)
+        crop_B = np.where(self.has_NK[row_B, crop_B], crop_B, self.first_N[row_B])
+        rows, crops = (torch.from_numpy(index).to(self.embed_NKE.device) for index in (row_B, crop_B))
+        return EmbeddedBatch(self.embed_NKE[rows, crops], self.tags_NC[rows], torch.from_numpy(clip_id_B))
+
+
+def _joined(batches: list[EmbeddedBatch]) -> EmbeddedBatch:
+    return EmbeddedBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def over_all_ranks(mine: EmbeddedBatch) -> EmbeddedBatch:
+    """The rows of all ranks, each of which has equally many."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return mine
+    joined = []
+    for tensor in mine:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        joined.append(torch.cat(parts))
+    return EmbeddedBatch(*joined)

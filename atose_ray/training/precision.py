@@ -1,0 +1,80 @@
+"""In which precision and memory layout encoders compute: decided here, for training, scoring and tagging alike.
+
+Autocast stands in one place, around an encoder's `encode` (encoders/base.py). Heads, losses and optimizers are small
+and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Literal
+
+import torch
+
+from atose_ray.config import ExecutionConfig
+from atose_ray.encoders import Encoder
+from atose_ray.methods import Method
+
+Precision = Literal["float32", "bfloat16"]
+CPP_COMPILERS = ("g++", "clang++", "cl")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32: not where it is only emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # torch's cpuinfo answers; the names are private, but older and newer releases have both.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose(execution: ExecutionConfig, device: torch.device) -> Precision:
+    """The precision that `execution` means on a device. Raises ValueError for one that the device lacks."""
+    if execution.precision == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if execution.precision == "bfloat16" and not has_bfloat16(device):
+        needs = "compute capability 8.0" if device.type == "cuda" else "AMX or AVX512-BF16"
+        raise ValueError(
+            f"execution.precision is bfloat16, but this {device.type} device lacks {needs} and would be slower "
+            "with it; use auto or float32"
+        )
+    return execution.precision
+
+
+def prepare_for(method: Method, execution: ExecutionConfig, device: torch.device) -> Precision:
+    """Make a method's encoder compute as `execution` says, in place; returns the precision.
+
+    Its state_dict stays the same. Raises ValueError where the device or the machine cannot do it.
+    """
+    encoder = method.encoder
+    assert isinstance(encoder, Encoder), type(encoder)
+    return prepare_encoder(encoder, execution, device)
+
+
+def prepare_encoder(encoder: Encoder, execution: ExecutionConfig, device: torch.device) -> Precision:
+    """What `prepare_for` does, for an encoder without a method around it."""
+    precision = choose(execution, device)
+    if execution.compile:
+        require_compiler(device)
+        encoder.compile()
+    encoder.autocast_dtype = torch.bfloat16 if precision == "bfloat16" else None
+    encoder.to(memory_format=torch.channels_last if execution.channels_last else torch.contiguous_format)
+    return precision
+
+
+def prepare_to_score(method: Method, execution: ExecutionConfig, device: torch.device) -> Precision:
+    """`prepare_for` a model that is only used, maybe elsewhere than it was trained: never refused, never compiled."""
+    wanted = "float32" if execution.precision == "float32" else "auto"
+    return prepare_for(method, execution.model_copy(update={"precision": wanted, "compile": False}), device)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raises ValueError where torch.compile would fail at the first batch, for want of a C++ compiler."""
+    compilers = (os.environ.get("CXX", ""), *CPP_COMPILERS)
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise ValueError(
+            "execution.compile needs a C++ compiler on a CPU, but none is on the PATH; "
+            "install g++ or clang++, name one in CXX, or set execution.compile=false"
+        )

@@ -1,0 +1,128 @@
+"""Stage 2 of the published recipe: the head on cached embeddings against the head behind the frozen encoder.
+
+    python -m benchmarks.stage_two [--append] [--rounds 3] [--clips 32] [--threads 2] [--encoders harmonic_cnn ...]
+
+Published sizes: full-width encoder, float32, batch 16, classifier of 256 units, 200 epochs, 16 crops cached. Both sides
+run in this process, in turns: an epoch of training and its validation without the cache, one that fills the cache, one
+that reads it. The 200 epochs of the stage are reckoned from these: 200 uncached, against 16 filling and 184 reading.
+Validation is a quarter of the clips, heard in every epoch without the cache and once with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator
+
+import torch
+
+from atose_ray.config import RunConfig, run_config
+from atose_ray.data.batches import BatchSource
+from atose_ray.training.cached import CachedEmbeddings, cached_span
+from atose_ray.training.checkpoint import Position
+from atose_ray.training.evaluate import evaluate
+from atose_ray.training.loop import train_epoch
+from atose_ray.training.precision import prepare_for
+from atose_ray.types import Batch, DataSpec, Split
+from benchmarks.timing import append, arguments, seconds, show
+
+EPOCHS, CROPS, TAGS = 200, 16, 50
+ENCODERS = {
+    "harmonic_cnn": {"kind": "harmonic_cnn"},
+    "sample_cnn rese": {"kind": "sample_cnn", "block": "rese"},
+}
+
+
+class Noise:
+    """A BatchSource of `clips` clips of noise with random tags; the crop of an epoch differs in its first samples."""
+
+    def __init__(self, clips: int, samples: int) -> None:
+        self.audio_NT, self.tags_NC = 0.1 * torch.randn(clips, samples), (torch.rand(clips, TAGS) < 0.3).float()
+        self.tags_NC[:2] = torch.tensor([0.0, 1.0])[:, None]
+
+    def batches(self, clips: int) -> Iterator[Batch]:
+        for first in range(0, clips, 16):
+            rows = torch.arange(first, min(first + 16, clips))
+            yield Batch(self.audio_NT[rows], self.tags_NC[rows], rows)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        return self.batches(len(self.audio_NT))
+
+    def steps(self) -> int:
+        return -(-len(self.audio_NT) // 16)
+
+    def evaluate(self, split: Split) -> Iterator[Batch]:
+        return self.batches(max(4, len(self.audio_NT) // 4))
+
+
+def config(encoder: str) -> RunConfig:
+    """The published stage 2."""
+    stage = {"name": "classify", "epochs": EPOCHS, "cache": CROPS}
+    tree = {
+        "encoder": ENCODERS[encoder],
+        "method": {"kind": "joint_embedding", "stages": [stage]},
+        "optim": {"kind": "keras_adam", "lr": 1e-4},
+        "execution": {"precision": "float32"},
+    }
+    run = run_config(tree)
+    data = run.data.model_copy(update={"crop_seconds": run.encoder.published_clip_samples / 16_000})
+    return run.model_copy(update={"data": data})
+
+
+def measure(encoder: str, clips: int, rounds: int) -> dict[str, float]:
+    """Median seconds of the three kinds of epoch, and the ratio of the whole stage with its range over the rounds."""
+    torch.manual_seed(0)
+    run, device = config(encoder), torch.device("cpu")
+    samples = run.encoder.published_clip_samples
+    spec = DataSpec(sample_rate_hz=16_000, clip_samples=samples, tags=tuple(map(str, range(TAGS))), exclusive=False)
+    method = run.build(spec)
+    prepare_for(method, run.execution, device)
+    stage = run.method.stages[0]
+    optimizer = stage.optimizer_under(run.optim).build(method.train_only(run.method.trained_parts(stage)))
+    source, span = Noise(clips, samples), cached_span(run.method, 0)
+    assert span is not None
+    cache = CachedEmbeddings(method, source, dataclasses.replace(span, crops=rounds + 1), 0, device)
+
+    def epoch(feed: BatchSource, number: int) -> float:
+        start = seconds("cpu")
+        method.train_only(run.method.trained_parts(stage))
+        train_epoch(run, stage, method, optimizer, feed, Position(0, number, number), device)
+        evaluate(method, feed.evaluate("valid"), "classify", device, False)
+        return seconds("cpu") - start
+
+    epoch(source, 0)
+    epoch(cache, 0)  # hears validation, which is kept
+    timed = [(epoch(source, number), epoch(cache, number)) for number in range(1, rounds + 1)]
+    timed = [(*pair, epoch(cache, rounds + 1 + number)) for number, pair in enumerate(timed)]
+    stages = [(EPOCHS * plain, CROPS * fill + (EPOCHS - CROPS) * read) for plain, fill, read in timed]
+    ratios = [plain / cached for plain, cached in stages]
+    plain_s, fill_s, read_s = (statistics.median(column) for column in zip(*timed, strict=True))
+    return {
+        "slow_s": statistics.median(plain for plain, _ in stages),
+        "fast_s": statistics.median(cached for _, cached in stages),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "uncached_epoch_s": plain_s,
+        "filling_epoch_s": fill_s,
+        "reading_epoch_s": read_s,
+    }
+
+
+def main() -> None:
+    """Measure, print, and append a line to the results."""
+    parser = arguments(__doc__, rounds=3, batch=16, threads=2)
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = {}
+    for name in options.encoders:
+        results[name] = measure(name, options.clips, options.rounds)
+        show(f"stage 2, {name}", results[name], options.rounds)
+    if options.append:
+        append("stage_two", options, results, clips=options.clips)
+
+
+if __name__ == "__main__":
+    main()
