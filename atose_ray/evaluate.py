@@ -1,18 +1,30 @@
-"""`python -m atose_ray.evaluate MODEL`: score a chosen model under a named protocol, beside published figures."""
+"""`python -m atose_ray.evaluate MODEL [MODEL ...]`: score chosen models under a named protocol, beside published
+figures and beside scores that were taken before. What was scored otherwise is refused, not compared."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from atose_ray import cli
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.store import Store
-from atose_ray.protocols import PROTOCOLS, Protocol, published_figures, published_metrics
+from atose_ray.protocols import (
+    ALIKE,
+    PROTOCOLS,
+    Protocol,
+    check_comparable,
+    differences,
+    no_figures,
+    published_figures,
+    published_metrics,
+)
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.evaluate import evaluate, score_windows
+from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.run import make_batches, pick_device
 from atose_ray.types import SPLITS, Split
 
@@ -21,38 +33,105 @@ def arguments() -> argparse.ArgumentParser:
     """The command line of this verb."""
     parser = cli.parser(
         "evaluate",
-        "Score a model on a split of its data set and print the scores with the name of their protocol.\n"
+        "Score models on a split of their data set and print the scores with the name of their protocol.\n"
         "clip: a clip's score is the mean of its crops', every clip counts once.\n"
         "published: 16 windows per clip, each alone, all tags in one ranking, 200 thresholds (ATOSE / JETATAG).\n"
-        "Scores of two protocols cannot be compared. Nothing is written.",
+        "Scores of two protocols cannot be compared, and are not. Nothing is written.",
         "  python -m atose_ray.evaluate atose_store/studies/demo/best\n"
-        "  python -m atose_ray.evaluate atose_store/studies/mtat/best --protocol published --json",
+        "  python -m atose_ray.evaluate atose_store/studies/mtat/best --protocol published --json\n"
+        "  python -m atose_ray.evaluate atose_store/studies/a/best atose_store/studies/b/best --against before.json",
     )
-    parser.add_argument("model", help="a model folder: `best` of a study or of a run")
+    parser.add_argument("model", nargs="+", help="model folders, `best` of a study or of a run; all of one data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which clips (default: test)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="clip", help="how they are scored (default: clip)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="a file that --json was printed into: shows the differences; refused where protocol or data differ",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="JSON instead of a table: one object, or a list where several models are given",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Load the model, read its data set from the store, score, print."""
+    """Load the models, read their data set from the store, check that all can be compared, score, print."""
     options = arguments().parse_args(argv)
-    model = load_model(options.model)
+    models = load_models(options.model)
     store = cli.open_store(options)
-    dataset = model.run.data.dataset
+    dataset = models[0].run.data.dataset
     manifest = load_manifest(store, dataset)
-    check_same_data(model, manifest)
-    kind = str(manifest.dataset.get("kind", dataset))
-    result = {
-        "model": options.model,
+    for model in models:
+        check_same_data(model, manifest)
+    taken = {
         "dataset": dataset,
+        "kind": str(manifest.dataset.get("kind", dataset)),
+        "content_hash": manifest.content_hash,
+        "tags": list(manifest.data_spec.tags),
         "split": options.split,
         "protocol": options.protocol,
-        "metrics": score(model, manifest, store, options.split, options.protocol),
-        "published": beside(kind, len(model.spec.tags), options.split, options.protocol),
     }
-    print(json.dumps(result, ensure_ascii=False) if options.json else as_text(result))
+    before = read_results(options.against, taken) if options.against else []
+    published = beside(taken["kind"], len(taken["tags"]), options.split, options.protocol)
+    results: list[dict[str, Any]] = []
+    for folder, model in zip(options.model, models, strict=True):
+        metrics = score(model, manifest, store, options.split, options.protocol)
+        results.append({"model": folder, **taken, "metrics": metrics, "published": published})
+        if before:
+            results[-1]["against"] = [
+                {"file": options.against, "model": old["model"], "difference": differences(metrics, old["metrics"])}
+                for old in before
+            ]
+    shown = results[0] if len(results) == 1 else results
+    print(json.dumps(shown, ensure_ascii=False) if options.json else as_text(results))
+
+
+def load_models(folders: list[str]) -> list[Model]:
+    """The models to score. Raises ValueError where a folder is none, or they are of several data sets or tag lists."""
+    models = [load_model(folder) for folder in folders]
+    first = models[0]
+    for folder, model in zip(folders[1:], models[1:], strict=True):
+        ours, theirs = first.run.data.dataset, model.run.data.dataset
+        if ours != theirs:
+            raise ValueError(
+                "models side by side must be of one data set, but "
+                f"{folders[0]} was trained on {ours!r} and {folder} on {theirs!r}; score them one by one"
+            )
+        if first.spec.tags != model.spec.tags:
+            raise ValueError(
+                f"models side by side must have the same tags, but {folders[0]} has {', '.join(first.spec.tags[:5])} "
+                f"({len(first.spec.tags)}) and {folder} {', '.join(model.spec.tags[:5])} ({len(model.spec.tags)}); "
+                "score each with the store it was trained from"
+            )
+    return models
+
+
+def read_results(file: str, taken: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `evaluate --json` printed into a file: one object or a list of them.
+
+    taken: how the models here are scored. Raises ValueError where the file is not such JSON, or was scored otherwise.
+    """
+    try:
+        tree = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {file} of --against: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--against takes what `evaluate --json` printed, but {file} is not JSON: {error}") from error
+    results = tree if isinstance(tree, list) else [tree]
+    for result in results:
+        lacking = [key for key in ("model", "metrics", *ALIKE) if not isinstance(result, dict) or key not in result]
+        if lacking:
+            raise ValueError(
+                f"--against takes what `evaluate --json` printed, but {file} lacks {', '.join(lacking)}; "
+                "make it again with: python -m atose_ray.evaluate MODEL --json"
+            )
+        check_comparable(taken, result, f"{result['model']} in {file}")
+    if not results:
+        raise ValueError(f"--against takes what `evaluate --json` printed, but {file} is an empty list")
+    return results
 
 
 def check_same_data(model: Model, manifest: Manifest) -> None:
@@ -71,10 +150,10 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
 def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol: Protocol) -> dict[str, float]:
     """The metrics of a split under a protocol."""
     device = pick_device(model.run)
-    model.method.to(device)
+    prepare_to_score(model.method.to(device), model.run.execution, device)
     if protocol == "published":
         windows = score_windows(model, manifest, store.uri, split, device=device)
-        return published_metrics(windows.scores_NKC, windows.tags_NC)
+        return published_metrics(windows.scores_NKC, windows.tags_NC, model.spec.exclusive)
     batches = make_batches(model.run, manifest, store.uri).evaluate(split)
     return evaluate(model.method, batches, model.stage, device, model.spec.exclusive)
 
@@ -84,25 +163,56 @@ def beside(kind: str, tags: int, split: Split, protocol: Protocol) -> dict[str, 
     figures = published_figures(kind, tags, split, protocol)
     if figures is None:
         return None
-    rows = [{"system": row.system, figures.roc_auc: row.roc_auc, figures.pr_auc: row.pr_auc} for row in figures.systems]
+    rows = [
+        {"system": name, **dict(zip(figures.metrics, scores, strict=True))} for name, scores in figures.systems.items()
+    ]
     return {"source": figures.source, "protocol": protocol, "systems": rows}
 
 
-def as_text(result: dict[str, Any]) -> str:
-    """One line per metric with its protocol, then the published figures and this model's in one table."""
-    mark = f"[{result['protocol']}]"
-    lines = [f"{result['model']} on {result['dataset']}, {result['split']} split, protocol {result['protocol']}"]
-    lines += [f"  {name:<38} {value:10.4f}  {mark}" for name, value in result["metrics"].items()]
-    published = result["published"]
+def as_text(results: list[dict[str, Any]]) -> str:
+    """Our scores, a column per model; then the published figures and ours in one table; then what --against asks for.
+
+    Every line that holds a score ends with the name of its protocol.
+    """
+    first = results[0]
+    mark = f"[{first['protocol']}]"
+    taken = f"{first['dataset']}, {first['split']} split, protocol {first['protocol']}"
+    names = ["this model"] if len(results) == 1 else [f"model {number}" for number in range(1, len(results) + 1)]
+    if len(results) == 1:
+        lines = [f"{first['model']} on {taken}"]
+    else:
+        lines = [taken, *(f"{name}: {result['model']}" for name, result in zip(names, results, strict=True))]
+        lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
+    for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):
+        cells = (result["metrics"].get(metric) for result in results)
+        row = " ".join(f"{'-':>10}" if cell is None else f"{cell:10.4f}" for cell in cells)
+        lines.append(f"  {metric:<38} {row}  {mark}")
+    return "\n".join([*lines, *published_lines(results, names, mark), *against_lines(results, names, mark)])
+
+
+def published_lines(results: list[dict[str, Any]], names: list[str], mark: str) -> list[str]:
+    """The published figures and ours below them, or why there are none."""
+    first = results[0]
+    published = first["published"]
     if published is None:
-        return "\n".join([*lines, "no published figure for this data set and protocol"])
-    names = [name for name in published["systems"][0] if name != "system"]
-    own = {"system": "this model", **{name: result["metrics"][name] for name in names}}
-    lines += [f"published: {published['source']}", f"  {'':<24} {'  '.join(names)}  {mark}"]
-    for row in [*published["systems"], own]:
-        cells = "  ".join(f"{row[name]:>{len(name)}.4f}" for name in names)
+        return [no_figures(first["kind"], first["split"], first["protocol"])]
+    metrics = [metric for metric in published["systems"][0] if metric != "system"]
+    ours = [{"system": name, **result["metrics"]} for name, result in zip(names, results, strict=True)]
+    lines = [f"published: {published['source']}", f"  {'':<24} {'  '.join(metrics)}  {mark}"]
+    for row in [*published["systems"], *ours]:
+        cells = "  ".join(f"{row[metric]:>{len(metric)}.4f}" for metric in metrics)
         lines.append(f"  {row['system']:<24} {cells}  {mark}")
-    return "\n".join(lines)
+    return lines
+
+
+def against_lines(results: list[dict[str, Any]], names: list[str], mark: str) -> list[str]:
+    """Every model here minus every model of the file."""
+    lines = []
+    for name, result in zip(names, results, strict=True):
+        for old in result.get("against", ()):
+            lines.append(f"{name} minus {old['model']} in {old['file']}:")
+            lines += [f"  {metric:<38} {value:+10.4f}  {mark}" for metric, value in old["difference"].items()]
+    return lines
 
 
 if __name__ == "__main__":

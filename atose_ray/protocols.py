@@ -1,4 +1,5 @@
-"""The published evaluation protocol, and published figures beside the protocol that they were taken with.
+"""The published evaluation protocol, published figures beside the protocol that they were taken with, and the law that
+only scores of one protocol are compared.
 
 Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002, and its code. 16 windows of every clip are scored, each alone:
 nothing is averaged over a clip. All (window, tag) pairs form one ranking (micro), of which TF-Keras' AUC looks at 200
@@ -8,79 +9,143 @@ gave 0.857 / 0.566 here and 0.900 / 0.653 there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from atose_ray.metrics import check_scores
+from atose_ray.metrics import COUNTS, check_scores
 from atose_ray.types import Split
 
 Array = npt.NDArray[Any]
 Protocol = Literal["clip", "published"]
 PROTOCOLS: tuple[Protocol, ...] = ("clip", "published")
 THRESHOLDS = 200
+WINDOW_COUNTS = ("crops_per_clip",)
 EDGE = 1e-7  # Keras' epsilon: the outer thresholds lie this far outside [0, 1]
 
 
-class Figure(NamedTuple):
-    """A published system and its scores, as shares of 1."""
-
-    system: str
-    roc_auc: float
-    pr_auc: float
-
-
 class Figures(NamedTuple):
-    """Published scores of one data set under one protocol. roc_auc, pr_auc: what we call these scores."""
+    """Published scores of one data set under one protocol.
+
+    tags: how many the data set had. metrics: what we call these scores. systems: name -> scores in that order, as
+    shares of 1.
+    """
 
     source: str
-    roc_auc: str
-    pr_auc: str
-    systems: tuple[Figure, ...]
+    tags: int
+    metrics: tuple[str, ...]
+    systems: dict[str, tuple[float, ...]]
 
 
 FIGURES: dict[tuple[str, Protocol], Figures] = {
     ("mtat", "clip"): Figures(
         "Won et al. 2020, arXiv:2006.00751, MTAT split of clips with a top-50 tag",
-        "roc_auc_macro",
-        "pr_auc_macro",
-        (
-            Figure("FCN", 0.9005, 0.4295),
-            Figure("Musicnn", 0.9106, 0.4493),
-            Figure("SampleCNN", 0.9058, 0.4422),
-            Figure("SampleCNN + SE", 0.9103, 0.4520),
-            Figure("CRNN", 0.8722, 0.3625),
-            Figure("self-attention", 0.9077, 0.4445),
-            Figure("HarmonicCNN", 0.9127, 0.4611),
-            Figure("short-chunk CNN + res", 0.9129, 0.4614),
-        ),
+        50,
+        ("roc_auc_macro", "pr_auc_macro"),
+        {
+            "FCN": (0.9005, 0.4295),
+            "Musicnn": (0.9106, 0.4493),
+            "SampleCNN": (0.9058, 0.4422),
+            "SampleCNN + SE": (0.9103, 0.4520),
+            "CRNN": (0.8722, 0.3625),
+            "self-attention": (0.9077, 0.4445),
+            "HarmonicCNN": (0.9127, 0.4611),
+            "short-chunk CNN + res": (0.9129, 0.4614),
+        },
     ),
     ("mtat", "published"): Figures(
         "ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002; JE: with joint embedding",
-        "roc_auc_micro_crops_200",
-        "pr_auc_micro_crops_200",
-        (
-            Figure("HarmonicCNN", 0.9034, 0.5137),
-            Figure("HarmonicCNN, JE", 0.9185, 0.5595),
-            Figure("SampleCNN", 0.8744, 0.4214),
-            Figure("SampleCNN, JE", 0.8933, 0.4853),
-            Figure("SampleCNN + SE", 0.8809, 0.4456),
-            Figure("SampleCNN + SE, JE", 0.8840, 0.4581),
-            Figure("SampleCNN + res", 0.8758, 0.4271),
-            Figure("SampleCNN + res, JE", 0.8859, 0.4915),
-            Figure("SampleCNN + rese", 0.8775, 0.4358),
-            Figure("SampleCNN + rese, JE", 0.8951, 0.4903),
-            Figure("TagSincNet", 0.8616, 0.3937),
-            Figure("TagSincNet, JE", 0.8823, 0.4551),
-        ),
+        50,
+        ("roc_auc_micro_crops_200", "pr_auc_micro_crops_200"),
+        {
+            "HarmonicCNN": (0.9034, 0.5137),
+            "HarmonicCNN, JE": (0.9185, 0.5595),
+            "SampleCNN": (0.8744, 0.4214),
+            "SampleCNN, JE": (0.8933, 0.4853),
+            "SampleCNN + SE": (0.8809, 0.4456),
+            "SampleCNN + SE, JE": (0.8840, 0.4581),
+            "SampleCNN + res": (0.8758, 0.4271),
+            "SampleCNN + res, JE": (0.8859, 0.4915),
+            "SampleCNN + rese": (0.8775, 0.4358),
+            "SampleCNN + rese, JE": (0.8951, 0.4903),
+            "TagSincNet": (0.8616, 0.3937),
+            "TagSincNet, JE": (0.8823, 0.4551),
+        },
+    ),
+    ("speech_commands", "published"): Figures(
+        "logs in the repository of ATOSE / JETATAG, whose test pads every clip at random; JE: with joint embedding",
+        35,
+        ("accuracy_crops",),
+        {
+            "HarmonicCNN": (0.9635,),
+            "HarmonicCNN, JE": (0.9695,),
+            "SampleCNN": (0.9557,),
+            "SampleCNN, JE": (0.9483,),
+            "SampleCNN + SE": (0.9595,),
+            "SampleCNN + SE, JE": (0.9357,),
+            "SampleCNN + res": (0.9635,),
+            "SampleCNN + res, JE": (0.9476,),
+            "SampleCNN + rese": (0.9580,),
+            "SampleCNN + rese, JE": (0.9312,),
+            "TagSincNet": (0.9421,),
+            "TagSincNet, JE": (0.9038,),
+        },
     ),
 }
+INCOMPARABLE: dict[tuple[str, Protocol], str] = {
+    ("dcase2017", "published"): 'the repository of ATOSE / JETATAG logs an "F1" of DCASE 2017 that another version of '
+    "its code computed, so nothing here is the same number",
+}
+ALIKE = {
+    "protocol": "score both under one --protocol",
+    "dataset": "compare models of one data set",
+    "split": "score both with the same --split",
+    "tags": "score both models on one data set with one list of tags",
+    "content_hash": "the data set was prepared anew in between: score the other model again, on this store",
+}  # what two results must share to be compared, and what to do where they do not
 
 
 def published_figures(dataset: str, tags: int, split: Split, protocol: Protocol) -> Figures | None:
-    """The figures that scores of this data set may stand beside, or None: MTAT's 50 tags on its test split only."""
-    return FIGURES.get((dataset, protocol)) if split == "test" and tags == 50 else None
+    """The figures that scores of this data set may stand beside, or None: they are of test splits with all tags."""
+    figures = FIGURES.get((dataset, protocol))
+    return figures if figures and split == "test" and tags == figures.tags else None
+
+
+def no_figures(dataset: str, split: Split, protocol: Protocol) -> str:
+    """What to say where `published_figures` is None."""
+    text = "no published figure for this data set and protocol"
+    figures, reason = FIGURES.get((dataset, protocol)), INCOMPARABLE.get((dataset, protocol))
+    if figures:
+        return f"{text} beside these scores: the published ones are of the test split with {figures.tags} tags"
+    return f"{text}: {reason}" if reason else text
+
+
+def check_comparable(here: Mapping[str, Any], other: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError unless both results were taken alike: protocol, data set and its content, split, tags.
+
+    name: what the message calls `other`.
+    """
+    for field, way_out in ALIKE.items():
+        if here[field] != other[field]:
+            raise ValueError(
+                f"scores can be compared only where {field} is the same, but expected "
+                f"{_shown(here[field], other[field])} and {name} has {_shown(other[field], here[field])}; {way_out}"
+            )
+
+
+def _shown(value: Any, beside: Any) -> str:
+    """A value for a message; of a list its length and the first entry that differs from those of `beside`."""
+    if not isinstance(value, (list, tuple)):
+        return repr(value)
+    at = next((at for at, pair in enumerate(zip(value, beside, strict=False)) if pair[0] != pair[1]), len(beside))
+    return f"{len(value)}" + (f", number {at + 1} being {value[at]!r}" if at < len(value) else "")
+
+
+def differences(here: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """here - other of every score that both have; counts are no scores."""
+    return {name: here[name] - other[name] for name in here if name in other and name not in (*COUNTS, *WINDOW_COUNTS)}
 
 
 def keras_auc(scores: Array, labels: Array) -> tuple[float, float]:
@@ -119,12 +184,13 @@ def _pr_area(true_T: Array, false_T: Array) -> float:
     return float(np.sum(slope * (rise + offset * np.log(ratio))) / max(true_T[0], 1))
 
 
-def published_metrics(scores_NKC: Array, tags_NC: Array) -> dict[str, float]:
+def published_metrics(scores_NKC: Array, tags_NC: Array, exclusive: bool) -> dict[str, float]:
     """[N, K, C] of K windows per clip, [N, C] -> {name: value}, every window counting on its own.
 
     roc_auc_micro_crops_200  area under the ROC curve of all N*K*C (window, tag) pairs, at 200 thresholds
     pr_auc_micro_crops_200   area under their precision-recall curve, at 200 thresholds, interpolated
     harmonic_mean_roc_pr_micro_crops_200  of these two; the published code prints it as "F1"
+    accuracy_crops           share of windows whose highest score is their clip's tag (exclusive tags only)
 
     Raises ValueError when shapes differ or no pair is positive or none negative, NonFiniteError for NaN or inf.
     """
@@ -136,10 +202,13 @@ def published_metrics(scores_NKC: Array, tags_NC: Array) -> dict[str, float]:
     windows = scores_NKC.shape[1]
     roc_auc, pr_auc = keras_auc(scores_NKC, np.repeat(tags_NC[:, None], windows, axis=1))
     total = roc_auc + pr_auc
-    return {
+    metrics = {
         "roc_auc_micro_crops_200": roc_auc,
         "pr_auc_micro_crops_200": pr_auc,
         "harmonic_mean_roc_pr_micro_crops_200": 2 * roc_auc * pr_auc / total if total else 0.0,
         "clips": float(len(tags_NC)),
         "crops_per_clip": float(windows),
     }
+    if exclusive:
+        metrics["accuracy_crops"] = float(np.mean(scores_NKC.argmax(axis=2) == tags_NC.argmax(axis=1)[:, None]))
+    return metrics

@@ -12,6 +12,7 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.store import Store
+from atose_ray.metrics import PROTOCOL
 from atose_ray.search.space import chosen_arms, compose, load_study
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -124,7 +125,7 @@ def show(record: EpochRecord, job: Job) -> None:
     valid = record.valid[job.run.metric]
     print(
         f"epoch {record.epoch}/{job.run.method.epochs} {record.stage:<8} loss {record.train_loss:.4f} "
-        f"valid {job.run.metric} {valid:.4f} (best {record.objective:.4f}) {record.seconds:.1f} s",
+        f"valid {job.run.metric} {valid:.4f} (best {record.objective:.4f}) [{PROTOCOL}] {record.seconds:.1f} s",
         flush=True,
     )
 

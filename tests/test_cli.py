@@ -25,7 +25,7 @@ OPTIONS = {
     "prepare": {"dataset", "--store", "--source", "--option", "--address", "--cpus"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
     "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus"},
-    "evaluate": {"model", "--store", "--split", "--protocol", "--json"},
+    "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
     "report": {"study", "--store"},
     "tag": {"model", "files", "--top", "--json"},
 }

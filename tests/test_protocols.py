@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from atose_ray.data.sampling import published_starts
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.store import Store
 from atose_ray.metrics import NonFiniteError
-from atose_ray.protocols import FIGURES, THRESHOLDS, keras_auc, published_figures, published_metrics
+from atose_ray.protocols import FIGURES, THRESHOLDS, keras_auc, no_figures, published_figures, published_metrics
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.evaluate import score_windows
 
@@ -28,7 +29,8 @@ def vectors() -> dict[str, np.ndarray]:
 def test_keras_auc_is_the_published_number() -> None:
     arrays = vectors()
     labels, scores = arrays["labels"], arrays["scores"]
-    got = published_metrics(scores, labels)
+    got = published_metrics(scores, labels, exclusive=False)
+    assert "accuracy_crops" not in got
     for name, pair in {
         "micro_crops": (got["roc_auc_micro_crops_200"], got["pr_auc_micro_crops_200"]),
         "micro_clipmean": keras_auc(scores.mean(axis=1), labels),
@@ -53,14 +55,21 @@ def test_ties_and_thresholds() -> None:
 def test_published_metrics_refuses_what_has_no_ranking() -> None:
     scores = np.full((2, 3, 4), 0.5)
     with pytest.raises(ValueError, match="nothing to rank"):
-        published_metrics(scores, np.zeros((2, 4)))
+        published_metrics(scores, np.zeros((2, 4)), False)
     with pytest.raises(ValueError, match=r"must be \[clips, windows, tags\].* got \(2, 4\)"):
-        published_metrics(scores[:, 0], np.eye(2, 4))
+        published_metrics(scores[:, 0], np.eye(2, 4), False)
     with pytest.raises(ValueError, match="must both be"):
-        published_metrics(scores, np.eye(3, 4))
+        published_metrics(scores, np.eye(3, 4), False)
     scores[0, 1, 2] = np.nan
     with pytest.raises(NonFiniteError):
-        published_metrics(scores, np.eye(2, 4))
+        published_metrics(scores, np.eye(2, 4), False)
+
+
+def test_accuracy_counts_windows_of_exclusive_tags() -> None:
+    scores = np.full((2, 3, 4), 0.1)
+    scores[0, :2, 1] = scores[0, 2, 0] = scores[1, 0, 3] = scores[1, 1:, 2] = 0.9
+    tags = np.eye(4)[[1, 2]]
+    assert published_metrics(scores, tags, exclusive=True)["accuracy_crops"] == pytest.approx(4 / 6)
 
 
 def test_windows_never_reach_the_tail() -> None:
@@ -74,13 +83,38 @@ def test_windows_never_reach_the_tail() -> None:
 
 def test_figures_stand_only_beside_their_own_protocol() -> None:
     clip, published = (published_figures("mtat", 50, "test", protocol) for protocol in ("clip", "published"))
-    assert clip is not None and published is not None
-    assert {clip.roc_auc, clip.pr_auc}.isdisjoint({published.roc_auc, published.pr_auc})
+    words = published_figures("speech_commands", 35, "test", "published")
+    assert clip is not None and published is not None and words is not None
+    assert set(clip.metrics).isdisjoint(published.metrics) and words.metrics == ("accuracy_crops",)
     assert published_figures("mtat", 50, "valid", "clip") is None
     assert published_figures("mtat", 188, "test", "clip") is None
     assert published_figures("demo", 50, "test", "clip") is None
+    assert published_figures("speech_commands", 28, "test", "published") is None
+    assert published_figures("speech_commands", 35, "test", "clip") is None
     for figures in FIGURES.values():
-        assert all(0.3 < row.pr_auc < row.roc_auc < 1 for row in figures.systems)
+        assert {len(scores) for scores in figures.systems.values()} == {len(figures.metrics)}
+        assert all(0.3 < score < 1 for scores in figures.systems.values() for score in scores)
+        if len(figures.metrics) == 2:
+            assert all(roc_auc > pr_auc for roc_auc, pr_auc in figures.systems.values())
+
+
+def test_where_there_is_no_figure_it_says_why() -> None:
+    plain = no_figures("demo", "test", "clip")
+    assert plain == "no published figure for this data set and protocol"
+    assert '"F1"' in no_figures("dcase2017", "test", "published") and no_figures("dcase2017", "test", "clip") == plain
+    assert "test split with 50 tags" in no_figures("mtat", "valid", "published")
+
+
+def test_published_accuracies_are_those_of_the_logs(shared: Path) -> None:
+    figures = FIGURES["speech_commands", "published"].systems
+    with (shared / "parity" / "reference_results.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["dataset"] == "keyword"]
+    logged = {
+        row["encoder"].replace("+", " + ").replace("+ se", "+ SE") + (", JE" if row["JE"] == "True" else ""): row
+        for row in rows
+    }
+    assert {name.replace("SEt", "se") for name in logged} == set(figures) and len(rows) == 12
+    assert all(float(logged[name]["test_acc"]) == score for name, (score,) in figures.items())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +122,7 @@ def trained(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """(model folder, store) of a tiny run."""
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(Path(tiny_store.root) / "data", root / "store" / "data")
-    (root / "one.json").write_text(json.dumps(tiny_tree()))
+    (root / "one.json").write_text(json.dumps(tiny_tree(execution={"precision": "float32"})))
     train.main([str(root / "one.json"), "--store", str(root / "store")])
     (run,) = (root / "store" / "runs").iterdir()
     return str(run / "best"), str(root / "store")
@@ -119,7 +153,7 @@ def test_published_protocol_scores_sixteen_windows(trained, capsys) -> None:
     whole = score_windows(model, manifest, store, "test")
     assert whole.scores_NKC.shape == (manifest.data_spec.counts["test"], 16, 4)
     result = json.loads(run_verb(capsys, folder, "--store", store, "--protocol", "published", "--json"))
-    assert result["metrics"] == pytest.approx(published_metrics(whole.scores_NKC, whole.tags_NC), abs=1e-9)
+    assert result["metrics"] == pytest.approx(published_metrics(whole.scores_NKC, whole.tags_NC, False), abs=1e-9)
     for batch_size in (1, 7):
         parts = score_windows(model, manifest, store, "test", batch_size=batch_size)
         assert np.allclose(parts.scores_NKC, whole.scores_NKC, atol=1e-6)
@@ -137,10 +171,21 @@ def test_every_printed_score_names_its_protocol(trained, capsys) -> None:
 
 def test_published_figures_are_printed_beside_ours(trained) -> None:
     metrics = {"roc_auc_macro": 0.9, "pr_auc_macro": 0.4, "clips": 4332.0}
-    text = evaluate.as_text({"model": "m", "dataset": "mtat", "split": "test", "protocol": "clip", "metrics": metrics,
-                             "published": evaluate.beside("mtat", 50, "test", "clip")})  # fmt: skip
+    one = {"model": "m", "dataset": "mtat", "kind": "mtat", "split": "test", "protocol": "clip", "metrics": metrics,
+           "published": evaluate.beside("mtat", 50, "test", "clip")}  # fmt: skip
+    text = evaluate.as_text([one])
     assert "HarmonicCNN" in text and "0.4611" in text and "Won et al. 2020" in text and "this model" in text
     assert "0.5595" not in text and "no published figure" not in text
+    words = {
+        **one,
+        "dataset": "speech_commands",
+        "kind": "speech_commands",
+        "protocol": "published",
+        "metrics": {"accuracy_crops": 0.9},
+        "published": evaluate.beside("speech_commands", 35, "test", "published"),
+    }
+    text = evaluate.as_text([words, words])  # fmt: skip
+    assert "0.9695  [published]" in text and text.count("0.9000  [published]") == 3 and "model 2: m" in text
 
 
 def test_other_tags_are_refused(trained, tmp_path: Path) -> None:
@@ -152,3 +197,95 @@ def test_other_tags_are_refused(trained, tmp_path: Path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"was trained on other tags .* renamed"):
         evaluate.main([model, "--store", str(tmp_path / "store")])
+
+
+def test_several_models_stand_side_by_side(trained, capsys) -> None:
+    model, store = trained
+    one = json.loads(run_verb(capsys, model, "--store", store, "--json"))
+    two = json.loads(run_verb(capsys, model, model, "--store", store, "--json"))
+    assert two == [one, one] and one["content_hash"] == load_manifest(Store(store), "folder").content_hash
+    assert one["tags"] == list(load_model(model).spec.tags)
+    out = run_verb(capsys, model, model, "--store", store)
+    assert f"model 1: {model}\nmodel 2: {model}\n" in out
+    scores = [line for line in out.splitlines() if line.startswith("  ")]
+    value = f"{one['metrics']['pr_auc_macro']:.4f}"
+    assert f"pr_auc_macro {value} {value} [clip]" in [" ".join(line.split()) for line in scores]
+    assert all(line.endswith("[clip]") for line in scores)
+
+
+def changed_copy(model: str, folder: Path, dataset: str = "folder", tag: str = "high") -> str:
+    """A copy of a model folder that says it is of another data set, or has another first tag."""
+    shutil.copytree(model, folder)
+    config, spec = json.loads((folder / "config.json").read_text()), json.loads((folder / "data_spec.json").read_text())
+    config["data"]["dataset"] = dataset
+    spec["tags"] = [tag, *spec["tags"][1:]]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "data_spec.json").write_text(json.dumps(spec))
+    return str(folder)
+
+
+def test_models_of_other_data_are_refused(trained, tmp_path: Path) -> None:
+    model, store = trained
+    other = changed_copy(model, tmp_path / "other", dataset="mtat")
+    with pytest.raises(ValueError, match=r"one data set, but .* on 'folder' and .* on 'mtat'; score them one by one"):
+        evaluate.main([model, other, "--store", store])
+    tags = changed_copy(model, tmp_path / "tags", tag="zither")
+    with pytest.raises(ValueError, match=r"the same tags, but .* has .* and .* zither"):
+        evaluate.main([model, tags, "--store", store])
+
+
+def test_against_prints_the_difference_to_an_earlier_result(trained, capsys, tmp_path: Path) -> None:
+    model, store = trained
+    before = json.loads(run_verb(capsys, model, "--store", store, "--json"))
+    before["metrics"]["pr_auc_macro"] -= 0.125
+    del before["metrics"]["roc_auc_macro"]
+    file = tmp_path / "before.json"
+    file.write_text(json.dumps(before))
+    out = run_verb(capsys, model, "--store", store, "--against", str(file))
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert f"this model minus {model} in {file}:" in rows and "pr_auc_macro +0.1250 [clip]" in rows
+    assert all(line.endswith("[clip]") for line in out.splitlines() if line.startswith("  "))
+    file.write_text(json.dumps([before, before]))
+    result = json.loads(run_verb(capsys, model, "--store", store, "--against", str(file), "--json"))
+    first, second = result["against"]
+    assert first == second and first["difference"]["pr_auc_macro"] == pytest.approx(0.125, abs=1e-6)
+    assert {"roc_auc_macro", "clips", "tags_total"}.isdisjoint(first["difference"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "published"}, r"protocol is the same, but expected 'clip' and .* has 'published'; .*--protocol"),
+        ({"dataset": "mtat"}, r"dataset is the same, but expected 'folder' and .* 'mtat'; compare models of one"),
+        ({"split": "valid"}, r"split is the same, but expected 'test' and .* has 'valid'; .*--split"),
+        ({"tags": ["high"]}, r"tags is the same, but expected 4, number 2 being '\w+' and .* has 1; score both"),
+        ({"content_hash": "0"}, r"content_hash is the same, but expected .* has '0'; .*prepared anew"),
+    ],
+)
+def test_a_comparison_across_protocols_or_data_is_refused(trained, capsys, tmp_path: Path, change, message) -> None:
+    model, store = trained
+    taken = {"dataset": "folder", "split": "test", "protocol": "clip"}
+    manifest = load_manifest(Store(store), "folder")
+    taken |= {"tags": list(manifest.data_spec.tags), "content_hash": manifest.content_hash}
+    file = tmp_path / "before.json"
+    file.write_text(json.dumps({"model": "old", "metrics": {"pr_auc_macro": 0.5}, **taken, **change}))
+    with pytest.raises(ValueError, match=message):
+        evaluate.main([model, "--store", store, "--against", str(file)])
+    assert capsys.readouterr().out == ""
+
+
+def test_against_refuses_what_is_no_earlier_result(trained, tmp_path: Path) -> None:
+    model, store = trained
+    file = tmp_path / "before.json"
+    arguments = [model, "--store", store, "--against", str(file)]
+    with pytest.raises(ValueError, match=r"cannot read .*before.json"):
+        evaluate.main(arguments)
+    for text, message in {
+        "pr_auc_macro 0.5": "is not JSON",
+        '{"model": "m", "metrics": {}}': "lacks protocol, dataset, split, tags, content_hash",
+        "[1]": "lacks model",
+        "[]": "empty list",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            evaluate.main(arguments)

@@ -10,6 +10,7 @@ from ray import tune
 
 from atose_ray.config import SearchConfig
 from atose_ray.data.store import Store
+from atose_ray.metrics import PROTOCOL
 from atose_ray.runtime.trial import KEY
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, forget_checkpoint
@@ -38,7 +39,7 @@ class Console(tune.Callback):  # type: ignore[misc]
             self.best = value
             if name != self.leader:
                 self.leader = name
-                self.say(f"lead   {name}  {self.metric} {value:.4f} at epoch {result['epoch']}")
+                self.say(f"lead   {name}  {self.metric} {value:.4f} [{PROTOCOL}] at epoch {result['epoch']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself or was pruned."""
@@ -57,7 +58,8 @@ class Console(tune.Callback):  # type: ignore[misc]
         value = result.get(self.metric, float("nan"))
         best = " (best so far)" if job.about["name"] == self.leader else ""
         self.say(
-            f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} after {epochs} epochs{best}{why}"
+            f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} [{PROTOCOL}] after {epochs} epochs"
+            f"{best}{why}"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
