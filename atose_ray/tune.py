@@ -73,7 +73,8 @@ def closing(record: StudyRecord, folder: Store) -> str:
         metrics = record.best.metrics
         lines.append(
             f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
-            f"test {metrics['test'][record.metric]:.4f} (mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
+            f"test {metrics['test'][record.metric]:.4f} [{metrics['protocol']}] "
+            f"(mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
         )
         lines.append(f"model:  {folder.child('best').uri}\nagain:  {record.rerun_command}")
     return "\n".join([*lines, f"report: {folder.child('report.html').uri}"])

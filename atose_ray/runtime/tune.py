@@ -140,4 +140,4 @@ def conclude(folder: Store, store: Store, plan: Plan) -> None:
     task = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)(finish_run)
     metrics: Mapping[str, Any] = ray.get(task.remote(job, chosen))
     test = metrics["test"][run.metric]
-    print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f}")
+    print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from atose_ray.metrics import COUNTS
+from atose_ray.metrics import COUNTS, PROTOCOL
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
 from atose_ray.types import SPLITS
@@ -30,9 +30,12 @@ METRIC_MEANING = {
     "then the mean over the tags that have a positive clip",
     "roc_auc_macro": "area under the ROC curve of each tag over all clips, then the mean over the tags",
     "pr_auc_micro": "average precision over all (clip, tag) pairs pooled into one list",
-    "roc_auc_micro": "area under the ROC curve over all (clip, tag) pairs pooled into one list",
     "accuracy": "share of clips whose highest-scored tag is the right one",
     "f1_macro_at_0.5": "F1 of each tag with the score cut at 0.5, then the mean over the tags",
+    "paired_cosine": "mean cosine of a clip's audio vector and the vector of its own tags (alignment)",
+    "unpaired_cosine": "mean cosine of a clip's audio vector and the tag vector of a clip with other tags",
+    "audio_uniformity": "log mean exp(-2 d²) over pairs of audio vectors: 0 is one point, lower is more spread",
+    "tag_uniformity": "log mean exp(-2 d²) over pairs of tag vectors: 0 is one point, lower is more spread",
 }
 
 Matrix = list[list[float]]
@@ -63,6 +66,7 @@ def report_data(study: StudyRecord) -> dict[str, Any]:
         "importances": [asdict(one) for one in parameter_importances(order)],
         "tag_maps": _tag_maps(study),
         "meanings": METRIC_MEANING,
+        "protocol": PROTOCOL,
         "versions": study.versions,
     }
     return {name: _compact(part) for name, part in data.items()}

@@ -17,6 +17,7 @@ from typing import Any
 
 from atose_ray.config import RunConfig
 from atose_ray.data.store import Store
+from atose_ray.metrics import PROTOCOL
 from atose_ray.types import DataSpec
 
 LOG = "log.jsonl"
@@ -25,7 +26,8 @@ LOG = "log.jsonl"
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch of one run. `epoch` counts from 1 over all stages; `valid` maps metric name to value;
-    `objective` is the best value of the run's metric so far; `time` is the Unix time of its end."""
+    `objective` is the best value of the run's metric so far; `time` is the Unix time of its end; `protocol` is that of
+    all its scores."""
 
     epoch: int
     stage: str
@@ -35,6 +37,7 @@ class EpochRecord:
     valid: dict[str, float]
     objective: float
     time: float
+    protocol: str = PROTOCOL
 
 
 @dataclass(frozen=True)

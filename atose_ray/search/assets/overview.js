@@ -37,7 +37,8 @@ function sentence() {
   const states = countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ");
   const head = `${plural(TRIALS.length, "trial")} (${states}) searched for the highest validation ${METRIC}`;
   const running = TRIALS.some((trial) => trial.state === "running");
-  const tail = ` It ${running ? "has taken" : "took"} ${duration(REPORT.study.wall_seconds)}${devices().length ? " on " + shorten(devices().join(", "), 80) : ""}.`;
+  const tail = ` It ${running ? "has taken" : "took"} ${duration(REPORT.study.wall_seconds)}${devices().length ? " on " + shorten(devices().join(", "), 80) : ""}.` +
+    ` All scores are of the protocol "${REPORT.protocol}": the mean over a clip's crops, every clip once.`;
   if (!REPORT.best) return `${head}. No model has been chosen.${tail}`;
   const test = known(tested()[METRIC]) ? ` and ${score(tested()[METRIC])} on test` : "";
   const level = known(chance()) && METRIC.startsWith("pr_auc") ? `, where guessing scores ${score(chance())}` : "";
