@@ -35,6 +35,7 @@ class DataConfig(Config):
     crop_seconds: length of audio a forward pass hears; None is the encoder's published length, or the longest clip
         where that is shorter; `published` is the encoder's in any case. Shorter clips are zero-padded.
     batch_size: crops per optimizer step over all workers together.
+    crops_per_clip: random crops of every clip in an epoch of training: so many from each time a clip is read.
     eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
     shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
     train_share: share of the train split's clips, drawn by the seed, that is trained on: one point of a learning curve.
@@ -47,6 +48,7 @@ class DataConfig(Config):
     dataset: str = "demo"
     crop_seconds: Annotated[float, Field(gt=0, le=600)] | Literal["published"] | None = None
     batch_size: int = Field(default=16, ge=2, le=65_536)
+    crops_per_clip: int = Field(default=1, ge=1, le=256)
     eval_crops: int = Field(default=4, ge=1, le=256)
     shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
     train_share: float = Field(default=1.0, gt=0, le=1)

@@ -138,3 +138,17 @@ def test_two_ranks_hear_their_shares_and_hold_one_table(tiny_run, tiny_store, tm
     for mine, other in zip(one["epochs"], two["epochs"], strict=True):
         assert not set(mine.tolist()) & set(other.tolist())
         assert len(mine) + len(other) == 36
+
+
+def test_several_crops_of_a_clip_in_an_epoch(tiny_run, tiny_store, tmp_path) -> None:
+    run = with_stages(tiny_run, stages((4, 2)))
+    run = run.model_copy(update={"data": run.data.model_copy(update={"crops_per_clip": 3})})
+    opened, records, heard = train(run, tiny_store, tmp_path)
+    valid_crops = sum(len(batch.clip_id_B) for batch in opened.batches.evaluate("valid"))
+    assert sum(heard) == 3 * 36 * 3 + 2 * valid_crops
+    source = opened.batches
+    feed = CachedEmbeddings(opened.method, source, cached_span(run.method, 1), run.seed, torch.device("cpu"))
+    for epoch in range(1, 5):
+        ids = torch.cat([batch.clip_id_B for batch in feed.train(epoch)])
+        assert torch.equal(ids.unique(return_counts=True)[1], torch.full((36,), 3))
+    assert feed.table.embed_NKE.shape[1] == 6 and feed.table.has_NK.all() and len(records) == 5

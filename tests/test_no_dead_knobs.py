@@ -28,6 +28,7 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "data.crop_seconds", 0.5),
     ({}, "data.batch_size", 4),
     ({}, "data.eval_crops", 1),
+    ({}, "data.crops_per_clip", 2),
     ({}, "data.shuffle_row_groups", 1),
     ({}, "data.train_share", 0.5),
     ({}, "encoder.block", "res"),

@@ -62,9 +62,11 @@ def assert_same(ours, theirs) -> int:
 @pytest.mark.parametrize("residency", ["host", "device"])
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize(("crop_seconds", "share"), [(0.3, 1.0), (0.6, 1.0), (0.6, 0.4), (2.0, 0.7)])
-def test_batches_are_those_of_streaming(residency, world, crop_seconds, share, tiny_run, fine_store) -> None:
+@pytest.mark.parametrize("crops", [1, 3])
+def test_batches_are_those_of_streaming(residency, world, crop_seconds, share, crops, tiny_run, fine_store) -> None:
     """Crops shorter than every clip, between, and longer; the first has clips cut at both ends of what is held."""
-    run = tiny_run(data=data(crop_seconds=crop_seconds, train_share=share), execution={"eval_batch_size": 4})
+    sizes = data(crop_seconds=crop_seconds, train_share=share, crops_per_clip=crops)
+    run = tiny_run(data=sizes, execution={"eval_batch_size": 4})
     for rank in range(world):
         streamed, kept = sources(run, fine_store, residency, rank, world)
         for epoch in (0, 1, 5):
@@ -96,7 +98,7 @@ def test_a_rank_without_validation_clips_has_none(tiny_run, tiny_store) -> None:
 def test_a_share_is_the_same_through_ray_data(ray_cluster, world, tiny_run, fine_store) -> None:
     from atose_ray.runtime.ingest import RayBatches
 
-    run, manifest = tiny_run(data=data(train_share=0.5)), load_manifest(fine_store, "folder")
+    run, manifest = tiny_run(data=data(train_share=0.5, crops_per_clip=2)), load_manifest(fine_store, "folder")
     for rank in range(world):
         streamed, kept = sources(run, fine_store, "host", rank, world)
         ray_data = make_batches(run, manifest, fine_store.uri, RayBatches, rank, world, CPU)

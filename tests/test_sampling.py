@@ -71,6 +71,27 @@ def test_the_whole_as_a_share_is_the_whole() -> None:
     assert places(train_buffers(GROUPS, 1, 2, 2, chosen_N=chosen_share(1, CLIPS, 1.0))) == whole
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_several_crops_of_every_clip_are_mixed_and_differ(world: int) -> None:
+    once = train_buffers(GROUPS, 3, 5, 2)
+    seen: dict[tuple[RowGroup, int], set[int]] = {}
+    for rank in range(world):
+        for buffer in train_buffers(GROUPS, 3, 5, 2, rank, world, crops=4):
+            assert buffer.crops == 4
+            for g, r, draw in zip(
+                *(part.tolist() for part in (buffer.group_N, buffer.row_N, buffer.draw_N)), strict=True
+            ):
+                seen.setdefault((buffer.groups[g], r), set()).add(draw)
+            if len(buffer) > 8:
+                assert buffer.row_N[:4].tolist() != [buffer.row_N[0]] * 4, "the crops of a clip do not stand together"
+    assert len(seen) == world * (CLIPS // world) and all(draws == {0, 1, 2, 3} for draws in seen.values())
+    assert places(train_buffers(GROUPS, 3, 5, 2, crops=1)) == places(once)
+    ids, lengths = np.arange(50), np.full(50, 5000)
+    starts = [crop_starts(0, 3 * 4 + np.full(50, draw), ids, lengths, 1000) for draw in range(4)]
+    assert all((a != b).any() for a, b in itertools.combinations(starts, 2))
+    assert (starts[2] == crop_starts(0, 14, ids, lengths, 1000)).all()
+
+
 def test_a_buffer_reads_only_its_own_row_groups() -> None:
     for buffer in train_buffers(GROUPS, 0, 0, 2):
         assert len(buffer.groups) <= 2

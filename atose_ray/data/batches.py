@@ -32,7 +32,7 @@ class BatchSource(Protocol):
     """Where a training gets its data: of one rank, if there are several."""
 
     def train(self, epoch: int) -> Iterator[AnyBatch]:
-        """One random crop per clip, in the order of (seed, epoch)."""
+        """Random crops of every clip, in the order of (seed, epoch)."""
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
@@ -74,13 +74,14 @@ class CropSettings:
 
 
 def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
-    """One random crop of every clip of a buffer, in the buffer's order."""
+    """The random crops of the clips of a buffer, in the buffer's order."""
     folder = data_store(Store(settings.store_uri), settings.dataset)
     groups = [read_row_group(folder, group, settings.n_tags) for group in buffer.groups]
     places = list(zip(buffer.group_N.tolist(), buffer.row_N.tolist(), strict=True))
     clip_id_N = np.array([groups[g].clip_id_N[r] for g, r in places], np.int64)
     n_samples_N = np.array([groups[g].n_samples_N[r] for g, r in places], np.int64)
-    starts_N = crop_starts(settings.seed, epoch, clip_id_N, n_samples_N, settings.crop_samples)
+    draws_N = epoch * buffer.crops + buffer.draw_N
+    starts_N = crop_starts(settings.seed, draws_N, clip_id_N, n_samples_N, settings.crop_samples)
     pcm_NT = np.zeros((len(places), settings.crop_samples), np.int16)
     for row, ((g, r), start) in enumerate(zip(places, starts_N.tolist(), strict=True)):
         cut(groups[g].pcm_N[r], start, pcm_NT[row])
@@ -119,7 +120,7 @@ def cut(pcm_T: Array, start: int, out_T: Array) -> None:
 class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
-    batch_size: of this rank. train_share: of the train split's clips that are trained on.
+    batch_size: of this rank. train_share: of the train split's clips that are trained on. crops_per_clip: in an epoch.
     residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the train or valid split is too
     small to train on.
     """
@@ -138,6 +139,7 @@ class LocalBatches:
         rank: int = 0,
         world: int = 1,
         train_share: float = 1.0,
+        crops_per_clip: int = 1,
     ) -> None:
         self.manifest, self.settings = manifest, settings
         self.batch_size, self.eval_crops, self.eval_batch_size, self.mix = batch_size, eval_crops, eval_batch_size, mix
@@ -151,7 +153,8 @@ class LocalBatches:
                 f"data.train_share={train_share:g} leaves {chosen} of {clips} clips to train on, but training with "
                 f"{world} workers needs at least {2 * world}; take a larger share or fewer workers"
             )
-        self.sizes = batch_sizes(chosen // world, batch_size)
+        self.crops_per_clip = crops_per_clip
+        self.sizes = batch_sizes(chosen // world * crops_per_clip, batch_size)
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
@@ -159,11 +162,11 @@ class LocalBatches:
 
     def buffers(self, epoch: int) -> list[Buffer]:
         """What this rank reads in an epoch."""
-        groups = self.manifest.row_groups("train")
-        return train_buffers(groups, self.settings.seed, epoch, self.mix, self.rank, self.world, self.chosen_N)
+        groups, share = self.manifest.row_groups("train"), (self.rank, self.world, self.chosen_N)
+        return train_buffers(groups, self.settings.seed, epoch, self.mix, *share, self.crops_per_clip)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """One random crop per clip."""
+        """Random crops of every clip."""
         yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
 
     def evaluate(self, split: Split) -> Iterator[Batch]:

@@ -158,15 +158,14 @@ class ResidentBatches(LocalBatches):
         self.held_train, self.held_valid = hold(self, "train", where), hold(self, "valid", where)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """One random crop per clip."""
+        """Random crops of every clip."""
         held, groups, length = self.held_train, held_groups(self, "train"), self.settings.crop_samples
         first = dict(zip(groups, first_clips(groups), strict=True))
-        positions = [
-            np.array([first[group] for group in buffer.groups])[buffer.group_N] + buffer.row_N
-            for buffer in self.buffers(epoch)
-        ]
+        buffers = self.buffers(epoch)
+        positions = [np.array([first[group] for group in b.groups])[b.group_N] + b.row_N for b in buffers]
         clip_N = (np.cumsum(self.chosen_N) - 1)[np.concatenate(positions)]
-        starts_N = crop_starts(self.settings.seed, epoch, held.clip_id_N[clip_N], held.n_samples_N[clip_N], length)
+        draws_N = epoch * self.crops_per_clip + np.concatenate([buffer.draw_N for buffer in buffers])
+        starts_N = crop_starts(self.settings.seed, draws_N, held.clip_id_N[clip_N], held.n_samples_N[clip_N], length)
         yield from self._batches(held, clip_N, starts_N, self.sizes)
 
     def evaluate(self, split: Split) -> Iterator[Batch]:

@@ -27,25 +27,31 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Clips that are read and mixed together, in the order they are delivered.
+    """Crops that are read and mixed together, in the order they are delivered.
 
-    groups: the row groups to read. group_N: index into `groups` of every clip; row_N: its row there.
+    groups: the row groups to read. group_N: index into `groups` of every crop's clip; row_N: the clip's row there;
+    draw_N: number of the crop among `crops` of its clip in this epoch.
     """
 
     groups: tuple[RowGroup, ...]
     group_N: Array
     row_N: Array
+    draw_N: Array
+    crops: int
 
     def __len__(self) -> int:
         return len(self.row_N)
 
 
-def uniform(seed: int, epoch: int, clip_id_N: Array) -> Array:
-    """int64 [N] -> float64 [N] in [0, 1): SplitMix64 (Steele et al. 2014) of (seed, epoch, clip id)."""
+def uniform(seed: int, epoch: int | Array, clip_id_N: Array) -> Array:
+    """int64 [N] -> float64 [N] in [0, 1): SplitMix64 (Steele et al. 2014) of (seed, epoch, clip id).
+
+    epoch: one for all, or int64 [N].
+    """
     with np.errstate(over="ignore"):
         x = clip_id_N.astype(np.uint64)
         for word in (seed, epoch):
-            x = _splitmix64(x ^ (np.uint64(word) * np.uint64(0xD1342543DE82EF95)))
+            x = _splitmix64(x ^ (np.asarray(word).astype(np.uint64) * np.uint64(0xD1342543DE82EF95)))
     return np.asarray((x >> np.uint64(11)).astype(np.float64) / float(1 << 53))
 
 
@@ -56,7 +62,7 @@ def _splitmix64(x: Array) -> Array:
     return np.asarray(x ^ (x >> np.uint64(31)))
 
 
-def crop_starts(seed: int, epoch: int, clip_id_N: Array, n_samples_N: Array, crop_samples: int) -> Array:
+def crop_starts(seed: int, epoch: int | Array, clip_id_N: Array, n_samples_N: Array, crop_samples: int) -> Array:
     """int64 [N], int [N] -> first sample of a random crop, int64 [N].
 
     Negative where the clip is shorter than the crop: that many zeros stand before it.
@@ -106,12 +112,14 @@ def train_buffers(
     rank: int = 0,
     world: int = 1,
     chosen_N: Array | None = None,
+    crops: int = 1,
 ) -> list[Buffer]:
     """The clips of one rank in one epoch, as buffers of `mix` row groups, row groups and clips in random order.
 
     The row groups are permuted; rank r of W takes the r-th of W equal stretches of the concatenated clips (up to W-1
     clips, different ones every epoch, are left over), so that it reads only its own part of the data.
-    chosen_N: bool of every clip of `groups` in order, to go without the others.
+    chosen_N: bool of every clip of `groups` in order, to go without the others. crops: of every clip, mixed as the
+    clips are.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(groups))
     group_N = np.concatenate([np.full(groups[i].clips, i) for i in order])
@@ -127,10 +135,11 @@ def train_buffers(
     for first in range(0, len(mine), mix):
         members = mine[first : first + mix]
         position = np.flatnonzero(np.isin(group_N, members))
-        position = np.random.default_rng((seed, epoch, members[0])).permutation(position)
+        crop = np.random.default_rng((seed, epoch, members[0])).permutation(crops * len(position))
+        draw_N, position = crop // len(position), position[crop % len(position)]
         local = {group: i for i, group in enumerate(members)}
         local_N = np.array([local[g] for g in group_N[position].tolist()])
-        buffers.append(Buffer(tuple(groups[g] for g in members), local_N, row_N[position]))
+        buffers.append(Buffer(tuple(groups[g] for g in members), local_N, row_N[position], draw_N, crops))
     return buffers
 
 

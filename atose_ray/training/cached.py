@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -22,6 +24,7 @@ from atose_ray.data.sampling import uniform
 from atose_ray.methods import Method, MethodConfig
 from atose_ray.types import AnyBatch, EmbeddedBatch, Split
 
+Array = npt.NDArray[Any]
 CROP_SALT = 0x5EED
 
 
@@ -73,7 +76,7 @@ class CachedEmbeddings:
         yield from self.valid[split]
 
     def train(self, epoch: int) -> Iterator[EmbeddedBatch]:
-        """One embedding per clip."""
+        """As many embeddings of every clip as the source has crops of it in an epoch."""
         position = epoch - self.span.first_epoch
         while len(self.heard) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
             for _ in self._hear_epoch(self.span.first_epoch + len(self.heard)):
@@ -102,39 +105,54 @@ class CachedEmbeddings:
         return heard
 
     def _recall(self, table: Table, epoch: int) -> Iterator[EmbeddedBatch]:
-        order_N = np.random.default_rng((self.seed, epoch)).permutation(len(table.clip_id_N))
+        clips = len(table.clip_id_N)
+        order_N = np.random.default_rng((self.seed, epoch)).permutation(clips * table.per_epoch)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         mine_N = order_N[rank * (len(order_N) // world) :]
         first = 0
         for size in self.sizes:
-            yield table.batch(mine_N[first : first + size], self.seed, epoch)
+            row_B, draw_B = mine_N[first : first + size] % clips, mine_N[first : first + size] // clips
+            yield table.batch(row_B, self.seed, epoch * table.per_epoch + draw_B)
             first += size
 
 
 class Table:
     """embed_NKE float32 of N clips and K crops; has_NK: which were heard (under W ranks an epoch leaves up to W - 1
-    clips out); tags_NC; clip_id_N ascending."""
+    clips out); tags_NC; clip_id_N ascending; per_epoch: crops of a clip that one epoch hears."""
 
     def __init__(self, heard: list[EmbeddedBatch]) -> None:
         self.clip_id_N = np.unique(np.concatenate([crop.clip_id_B.cpu().numpy() for crop in heard]))
         clips, device = len(self.clip_id_N), heard[0].embed_BE.device
-        self.embed_NKE = torch.zeros(clips, len(heard), heard[0].embed_BE.shape[1], device=device)
+        rows = [np.searchsorted(self.clip_id_N, crop.clip_id_B.cpu().numpy()) for crop in heard]
+        self.per_epoch = int(np.bincount(rows[0]).max())
+        crops = len(heard) * self.per_epoch
+        self.embed_NKE = torch.zeros(clips, crops, heard[0].embed_BE.shape[1], device=device)
         self.tags_NC = torch.zeros(clips, heard[0].tags_BC.shape[1], device=device)
-        self.has_NK = np.zeros((clips, len(heard)), bool)
-        for k, crop in enumerate(heard):
-            row_N = np.searchsorted(self.clip_id_N, crop.clip_id_B.cpu().numpy())
-            rows = torch.from_numpy(row_N).to(device)
-            self.embed_NKE[rows, k], self.tags_NC[rows] = crop.embed_BE, crop.tags_BC
-            self.has_NK[row_N, k] = True
+        self.has_NK = np.zeros((clips, crops), bool)
+        for epoch, (row_N, crop) in enumerate(zip(rows, heard, strict=True)):
+            column_N = epoch * self.per_epoch + _occurrence(row_N)
+            self.has_NK[row_N, column_N] = True
+            where_N, columns = torch.from_numpy(row_N).to(device), torch.from_numpy(column_N).to(device)
+            self.embed_NKE[where_N, columns], self.tags_NC[where_N] = crop.embed_BE, crop.tags_BC
         self.first_N = self.has_NK.argmax(axis=1)
 
-    def batch(self, row_B: np.ndarray, seed: int, epoch: int) -> EmbeddedBatch:
+    def batch(self, row_B: Array, seed: int, epoch: int | Array) -> EmbeddedBatch:
         """One of the heard crops of each clip, drawn by (seed, epoch, clip id)."""
         clip_id_B = self.clip_id_N[row_B]
         crop_B = (uniform(seed ^ CROP_SALT, epoch, clip_id_B) * self.has_NK.shape[1]).astype(np.int64)
         crop_B = np.where(self.has_NK[row_B, crop_B], crop_B, self.first_N[row_B])
         rows, crops = (torch.from_numpy(index).to(self.embed_NKE.device) for index in (row_B, crop_B))
         return EmbeddedBatch(self.embed_NKE[rows, crops], self.tags_NC[rows], torch.from_numpy(clip_id_B))
+
+
+def _occurrence(row_N: Array) -> Array:
+    """How many times each entry stood before it: [4, 2, 4, 4] -> [0, 0, 1, 2]."""
+    order_N = np.argsort(row_N, kind="stable")
+    sorted_N = row_N[order_N]
+    first_N = np.searchsorted(sorted_N, sorted_N)
+    occurrence_N = np.empty_like(row_N)
+    occurrence_N[order_N] = np.arange(len(row_N)) - first_N
+    return np.asarray(occurrence_N)
 
 
 def _joined(batches: list[EmbeddedBatch]) -> EmbeddedBatch:

@@ -95,6 +95,7 @@ def make_batches(
         rank=rank,
         world=world,
         train_share=run.data.train_share,
+        crops_per_clip=run.data.crops_per_clip,
     )
 
 
