@@ -15,6 +15,8 @@ on test, once. Arms:
     OBJECTIVE/frozen       stage "embed", then the head alone: the published recipe
     OBJECTIVE/fine_tuned   stage "embed", then the head alone, then head and encoder at 0.3 times the rate
     OBJECTIVE/joint        one stage, the joint embedding as an auxiliary loss of weight 0.3
+    OBJECTIVE/light_joint  the same, of weight 0.03
+    OBJECTIVE/warm_start   a third of the epochs in stage "embed", then head and encoder at the full rate
     OBJECTIVE/permuted/..  as frozen or fine_tuned, but in stage "embed" every clip has the tags of another clip
 """
 
@@ -49,6 +51,8 @@ ARMS = (
     "random/frozen",
     *(f"{objective}/{mode}" for objective in OBJECTIVES for mode in ("frozen", "fine_tuned", "joint")),
     *(f"pairwise_margin/permuted/{mode}" for mode in ("frozen", "fine_tuned")),
+    "info_nce/warm_start",
+    "soft_targets/light_joint",
 )
 ENCODERS = {
     "sample_cnn": {"kind": "sample_cnn", "block": "basic", "channels": 8, "bn_momentum": 0.1},
@@ -59,7 +63,8 @@ EPOCHS = {  # data set -> share of the training clips -> epochs of all stages to
     "demo": {0.05: 60, 0.2: 36, 1.0: 18},
     "folder": {0.05: 45, 0.2: 24, 1.0: 12},
 }
-FINE_TUNED_RATE = JOINT_WEIGHT = 0.3
+FINE_TUNED_RATE = 0.3
+JOINT_WEIGHT, LIGHT_WEIGHT = 0.3, 0.03
 KEPT = ("pr_auc_macro", "roc_auc_macro", "paired_cosine", "unpaired_cosine", "audio_uniformity", "tag_uniformity")
 
 
@@ -68,11 +73,14 @@ def stages(arm: str, epochs: int) -> list[dict[str, Any]]:
     mode = arm.rpartition("/")[2]
     if arm in ("supervised", "random/frozen"):
         return [{"name": "classify", "epochs": epochs}]
-    if mode == "joint":
+    if mode in ("joint", "light_joint"):
         return [{"name": "joint", "epochs": epochs}]
     if mode == "frozen":
         first = epochs * 2 // 3
         return [{"name": "embed", "epochs": first}, {"name": "classify", "epochs": epochs - first}]
+    if mode == "warm_start":
+        both = {"epochs": epochs - epochs // 3, "trains": ["encoder", "classifier"]}
+        return [{"name": "embed", "epochs": epochs // 3}, {"name": "classify", **both}]
     first, head = epochs // 2, epochs // 6
     both = {"epochs": epochs - first - head, "trains": ["encoder", "classifier"], "lr_scale": FINE_TUNED_RATE}
     return [{"name": "embed", "epochs": first}, {"name": "classify", "epochs": head}, {"name": "classify", **both}]
@@ -84,7 +92,8 @@ def run_tree(arm: str, dataset: str, encoder: str, share: float, seed: int, lr: 
     if arm != "supervised":
         objective = arm.partition("/")[0]
         kind = objective if objective in OBJECTIVES else "pairwise_margin"
-        method = {"kind": "joint_embedding", "latent": 64, "joint_weight": JOINT_WEIGHT, "objective": {"kind": kind}}
+        weight = LIGHT_WEIGHT if arm.endswith("light_joint") else JOINT_WEIGHT
+        method = {"kind": "joint_embedding", "latent": 64, "joint_weight": weight, "objective": {"kind": kind}}
     method |= {"head": {"kind": "linear"}, "stages": stages(arm, EPOCHS[dataset][share])}
     return {
         "data": {
