@@ -20,9 +20,10 @@ from atose_ray import cli, train
 from atose_ray.data.store import Store
 from atose_ray.training.checkpoint import load_model
 
-VERBS = ("prepare", "train", "tune", "evaluate", "report", "tag")
+VERBS = ("prepare", "doctor", "train", "tune", "evaluate", "report", "tag")
 OPTIONS = {
     "prepare": {"dataset", "--store", "--source", "--option", "--address", "--cpus"},
+    "doctor": {"dataset", "--store", "--json"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
     "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
@@ -143,7 +144,7 @@ def test_a_run_leaves_these_files(tiny_store: Store, tmp_path: Path, capsys) -> 
     assert {path.name for path in (run / "best").iterdir()} == MODEL_FILES
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["epoch"] * 3 + ["end"]
-    epoch = {"event", "epoch", "stage", "seconds", "train_loss", "lr", "valid", "objective", "time"}
+    epoch = {"event", "epoch", "stage", "seconds", "train_loss", "lr", "valid", "objective", "time", "protocol"}
     assert set(events[0]) == epoch and set(events[-1]) == {"event", "state", "reason", "time"}
     metrics = load_model(str(run / "best")).metrics
     assert {"metric", "stage", "epoch", "valid", "number", "protocol", "test", "per_tag"} <= set(metrics)

@@ -10,6 +10,8 @@ from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from test_dataset_adapters import MAKERS as PUBLISHED
+from test_dataset_adapters import make_gtzan
 from test_dataset_dcase2017 import make_dcase2017
 
 from atose_ray.datasets import KINDS, DatasetConfig, DatasetConfigs, DatasetError, dataset_config
@@ -75,7 +77,15 @@ def make_folder_without_split(folder: Path) -> DatasetConfig:
     return dataset_config("folder", source=str(folder))
 
 
-MAKERS = [make_demo, make_mtat, make_dcase2017, make_speech_commands, make_folder, make_folder_without_split]
+MAKERS = [
+    make_demo,
+    make_mtat,
+    make_dcase2017,
+    make_speech_commands,
+    make_folder,
+    make_folder_without_split,
+    *PUBLISHED,
+]
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__.removeprefix("make_"))
@@ -100,7 +110,7 @@ def test_listing_obeys_the_laws(maker: Callable[[Path], DatasetConfig], tmp_path
 
 
 def test_no_group_is_in_two_splits(maker: Callable[[Path], DatasetConfig], tmp_path: Path) -> None:
-    if maker is make_speech_commands:
+    if maker in (make_speech_commands, make_gtzan):
         pytest.skip("the published lists decide")
     listing = maker(tmp_path).list_clips()
     splits_of_group: dict[str | None, set[str]] = {}
@@ -127,7 +137,8 @@ def test_every_kind_is_in_the_union_and_in_the_suite(tmp_path: Path) -> None:
 def test_unknown_dataset_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match="unknown dataset 'mtta'; known: dcase2017, demo, folder, mtat, speech_commands; did you mean mtat",
+        match="unknown dataset 'mtta'; known: audioset, dcase2017, demo, esc50, fma, folder, gtzan, mtat, mtg_jamendo, "
+        "nsynth, speech_commands, urbansound8k; did you mean mtat",
     ):
         dataset_config("mtta")
 
@@ -137,7 +148,7 @@ def test_misspelt_option_is_named() -> None:
         dataset_config("mtat", top_tag=10)
 
 
-@pytest.mark.parametrize("kind", ["mtat", "dcase2017", "speech_commands", "folder"])
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"demo"}))
 def test_source_must_be_given_and_be_a_local_folder(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=f"{kind} needs the folder of its audio.*--source DIR"):
         dataset_config(kind).list_clips()

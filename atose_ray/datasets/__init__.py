@@ -10,26 +10,51 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from atose_ray.datasets.audioset import AudioSetConfig
 from atose_ray.datasets.base import DatasetConfig, DatasetError
 from atose_ray.datasets.dcase2017 import Dcase2017Config
 from atose_ray.datasets.demo import DemoConfig
+from atose_ray.datasets.esc50 import Esc50Config
+from atose_ray.datasets.fma import FmaConfig
 from atose_ray.datasets.folder import FolderConfig
+from atose_ray.datasets.gtzan import GtzanConfig
 from atose_ray.datasets.mtat import MtatConfig
+from atose_ray.datasets.mtg_jamendo import MtgJamendoConfig
+from atose_ray.datasets.nsynth import NsynthConfig
 from atose_ray.datasets.speech_commands import SpeechCommandsConfig
+from atose_ray.datasets.urbansound8k import UrbanSound8kConfig
 
 __all__ = ["KINDS", "DatasetConfig", "DatasetConfigs", "DatasetError", "dataset_config"]
 
 DatasetConfigs = Annotated[
-    Dcase2017Config | DemoConfig | FolderConfig | MtatConfig | SpeechCommandsConfig,
+    AudioSetConfig
+    | Dcase2017Config
+    | DemoConfig
+    | Esc50Config
+    | FmaConfig
+    | FolderConfig
+    | GtzanConfig
+    | MtatConfig
+    | MtgJamendoConfig
+    | NsynthConfig
+    | SpeechCommandsConfig
+    | UrbanSound8kConfig,
     Field(discriminator="kind"),
 ]
 
 KINDS: dict[str, type[DatasetConfig]] = {
+    "audioset": AudioSetConfig,
     "dcase2017": Dcase2017Config,
     "demo": DemoConfig,
+    "esc50": Esc50Config,
+    "fma": FmaConfig,
     "folder": FolderConfig,
+    "gtzan": GtzanConfig,
     "mtat": MtatConfig,
+    "mtg_jamendo": MtgJamendoConfig,
+    "nsynth": NsynthConfig,
     "speech_commands": SpeechCommandsConfig,
+    "urbansound8k": UrbanSound8kConfig,
 }
 
 

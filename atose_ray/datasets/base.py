@@ -1,4 +1,4 @@
-"""What every data set adapter shares: its config, its error, and the folder its audio lies in.
+"""What every data set adapter shares: its config, its error, the folder its audio lies in, and how tables are read.
 
 An adapter reads annotations and lists clips; it never decodes audio. Decoding, and the clips that fail at it, belong
 to `prepare`.
@@ -6,17 +6,21 @@ to `prepare`.
 
 from __future__ import annotations
 
+import csv
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from atose_ray.types import ClipRef, Config, Listing
+from atose_ray.types import ClipRef, Config, Listing, Split
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".aif", ".aiff", ".au")
 )
+
+MAX_CELL_CHARS = 1 << 24  # biographies and other free text lie in the same tables as the tags
 
 
 class DatasetError(ValueError):
@@ -48,6 +52,111 @@ class DatasetConfig(Config):
             what = "is a file" if path.is_file() else "does not exist"
             raise DatasetError(f"the source of {self.kind} must be a folder, but {path} {what}; give it: --source DIR")
         return path
+
+
+class FoldedConfig(DatasetConfig):
+    """Base of the sets that are published in folds: one is the test split, one is for validation, none is shuffled."""
+
+    folds: ClassVar[int]
+    test_fold: int = Field(default=1, ge=1, description="The fold that is the test split.")
+    valid_fold: int | None = Field(
+        default=None, ge=1, description="For validation; by default the one after test_fold."
+    )
+
+    @model_validator(mode="after")
+    def _folds_exist_and_differ(self) -> FoldedConfig:
+        for name, fold in (("test_fold", self.test_fold), ("valid_fold", self.valid_fold)):
+            if fold is not None and fold > self.folds:
+                raise ValueError(f"{name} must be 1 to {self.folds}, but got {fold}")
+        if self.valid_fold == self.test_fold:
+            raise ValueError(f"valid_fold and test_fold must differ, but both are {self.test_fold}")
+        return self
+
+    def split_of(self, fold: str, where: str) -> Split:
+        """The split of a fold as the table writes it. Raises `DatasetError` for one that is not published."""
+        if fold not in {str(number) for number in range(1, self.folds + 1)}:
+            raise DatasetError(f"{where}: fold must be 1 to {self.folds}, but got {fold!r}")
+        if int(fold) == self.test_fold:
+            return "test"
+        return "valid" if int(fold) == (self.valid_fold or self.test_fold % self.folds + 1) else "train"
+
+
+def find_file(kind: str, folder: Path, places: Sequence[str], way_out: str) -> Path:
+    """The first of `places` (paths relative to `folder`) that is a file. Raises `DatasetError` that names them."""
+    for place in places:
+        if (folder / place).is_file():
+            return folder / place
+    others = f" (or {', '.join(places[1:])})" if places[1:] else ""
+    raise DatasetError(f"{kind} needs {places[0]}{others}, but {folder} has no such file; {way_out}")
+
+
+def read_cells(path: Path, delimiter: str = ",", quoted: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Where it stands, and the stripped cells, of every line that is not blank; UTF-8 with or without BOM, any line
+    ends. Raises `DatasetError` for another encoding or a broken quote."""
+    csv.field_size_limit(MAX_CELL_CHARS)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(
+                file,
+                delimiter=delimiter,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+                skipinitialspace=quoted,
+                strict=True,
+            )
+            for cells in filter(None, lines):
+                yield f"{path.name} line {lines.line_num}", [cell.strip() for cell in cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f"{path} must be a table in UTF-8, but cannot be read: {error}; is the file complete? Fetch it again"
+        ) from error
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where it stands, and column -> cell, of every line of a CSV. Raises `DatasetError` where it has not `columns`."""
+    lines = read_cells(path)
+    _, header = next(lines, ("", [""]))
+    if not set(columns) <= set(header):
+        raise DatasetError(
+            f"{path.name} must have the columns {', '.join(columns)}, but its first line is "
+            f"{','.join(header)[:80]!r}; take the file from the archive as it is"
+        )
+    for where, cells in lines:
+        require_cells(where, cells, header)
+        yield where, dict(zip(header, cells, strict=True))
+
+
+def require_cells(where: str, cells: Sequence[str], header: Sequence[str]) -> None:
+    """Raises `DatasetError` if a line has not as many cells as the header."""
+    if len(cells) != len(header):
+        raise DatasetError(
+            f"{where} must have {len(header)} cells as the header has, but has {len(cells)}; is the file complete?"
+        )
+
+
+def finish_listing(
+    config: DatasetConfig,
+    folder: Path,
+    clips: Sequence[ClipRef],
+    named_in: str,
+    *,
+    exclusive: bool,
+    tags: Iterable[str] | None = None,
+    left_out: Mapping[str, int] | None = None,
+) -> Listing:
+    """The listing of `clips`, with the tags that occur: in the order of `tags`, by name without it.
+
+    Raises `DatasetError` if a clip is named twice or no file of any is on disk.
+    """
+    names: set[str] = set()
+    for clip in clips:
+        if clip.name in names:
+            raise DatasetError(f"{named_in} names {clip.name} more than once; keep one line per clip")
+        names.add(clip.name)
+    require_some_audio(clips, folder, named_in)
+    used = {tag for clip in clips for tag in clip.tags}
+    ordered = tuple(tag for tag in tags if tag in used) if tags is not None else tuple(sorted(used))
+    counted = tuple((reason, count) for reason, count in (left_out or {}).items() if count)
+    return Listing(config.kind, tuple(clips), tags=ordered, exclusive=exclusive, left_out=counted)
 
 
 def require_some_audio(clips: Iterable[ClipRef], folder: Path, named_in: str) -> None:
