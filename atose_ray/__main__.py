@@ -2,6 +2,7 @@
 
 VERBS = {
     "prepare": "your audio and tags -> Parquet shards",
+    "doctor": "examine a prepared data set: files, splits, tags; says whether training may start",
     "train": "one training of one configuration",
     "tune": "a hyper-parameter search, resumable, here or on a cluster",
     "evaluate": "score a chosen model under a named protocol, beside published figures",

@@ -8,10 +8,13 @@ from pydantic import ValidationError
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, explain, yaml_value
+from atose_ray.data.doctor import examine
+from atose_ray.data.doctor import summary as examined
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
 from atose_ray.data.store import Store
 from atose_ray.datasets import KINDS, dataset_config
+from atose_ray.search.data_page import PAGE, write_examination
 from atose_ray.types import SPLITS
 
 
@@ -22,7 +25,7 @@ def arguments() -> argparse.ArgumentParser:
         "Decode a data set once, into shards that every training reads. The same inputs again: nothing is done.",
         "  python -m atose_ray.prepare demo\n  python -m atose_ray.prepare mtat --source /data/MagnaTagATune --store s3://bucket/atose",
     )
-    parser.add_argument("dataset", help="demo, mtat, dcase2017, speech_commands, folder")
+    parser.add_argument("dataset", help=", ".join(KINDS))
     parser.add_argument("--source", help="folder of the raw audio and its annotations (demo renders its own)")
     parser.add_argument(
         "--option",
@@ -36,7 +39,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, list, write, summarise."""
+    """Parse, list, write, examine, summarise."""
     options = arguments().parse_args(argv)
     store = cli.open_store(options)
     try:
@@ -59,6 +62,10 @@ def main(argv: list[str] | None = None) -> None:
 
     manifest, written = prepare(config, store, on_ray)
     print(summary(manifest, store, config.kind, written))
+    if written:
+        found = examine(store, config.kind)
+        write_examination(store, found)
+        print(f"{examined(found)}. More in {data_store(store, config.kind).child(PAGE).uri}")
 
 
 def dataset_options(pairs: list[str], source: str | None, dataset: str, store: Store) -> dict[str, object]:

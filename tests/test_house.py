@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "atose_ray"
-VERBS = {"prepare", "train", "tune", "evaluate", "report", "tag", "cli", "__main__"}
+VERBS = {"prepare", "train", "tune", "evaluate", "report", "tag", "doctor", "cli", "__main__"}
 ORDER = [
     {"types"},
     {"audio", "objectives", "metrics", "optim", "tags"},

@@ -28,6 +28,7 @@ TOLERANCE_SAMPLES = 4 * 1152  # four MP3 frames: encoder delay and padding that 
 TOLERANCE_S = 0.1  # annotations are rounded: an end may lie this far behind the file's end
 PREROLL_S = 2  # an MP3 frame borrows bits from earlier ones: what follows a seek is wrong (measured: up to 0.5 s)
 SILENT_PEAK = 1e-12  # -240 dB: below it a clip is stored as silence
+CLIPPED_LEVEL, CLIPPED_RUN = 0.999, 3  # this many samples in a row, this loud, are a peak that was cut off
 
 _RECEIVED_INSTEAD = {
     b"<!doctype html": "is an HTML page, not audio: the download probably failed; fetch it again",
@@ -50,10 +51,14 @@ class AudioError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """audio_T: mono float32 in [-1, 1] at the rate asked for. source_rate_hz: the file's own rate."""
+    """audio_T: mono float32 in [-1, 1] at the rate asked for. The rest is of the file before mixing and resampling:
+    its rate, its channels, its highest magnitude, and the share of its samples that are clipped."""
 
     audio_T: np.ndarray
     source_rate_hz: int
+    channels: int
+    source_peak: float
+    clipped: float
 
 
 class _Samples(NamedTuple):
@@ -96,10 +101,26 @@ def decode(source: str | bytes, *, sample_rate_hz: int, start_s: float = 0.0, en
             f"{name}: {got - int(finite_T.sum())} of {got} samples are NaN or infinite, the first one at "
             f"{start_s + at / rate_hz:.3f} s; export the file again"
         )
-    mono_T = torch.from_numpy(samples.audio_TC.mean(axis=1, dtype=np.float32))
+    audio_TC = samples.audio_TC
+    mono_T = torch.from_numpy(audio_TC.mean(axis=1, dtype=np.float32))
     if rate_hz != sample_rate_hz:
         mono_T = torchaudio.functional.resample(mono_T, rate_hz, sample_rate_hz)
-    return Decoded(mono_T.clamp(-1.0, 1.0).numpy(), rate_hz)
+    peak = float(max(audio_TC.max(), -audio_TC.min()))
+    clipped = clipped_share(audio_TC) if peak >= CLIPPED_LEVEL else 0.0
+    return Decoded(mono_T.clamp(-1.0, 1.0).numpy(), rate_hz, audio_TC.shape[1], peak, clipped)
+
+
+def clipped_share(audio_TC: np.ndarray) -> float:
+    """Share of the samples in runs of CLIPPED_RUN or more whose magnitude is at least CLIPPED_LEVEL."""
+    full_TC = np.abs(audio_TC) >= CLIPPED_LEVEL
+    if len(full_TC) < CLIPPED_RUN:
+        return 0.0
+    count = len(full_TC) - CLIPPED_RUN + 1
+    starts_TC = np.logical_and.reduce([full_TC[k : k + count] for k in range(CLIPPED_RUN)])
+    in_run_TC = np.zeros_like(full_TC)
+    for k in range(CLIPPED_RUN):
+        in_run_TC[k : k + count] |= starts_TC
+    return float(in_run_TC.mean())
 
 
 def to_pcm16(audio_T: np.ndarray, peak_normalize: bool) -> tuple[np.ndarray, float]:

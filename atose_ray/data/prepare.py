@@ -1,4 +1,5 @@
-"""Listing -> shards and manifest: plan the shards, decode and write each (anywhere), then commit the manifest.
+"""Listing -> shards, facts.jsonl and manifest: plan the shards, decode and write each (anywhere), then commit the
+manifest. What only decoding knows about a file goes into facts.jsonl, which the doctor reads.
 
 The plan depends on the listing alone, so the shards are the same whatever runs them and however parallel.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from atose_ray.audio.io import AudioError, decode, to_pcm16
+from atose_ray.data.doctor_facts import ClipFacts, measure, write_facts
 from atose_ray.data.shards import MANIFEST, ClipRow, Manifest, ShardFile, SkippedClip, data_store, encode_shard
 from atose_ray.data.store import Store
 from atose_ray.datasets.base import DatasetConfig
@@ -45,7 +47,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What writing a shard gave. file is None when no clip of it could be decoded."""
+    """What writing a shard gave. file is None when no clip of it could be decoded. facts: of every clip written."""
 
     file: ShardFile | None
     skipped: tuple[SkippedClip, ...]
@@ -53,6 +55,7 @@ class ShardResult:
     longest_samples: int
     clips: int
     seconds: float
+    facts: tuple[ClipFacts, ...]
 
 
 RunJobs = Callable[[list[ShardJob]], Iterable[ShardResult]]
@@ -81,6 +84,7 @@ def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -
         folder.delete(name)
     results = list(run_jobs(plan_shards(listing, config.sample_rate_hz, folder.uri)))
     manifest = assemble(config, listing, results, inputs_hash)
+    write_facts(folder, [facts for result in results for facts in result.facts])
     folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
     return manifest, True
 
@@ -116,6 +120,7 @@ def write_shard(job: ShardJob) -> ShardResult:
     """Decode the clips of one shard and write it. A clip that cannot be decoded is skipped with its reason."""
     index = {tag: i for i, tag in enumerate(job.tags)}
     rows: list[ClipRow] = []
+    facts: list[ClipFacts] = []
     skipped: list[SkippedClip] = []
     for clip_id, clip in zip(job.clip_ids, job.clips, strict=True):
         try:
@@ -126,10 +131,12 @@ def write_shard(job: ShardJob) -> ShardResult:
         pcm_T, scale = to_pcm16(decoded.audio_T, job.peak_normalize)
         tags = tuple(sorted(index[tag] for tag in clip.tags))
         rows.append(ClipRow(clip_id, clip.name, clip.group, tags, scale, pcm_T))
+        facts.append(measure(clip_id, pcm_T, scale, decoded))
     counts = Counter(job.tags[tag] for row in rows for tag in row.tags)
     longest = max((len(row.pcm_T) for row in rows), default=0)
     seconds = sum(len(row.pcm_T) for row in rows) / job.sample_rate_hz
-    return ShardResult(_commit(job, rows), tuple(skipped), dict(counts), longest, len(rows), seconds)
+    file = _commit(job, rows)
+    return ShardResult(file, tuple(skipped), dict(counts), longest, len(rows), seconds, tuple(facts))
 
 
 def _commit(job: ShardJob, rows: list[ClipRow]) -> ShardFile | None:

@@ -1,6 +1,6 @@
 """One setting says where everything lives: a path, `file://`, `s3://bucket/prefix`, `gs://...`.
 
-    <store>/data/<name>/          shards and manifest.json       (prepare)
+    <store>/data/<name>/          shards, manifest.json, facts.jsonl, data.html, quarantine.csv   (prepare, doctor)
     <store>/runs/<signature>/     one run folder                 (train)
     <store>/studies/<name>/       one study folder               (tune)
 
