@@ -1,7 +1,9 @@
 """Listing -> shards, facts.jsonl and manifest: plan the shards, decode and write each (anywhere), then commit the
 manifest. What only decoding knows about a file goes into facts.jsonl, which the doctor reads.
 
-The plan depends on the listing alone, so the shards are the same whatever runs them and however parallel.
+The plan depends on the listing alone, so the shards are the same whatever runs them and however parallel. Beside every
+finished shard stands what writing it gave (`parts/`), until the manifest is there: a killed prepare goes on with the
+shards that lack it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from atose_ray.audio.io import AudioError, decode, to_pcm16
 from atose_ray.data.doctor_facts import ClipFacts, measure, write_facts
@@ -25,6 +28,7 @@ from atose_ray.types import SPLITS, ClipRef, DataSpec, Listing, Split
 FORMAT_VERSION = 1
 MAX_SHARD_CLIPS = 128
 MIN_SHARD_CLIPS = 16
+INPUTS, PARTS = "inputs.json", "parts"
 
 
 class PrepareError(ValueError):
@@ -79,13 +83,20 @@ def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -
         if old.get("inputs_hash") == inputs_hash:
             return Manifest.model_validate(old), False
     folder.check_writable()
-    folder.delete(MANIFEST)
+    if not (folder.exists(INPUTS) and folder.read_json(INPUTS) == inputs_hash):
+        folder.delete(MANIFEST)
+        for name in folder.names():
+            folder.delete(name)
+        folder.write_json(INPUTS, inputs_hash)
     for name in folder.names():
-        folder.delete(name)
+        if name.endswith(".partial"):  # a write that was cut short
+            folder.delete(name)
     results = list(run_jobs(plan_shards(listing, config.sample_rate_hz, folder.uri)))
     manifest = assemble(config, listing, results, inputs_hash)
     write_facts(folder, [facts for result in results for facts in result.facts])
     folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
+    folder.delete(PARTS)
+    folder.delete(INPUTS)
     return manifest, True
 
 
@@ -117,6 +128,19 @@ def plan_shards(listing: Listing, sample_rate_hz: int, folder_uri: str) -> list[
 
 
 def write_shard(job: ShardJob) -> ShardResult:
+    """Decode the clips of one shard and write it, unless an earlier prepare of the same inputs did."""
+    folder, part = Store(job.folder_uri), f"{PARTS}/{job.name}.json"
+    adapter = TypeAdapter(ShardResult)
+    if folder.exists(part):
+        done: ShardResult = adapter.validate_python(folder.read_json(part))
+        if done.file is None or folder.exists(done.file.name):
+            return done
+    result = decode_shard(job)
+    folder.write_json(part, adapter.dump_python(result, mode="json"))
+    return result
+
+
+def decode_shard(job: ShardJob) -> ShardResult:
     """Decode the clips of one shard and write it. A clip that cannot be decoded is skipped with its reason."""
     index = {tag: i for i, tag in enumerate(job.tags)}
     rows: list[ClipRow] = []

@@ -1,0 +1,128 @@
+"""A prepare that was killed goes on where it was, and what it leaves is byte for byte what an undisturbed one leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import RATE, render_tiny
+from processes import environment
+
+from atose_ray.data import prepare as module
+from atose_ray.data.prepare import PARTS, prepare, run_here
+from atose_ray.data.shards import data_store, load_manifest
+from atose_ray.data.store import Store
+from atose_ray.datasets import dataset_config
+
+CLIPS = 240
+SLOW = """
+import sys, time
+from atose_ray.data import prepare as module
+from atose_ray.data.store import Store
+from atose_ray.datasets import dataset_config
+decode = module.decode
+def slowly(*args, **kwargs):
+    time.sleep(0.003)
+    return decode(*args, **kwargs)
+module.decode = slowly
+print("begins", flush=True)
+module.prepare(dataset_config("folder", source=sys.argv[1], sample_rate_hz=int(sys.argv[2])), Store(sys.argv[3]))
+"""
+
+
+def config(source: Path):
+    return dataset_config("folder", source=str(source), sample_rate_hz=RATE)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_tiny(tmp_path_factory.mktemp("source"), CLIPS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    store = tmp_path_factory.mktemp("whole")
+    prepare(config(source), Store(str(store)))
+    return content(store)
+
+
+def test_nothing_of_the_way_is_left(undisturbed) -> None:
+    names = {name.rpartition("/")[2].partition("-")[0] for name in undisturbed}
+    assert names == {"manifest.json", "facts.jsonl", "train", "valid", "test"}
+
+
+def test_only_the_missing_shards_are_written(source, undisturbed, tmp_path, monkeypatch) -> None:
+    class Killed(Exception):
+        pass
+
+    def three_then_dead(jobs):
+        for number, result in enumerate(run_here(jobs)):
+            if number == 3:
+                raise Killed
+            yield result
+
+    store = Store(str(tmp_path))
+    with pytest.raises(Killed):
+        prepare(config(source), store, three_then_dead)
+    folder = data_store(store, "folder")
+    parts = folder.child(PARTS).names()
+    assert len(parts) == 4 and not folder.exists("manifest.json")
+    decoded = []
+    decode = module.decode
+    monkeypatch.setattr(module, "decode", lambda *args, **kwargs: decoded.append(args[0]) or decode(*args, **kwargs))
+    folder.delete(parts[0].removesuffix(".json"))  # a shard that went missing is written again
+    manifest, written = prepare(config(source), store)
+    here = sum(
+        shard.row_groups and sum(shard.row_groups) for shard in manifest.shards if f"{shard.name}.json" in parts[1:]
+    )
+    assert written and len(decoded) == CLIPS - here > 0
+    assert content(tmp_path) == undisturbed
+
+
+def test_other_inputs_start_anew(source, tmp_path) -> None:
+    store = Store(str(tmp_path))
+
+    def dead(jobs):
+        list(run_here(jobs[:2]))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config(source), store, dead)
+    other = dataset_config("folder", source=str(source), sample_rate_hz=2 * RATE)
+    manifest, _ = prepare(other, store)
+    assert manifest.data_spec.sample_rate_hz == 2 * RATE
+    assert load_manifest(store, "folder").content_hash == manifest.content_hash
+    fresh = tmp_path / "fresh"
+    assert prepare(other, Store(str(fresh)))[0].content_hash == manifest.content_hash
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(source, undisturbed, tmp_path) -> None:
+    moments = random.Random(5)
+    arguments = [sys.executable, "-c", SLOW, str(source), str(RATE), str(tmp_path)]
+    killed = 0
+    for _ in range(10):
+        process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"begins\n"
+        time.sleep(moments.uniform(0.05, 0.5))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        process.stdout.close()
+        if (tmp_path / "data" / "folder" / "manifest.json").exists():
+            break
+    assert killed >= 3
+    prepare(config(source), Store(str(tmp_path)))
+    kept = {name: value for name, value in content(tmp_path).items() if not name.endswith(".partial")}
+    assert kept == undisturbed
