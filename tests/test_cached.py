@@ -12,6 +12,7 @@ import torch.distributed as dist
 from atose_ray.config import ConfigError, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.store import Store
+from atose_ray.training import cached
 from atose_ray.training.cached import CachedEmbeddings, Table, cached_span
 from atose_ray.training.loop import fit, run_epochs
 from atose_ray.training.record import RunFolder
@@ -48,8 +49,8 @@ def history(records) -> list[tuple[float, dict]]:
 
 def test_with_enough_crops_nothing_changes_but_the_time(tiny_run, tiny_store, tmp_path) -> None:
     off, plain, _ = train(with_stages(tiny_run, stages((3, "off"))), tiny_store, tmp_path / "off")
-    on, cached, _ = train(with_stages(tiny_run, stages((3, 3))), tiny_store, tmp_path / "on")
-    for (loss, valid), (other_loss, other_valid) in zip(history(plain), history(cached), strict=True):
+    on, kept, _ = train(with_stages(tiny_run, stages((3, 3))), tiny_store, tmp_path / "on")
+    for (loss, valid), (other_loss, other_valid) in zip(history(plain), history(kept), strict=True):
         assert loss == pytest.approx(other_loss, rel=1e-5)
         assert valid == pytest.approx(other_valid, abs=1e-6)
     for (name, one), other in zip(off.method.state_dict().items(), on.method.state_dict().values(), strict=True):
@@ -113,6 +114,17 @@ def test_a_clip_that_one_epoch_left_out_is_served_by_another_crop() -> None:
         assert batch.embed_BE[1, 0] == 1.0 and batch.embed_BE[2, 0] == 2.0
     drawn = {float(table.batch(np.array([0]), 0, epoch).embed_BE[0, 0]) for epoch in range(20)}
     assert drawn == {1.0, 2.0}
+
+
+def test_too_many_embeddings_are_refused_before_the_first_epoch(tiny_run, tiny_store, tmp_path, monkeypatch) -> None:
+    opened = open_run(Job(with_stages(tiny_run, stages((3, 2))), tiny_store.uri, str(tmp_path), {}))
+    need = opened.batches.steps() * 8 * opened.method.encoder.embed_dim * 4 * 2
+    monkeypatch.setattr(cached, "free_host_bytes", lambda: need)
+    with pytest.raises(ValueError, match=r"would keep .* GB of embeddings \(2 crops .*, or `cache: off`"):
+        next(run_epochs(opened.run, opened.method, opened.batches, opened.folder))
+    assert not opened.folder.epochs()
+    monkeypatch.setattr(cached, "free_host_bytes", lambda: int(need / cached.ROOM) + 1)
+    assert next(run_epochs(opened.run, opened.method, opened.batches, opened.folder)).epoch == 1
 
 
 def rank_worker(rank: int, folder: str, store_uri: str, tree: dict) -> None:

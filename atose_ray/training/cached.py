@@ -19,13 +19,16 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
+from atose_ray.data.memory import free_device_bytes, free_host_bytes
 from atose_ray.data.sampling import uniform
 from atose_ray.methods import Method, MethodConfig
 from atose_ray.types import AnyBatch, EmbeddedBatch, Split
 
 Array = npt.NDArray[Any]
 CROP_SALT = 0x5EED
+ROOM = 0.8  # of the free memory, which embeddings may fill
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,24 @@ def cached_span(method: MethodConfig, index: int) -> Span | None:
         last += 1
     epochs = sum(stage.epochs for stage in method.stages[first : last + 1])
     return Span(first, sum(stage.epochs for stage in method.stages[:first]), epochs, min(crops, epochs))
+
+
+def check_room(run: RunConfig, method: Method, steps: int, device: torch.device) -> None:
+    """Raises ValueError, before the first epoch, when a stage would keep more embeddings than memory holds.
+
+    steps: batches per training epoch.
+    """
+    free = free_device_bytes(device) if device.type == "cuda" else free_host_bytes()
+    width = int(method.encoder.embed_dim)  # type: ignore[arg-type]  # every encoder has one
+    for index, stage in enumerate(run.method.stages):
+        span = cached_span(run.method, index)
+        crops = span.crops if span else 0
+        need = steps * run.data.batch_size * width * 4 * crops
+        if need > ROOM * free:
+            raise ValueError(
+                f"stage {stage.name!r} would keep {need / 1e9:.3g} GB of embeddings ({crops} crops of every clip, {width} "
+                f"numbers each), but {free / 1e9:.3g} GB are free; give it a smaller `cache`, or `cache: off`"
+            )
 
 
 class CachedEmbeddings:
@@ -85,7 +106,7 @@ class CachedEmbeddings:
             yield from self._hear_epoch(epoch)
             return
         if self.table is None:
-            self.table, self.heard = Table(self.heard), []
+            self.table = Table(self.heard)
         yield from self._recall(self.table, epoch)
 
     def _hear_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
@@ -118,7 +139,7 @@ class CachedEmbeddings:
 
 class Table:
     """embed_NKE float32 of N clips and K crops; has_NK: which were heard (under W ranks an epoch leaves up to W - 1
-    clips out); tags_NC; clip_id_N ascending; per_epoch: crops of a clip that one epoch hears."""
+    clips out); tags_NC; clip_id_N ascending; per_epoch: crops of a clip that one epoch hears. Empties `heard`."""
 
     def __init__(self, heard: list[EmbeddedBatch]) -> None:
         self.clip_id_N = np.unique(np.concatenate([crop.clip_id_B.cpu().numpy() for crop in heard]))
@@ -129,7 +150,8 @@ class Table:
         self.embed_NKE = torch.zeros(clips, crops, heard[0].embed_BE.shape[1], device=device)
         self.tags_NC = torch.zeros(clips, heard[0].tags_BC.shape[1], device=device)
         self.has_NK = np.zeros((clips, crops), bool)
-        for epoch, (row_N, crop) in enumerate(zip(rows, heard, strict=True)):
+        for epoch, row_N in enumerate(rows):
+            crop = heard.pop(0)  # so that no crop is in memory twice
             column_N = epoch * self.per_epoch + _occurrence(row_N)
             self.has_NK[row_N, column_N] = True
             where_N, columns = torch.from_numpy(row_N).to(device), torch.from_numpy(column_N).to(device)

@@ -18,7 +18,7 @@ from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
 from atose_ray.methods import Method, StageConfig
 from atose_ray.metrics import NonFiniteError
-from atose_ray.training.cached import CachedEmbeddings, cached_span
+from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
 from atose_ray.training.evaluate import evaluate
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -89,6 +89,7 @@ def run_epochs(
     """
     device = device or torch.device("cpu")
     method.to(device)
+    check_room(run, method, batches.steps(), device)
     position, optimizer_state = Position(), None
     resumed = load_checkpoint(folder, method)
     if resumed is not None:
