@@ -68,8 +68,8 @@ def check_room(run: RunConfig, method: Method, steps: int, device: torch.device)
         need = steps * run.data.batch_size * width * 4 * crops
         if need > ROOM * free:
             raise ValueError(
-                f"stage {stage.name!r} would keep {need / 1e9:.3g} GB of embeddings ({crops} crops of every clip, {width} "
-                f"numbers each), but {free / 1e9:.3g} GB are free; give it a smaller `cache`, or `cache: off`"
+                f"stage {stage.name!r} would keep {need / 1e9:.3g} GB of embeddings ({crops} crops of every clip, "
+                f"{width} numbers each), but {free / 1e9:.3g} GB are free; give it a smaller `cache`, or `cache: off`"
             )
 
 
