@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from atose_ray.audio.io import INT16_PEAK, Decoded, clipped_share
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import Manifest, ShardFile, read_row_group
+from atose_ray.data.shards import Manifest, ShardFile, from_file, read_row_group
 from atose_ray.data.store import Store, StoreError
 from atose_ray.types import Split
 
@@ -164,9 +164,9 @@ def _read_facts(folder: Store) -> dict[int, ClipFacts]:
 def _clips_of(folder: Store, shard: ShardFile, n_tags: int, recorded: dict[int, ClipFacts]) -> list[Clip]:
     """The clips of one file; those whose facts are missing, or are of other audio, are measured."""
     try:
-        with folder.fs.open_input_file(folder.path(shard.name)) as stream:
-            size = stream.size()
-            rows = pq.read_table(stream, columns=["clip_id", "name", "group", "tags", "n_samples"]).to_pylist()
+        columns = ["clip_id", "name", "group", "tags", "n_samples"]
+        size, table = from_file(folder, shard.name, lambda file: (file.size(), pq.read_table(file, columns=columns)))
+        rows = table.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"cannot read {folder.uri}/{shard.name}: {error}. Prepare the data set again") from error
     if len(rows) != sum(shard.row_groups) or size != shard.bytes:

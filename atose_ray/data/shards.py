@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ from atose_ray.data.sampling import RowGroup
 from atose_ray.data.store import Store, StoreError
 from atose_ray.types import Config, DataSpec, Split
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 
 MANIFEST = "manifest.json"
@@ -165,9 +168,9 @@ class Clips:
 
 def read_row_group(folder: Store, group: RowGroup, n_tags: int) -> Clips:
     """The clips of one row group. Raises StoreError when the file is missing or is not what the manifest says."""
+
     try:
-        with folder.fs.open_input_file(folder.path(group.file)) as stream:
-            table = pq.ParquetFile(stream).read_row_group(group.index).combine_chunks()
+        table = from_file(folder, group.file, lambda f: pq.ParquetFile(f).read_row_group(group.index).combine_chunks())
     except (OSError, pa.ArrowException, IndexError) as error:
         raise StoreError(f"cannot read row group {group.index} of {folder.uri}/{group.file}: {error}") from error
     if table.num_rows != group.clips:
@@ -198,6 +201,20 @@ def _binary_views(column: pa.BinaryArray) -> list[npt.NDArray[np.int16]]:
     return [data[start:end].view("<i2") for start, end in itertools.pairwise(ends)]
 
 
+def from_file(folder: Store, name: str, read: Callable[[pa.NativeFile], T]) -> T:
+    """What `read` finds in an open file of a folder; tried anew where the store cannot just now (Store.again)."""
+
+    def once() -> T:
+        with folder.fs.open_input_file(folder.path(name)) as file:
+            return read(file)
+
+    return folder.again(once)
+
+
+def _read_lengths(file: pa.NativeFile, indices: list[int]) -> pa.Table:
+    return pq.ParquetFile(file).read_row_groups(indices, columns=["n_samples"])
+
+
 def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]:
     """Samples of every clip of some row groups, in order, int32 [N]; reads no audio.
 
@@ -207,8 +224,7 @@ def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]
     for file, of_file in itertools.groupby(groups, key=lambda group: group.file):
         indices, clips = zip(*((group.index, group.clips) for group in of_file), strict=True)
         try:
-            with folder.fs.open_input_file(folder.path(file)) as stream:
-                table = pq.ParquetFile(stream).read_row_groups(list(indices), columns=["n_samples"])
+            table = from_file(folder, file, partial(_read_lengths, indices=list(indices)))
         except (OSError, pa.ArrowException, IndexError) as error:
             raise StoreError(f"cannot read {folder.uri}/{file}: {error}") from error
         if table.num_rows != sum(clips):
@@ -226,8 +242,8 @@ def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np
     rows: list[list[int]] = []
     for shard in manifest.shards:
         if shard.split == split:
-            with folder.fs.open_input_file(folder.path(shard.name)) as stream:
-                rows += pq.read_table(stream, columns=["tags"])["tags"].to_pylist()
+            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["tags"]))
+            rows += table["tags"].to_pylist()
     tags_NC = np.zeros((len(rows), n_tags))
     for row, tags in enumerate(rows):
         tags_NC[row, tags] = 1

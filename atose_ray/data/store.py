@@ -14,17 +14,47 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import time
+import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+T = TypeVar("T")
+S3_ATTEMPTS, S3_CONNECT_S, S3_REQUEST_S = 5, 10.0, 30.0
+PAUSES_S = (0.2, 1.0, 4.0)
+PASSING = re.compile(r"INTERNAL_FAILURE|response stream|SLOW_DOWN|SERVICE_UNAVAILABLE")
+
 
 class StoreError(ValueError):
     """The store cannot be read or written; the message says what was tried."""
+
+
+def patient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
+    """S3 with more tries (exponential back-off between them) and a limit on how long one may take; others unchanged.
+
+    A URI with options beside region, endpoint and scheme is left to pyarrow's own three tries.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    query = dict(urllib.parse.parse_qsl(parts.query))
+    known = {"region", "endpoint_override", "scheme"}
+    if not isinstance(fs, pafs.S3FileSystem) or parts.username or set(query) - known:
+        return fs
+    endpoint = query.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL")  # the latter read by from_uri only
+    scheme, mark, address = (endpoint or "").rpartition("://")
+    return pafs.S3FileSystem(
+        region=fs.region,
+        endpoint_override=address or None,
+        scheme=scheme if mark else query.get("scheme"),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        connect_timeout=S3_CONNECT_S,
+        request_timeout=S3_REQUEST_S,
+    )
 
 
 def default_store_uri() -> str:
@@ -41,7 +71,8 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri if "://" in uri else str(Path(uri).expanduser().absolute())
         try:
-            self.fs, root = pafs.FileSystem.from_uri(self.uri)
+            plain, root = pafs.FileSystem.from_uri(self.uri)
+            self.fs = patient(plain, self.uri)
         except (pa.ArrowException, ValueError, OSError) as error:
             raise StoreError(
                 f"the store {uri!r} cannot be opened: {error}. Expected a path, file://, s3:// or gs:// URI"
@@ -82,8 +113,30 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError when it is absent."""
-        with self._reading(), self.fs.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+
+        def whole() -> bytes:
+            with self.fs.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read())
+
+        with self._reading():
+            return self.again(whole)
+
+    def again(self, call: Callable[[], T]) -> T:
+        """What `call` gives, tried anew where object storage said that it cannot just now.
+
+        Reads need it: the SDK tries again by itself, but not where an error's text does not fit into the buffer of a
+        small read. Raises what the last try raised.
+        """
+        for pause in PAUSES_S:
+            try:
+                return call()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if not PASSING.search(str(error)):
+                    raise
+                time.sleep(pause)
+        return call()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
