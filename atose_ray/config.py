@@ -100,7 +100,7 @@ class RunConfig(Config):
 
     def signature(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
-        identity = self.model_dump(mode="json", exclude={"execution": True, "data": {"residency"}})
+        identity = without_speed(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def resolve(self, spec: DataSpec, content_hash: str) -> RunConfig:
@@ -186,6 +186,14 @@ class StudyConfig(Config):
     base: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
+
+
+def without_speed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A (partial) tree of a RunConfig without what changes only how fast it runs: its execution and data.residency."""
+    kept = {key: value for key, value in tree.items() if key != "execution"}
+    if isinstance(kept.get("data"), Mapping):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "residency"}
+    return kept
 
 
 def run_config(tree: Mapping[str, Any], where: str = "config") -> RunConfig:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from atose_ray.audio.sinc import PUBLISHED_RATE_HZ, SincBank, sinc_stem
 from atose_ray.encoders import EncoderConfig, SampleCNNConfig, TagSincNetConfig
 from atose_ray.types import DataSpec
-from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show
+from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show, training_step
 
 FILTERS, LENGTH, CHANNELS, SAMPLES = 256, 2501, 128, 59049
 
@@ -48,22 +48,12 @@ def front_end(form: Callable[..., torch.Tensor], audio_BT: torch.Tensor) -> Time
     return run
 
 
-def training_step(config: EncoderConfig, audio_BT: torch.Tensor) -> Timed:
+def step_of(config: EncoderConfig, audio_BT: torch.Tensor) -> Timed:
     """One run of forward, backward and Adam: its seconds."""
     torch.manual_seed(0)
-    device = audio_BT.device.type
     spec = DataSpec(sample_rate_hz=16000, clip_samples=SAMPLES, tags=("tag",), exclusive=False)
-    encoder = config.build(spec).to(device)
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-4)
-
-    def run() -> tuple[float, ...]:
-        start = seconds(device)
-        optimizer.zero_grad()
-        encoder(audio_BT).square().mean().backward()
-        optimizer.step()
-        return (seconds(device) - start,)
-
-    return run
+    encoder = config.build(spec).to(audio_BT.device)
+    return training_step(encoder, torch.optim.Adam(encoder.parameters(), lr=1e-4), audio_BT)
 
 
 def main() -> None:
@@ -74,7 +64,7 @@ def main() -> None:
 
     forward, both = in_turns(front_end(two_convolutions, audio_BT), front_end(sinc_stem, audio_BT), args.rounds)
     sinc, sample = TagSincNetConfig(), SampleCNNConfig(block="rese")
-    (step,) = in_turns(training_step(sinc, audio_BT), training_step(sample, audio_BT), args.rounds)
+    (step,) = in_turns(step_of(sinc, audio_BT), step_of(sample, audio_BT), args.rounds)
     results = {
         "front end forward: two convolutions / fused": forward,
         "front end forward and backward: two convolutions / fused": both,

@@ -36,20 +36,21 @@ ENCODERS = {
 class Noise:
     """A BatchSource of `clips` clips of noise with random tags; the crop of an epoch differs in its first samples."""
 
-    def __init__(self, clips: int, samples: int) -> None:
+    def __init__(self, clips: int, samples: int, batch: int) -> None:
+        self.batch = batch
         self.audio_NT, self.tags_NC = 0.1 * torch.randn(clips, samples), (torch.rand(clips, TAGS) < 0.3).float()
         self.tags_NC[:2] = torch.tensor([0.0, 1.0])[:, None]
 
     def batches(self, clips: int) -> Iterator[Batch]:
-        for first in range(0, clips, 16):
-            rows = torch.arange(first, min(first + 16, clips))
+        for first in range(0, clips, self.batch):
+            rows = torch.arange(first, min(first + self.batch, clips))
             yield Batch(self.audio_NT[rows], self.tags_NC[rows], rows)
 
     def train(self, epoch: int) -> Iterator[Batch]:
         return self.batches(len(self.audio_NT))
 
     def steps(self) -> int:
-        return -(-len(self.audio_NT) // 16)
+        return -(-len(self.audio_NT) // self.batch)
 
     def evaluate(self, split: Split) -> Iterator[Batch]:
         return self.batches(max(4, len(self.audio_NT) // 4))
@@ -69,26 +70,26 @@ def config(encoder: str) -> RunConfig:
     return run.model_copy(update={"data": data})
 
 
-def measure(encoder: str, clips: int, rounds: int) -> dict[str, float]:
+def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.device) -> dict[str, float]:
     """Median seconds of the three kinds of epoch, and the ratio of the whole stage with its range over the rounds."""
     torch.manual_seed(0)
-    run, device = config(encoder), torch.device("cpu")
+    run = config(encoder)
     samples = run.encoder.published_clip_samples
     spec = DataSpec(sample_rate_hz=16_000, clip_samples=samples, tags=tuple(map(str, range(TAGS))), exclusive=False)
     method = run.build(spec)
-    prepare_for(method, run.execution, device)
+    prepare_for(method.to(device), run.execution, device)
     stage = run.method.stages[0]
     optimizer = stage.optimizer_under(run.optim).build(method.train_only(run.method.trained_parts(stage)))
-    source, span = Noise(clips, samples), cached_span(run.method, 0)
+    source, span = Noise(clips, samples, batch), cached_span(run.method, 0)
     assert span is not None
     cache = CachedEmbeddings(method, source, dataclasses.replace(span, crops=rounds + 1), 0, device)
 
     def epoch(feed: BatchSource, number: int) -> float:
-        start = seconds("cpu")
+        start = seconds(device.type)
         method.train_only(run.method.trained_parts(stage))
         train_epoch(run, stage, method, optimizer, feed, Position(0, number, number), device)
         evaluate(method, feed.evaluate("valid"), "classify", device, False)
-        return seconds("cpu") - start
+        return seconds(device.type) - start
 
     epoch(source, 0)
     epoch(cache, 0)  # hears validation, which is kept
@@ -118,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results = {}
     for name in options.encoders:
-        results[name] = measure(name, options.clips, options.rounds)
+        results[name] = measure(name, options.clips, options.rounds, options.batch, torch.device(options.device))
         show(f"stage 2, {name}", results[name], options.rounds)
     if options.append:
         append("stage_two", options, results, clips=options.clips)

@@ -41,6 +41,21 @@ def seconds(device: str) -> float:
     return time.perf_counter()
 
 
+def training_step(encoder: torch.nn.Module, optimizer: torch.optim.Optimizer, audio_BT: torch.Tensor) -> Timed:
+    """One run of forward, backward and update: its seconds."""
+    device = audio_BT.device.type
+
+    def run() -> tuple[float, ...]:
+        encoder.train()
+        start = seconds(device)
+        optimizer.zero_grad()
+        encoder(audio_BT).square().mean().backward()
+        optimizer.step()
+        return (seconds(device) - start,)
+
+    return run
+
+
 def in_turns(slow: Timed, fast: Timed, rounds: int) -> list[dict[str, float]]:
     """For every number that a run gives: median seconds of both sides, median ratio and its range."""
     slow(), fast()

@@ -25,7 +25,7 @@ from atose_ray.encoders.sample_cnn import SampleBody, SampleBodyConfig
 from atose_ray.training.precision import prepare_encoder
 from atose_ray.types import DataSpec
 from benchmarks.plain_encoders import PlainBody
-from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show
+from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show, training_step
 
 ENCODERS: dict[str, EncoderConfig] = {
     "harmonic_cnn": HarmonicCNNConfig(),
@@ -45,22 +45,6 @@ def both_forms(config: EncoderConfig, device: torch.device) -> tuple[nn.Module, 
         plain = PlainBody(copy.deepcopy(encoder), config.dropout)
     precision = prepare_encoder(encoder, ExecutionConfig(), device)
     return plain.to(device), encoder.to(device), precision
-
-
-def training_step(encoder: nn.Module, audio_BT: torch.Tensor, fused: bool | None) -> Timed:
-    """One run of forward, backward and AdamW: its seconds."""
-    device = audio_BT.device.type
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-4, fused=fused)
-
-    def run() -> tuple[float, ...]:
-        encoder.train()
-        start = seconds(device)
-        optimizer.zero_grad()
-        encoder(audio_BT).square().mean().backward()
-        optimizer.step()
-        return (seconds(device) - start,)
-
-    return run
 
 
 def inference(encoder: nn.Module, audio_BT: torch.Tensor) -> Timed:
@@ -107,7 +91,9 @@ def measure(name: str, args: Any) -> tuple[dict[str, dict[str, float]], str]:
     config = ENCODERS[name]
     audio_BT = noise(args.batch, config.published_clip_samples, args.device)
     plain, ours, precision = both_forms(config, audio_BT.device)
-    steps = training_step(plain, audio_BT, None), training_step(ours, audio_BT, True)
+    usual = torch.optim.AdamW(plain.parameters(), lr=1e-4)
+    fused = torch.optim.AdamW(ours.parameters(), lr=1e-4, fused=True)
+    steps = training_step(plain, usual, audio_BT), training_step(ours, fused, audio_BT)
     (step,) = in_turns(*steps, args.rounds)
     step["clips_per_s"] = args.batch / step["fast_s"]
     if args.device == "cuda":

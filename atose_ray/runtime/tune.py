@@ -13,7 +13,7 @@ import ray
 import torch
 
 import atose_ray
-from atose_ray.config import ConfigError, RunConfig, StudyConfig
+from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
 from atose_ray.data.store import Store
 from atose_ray.metrics import tag_correlation
@@ -92,10 +92,7 @@ def identity(study: StudyConfig) -> dict[str, Any]:
     """What makes two studies the same: all but the number of trials, the resources and where clips are kept."""
     execution = {"trials", "concurrency", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "max_failures"}
     tree = study.model_dump(mode="json", exclude={"search": execution})
-    base = {key: value for key, value in tree["base"].items() if key != "execution"}
-    if isinstance(base.get("data"), dict):
-        base["data"] = {key: value for key, value in base["data"].items() if key != "residency"}
-    return {**tree, "base": base}
+    return {**tree, "base": without_speed(tree["base"])}
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from atose_ray.data.batches import BatchSource
 from atose_ray.data.memory import free_device_bytes, free_host_bytes
 from atose_ray.data.sampling import uniform
 from atose_ray.methods import Method, MethodConfig
+from atose_ray.training.ranks import rank, world
 from atose_ray.types import AnyBatch, EmbeddedBatch, Split
 
 Array = npt.NDArray[Any]
@@ -35,9 +36,7 @@ ROOM = 0.8  # of the free memory, which embeddings may fill
 class Span:
     """Consecutive stages that share one frozen encoder and so one table. first_epoch: of the run, from 0."""
 
-    first_stage: int
     first_epoch: int
-    epochs: int
     crops: int
 
 
@@ -52,7 +51,7 @@ def cached_span(method: MethodConfig, index: int) -> Span | None:
     while last + 1 < len(method.stages) and method.cached_crops(last + 1) == crops:
         last += 1
     epochs = sum(stage.epochs for stage in method.stages[first : last + 1])
-    return Span(first, sum(stage.epochs for stage in method.stages[:first]), epochs, min(crops, epochs))
+    return Span(sum(stage.epochs for stage in method.stages[:first]), min(crops, epochs))
 
 
 def check_room(run: RunConfig, method: Method, steps: int, device: torch.device) -> None:
@@ -76,7 +75,8 @@ def check_room(run: RunConfig, method: Method, steps: int, device: torch.device)
 class CachedEmbeddings:
     """BatchSource of EmbeddedBatch over another source: audio until each crop was heard once, then the table.
 
-    The order of an epoch is that of the source while it is heard, then a permutation of (seed, epoch).
+    The order of an epoch is that of the source while it is heard, then a permutation of (seed, epoch). The encoder must
+    be in eval mode, as Method.train_only leaves it in a stage that does not train it.
     """
 
     def __init__(self, method: Method, source: BatchSource, span: Span, seed: int, device: torch.device) -> None:
@@ -119,17 +119,12 @@ class CachedEmbeddings:
 
     @torch.no_grad()
     def _hear(self, batch: AnyBatch) -> EmbeddedBatch:
-        training = self.method.encoder.training
-        self.method.encoder.eval()
-        heard = self.method.embed(batch.to(self.device))
-        self.method.encoder.train(training)
-        return heard
+        return self.method.embed(batch.to(self.device))
 
     def _recall(self, table: Table, epoch: int) -> Iterator[EmbeddedBatch]:
         clips = len(table.clip_id_N)
         order_N = np.random.default_rng((self.seed, epoch)).permutation(clips * table.per_epoch)
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        mine_N = order_N[rank * (len(order_N) // world) :]
+        mine_N = order_N[rank() * (len(order_N) // world()) :]
         first = 0
         for size in self.sizes:
             row_B, draw_B = mine_N[first : first + size] % clips, mine_N[first : first + size] // clips
@@ -183,11 +178,11 @@ def _joined(batches: list[EmbeddedBatch]) -> EmbeddedBatch:
 
 def over_all_ranks(mine: EmbeddedBatch) -> EmbeddedBatch:
     """The rows of all ranks, each of which has equally many."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if world() == 1:
         return mine
     joined = []
     for tensor in mine:
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(tensor) for _ in range(world())]
         dist.all_gather(parts, tensor.contiguous())
         joined.append(torch.cat(parts))
     return EmbeddedBatch(*joined)

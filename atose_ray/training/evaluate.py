@@ -20,6 +20,7 @@ from atose_ray.data.shards import Manifest
 from atose_ray.methods import Method
 from atose_ray.metrics import PROTOCOL, clip_metrics, joint_space_metrics, mean_prevalence, per_tag_table
 from atose_ray.training.checkpoint import Model
+from atose_ray.training.ranks import world
 from atose_ray.types import AnyBatch, Split, TagSet
 
 Array = npt.NDArray[Any]
@@ -117,9 +118,9 @@ def _mean_over_crops(crop_clip: Array, values: Array) -> Array:
 
 
 def _gather(mine: Any) -> list[Any]:
-    if not (dist.is_available() and dist.is_initialized()):
+    if world() == 1:
         return [mine]
-    parts: list[Any] = [None] * dist.get_world_size()
+    parts: list[Any] = [None] * world()
     dist.all_gather_object(parts, mine)
     return parts
 

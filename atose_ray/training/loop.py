@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from atose_ray.config import RunConfig
@@ -21,6 +20,7 @@ from atose_ray.metrics import NonFiniteError
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
 from atose_ray.training.evaluate import evaluate
+from atose_ray.training.ranks import is_main, rank
 from atose_ray.training.record import EpochRecord, RunFolder
 
 REMEDY = "a smaller optim.lr is the usual remedy"
@@ -226,13 +226,3 @@ def train_epoch(
 def epoch_seed(seed: int, epoch: int, worker: int) -> int:
     """Seed of an epoch's dropout on one rank."""
     return (seed * 1_000_003 + epoch * 1009 + worker) % 2**63
-
-
-def rank() -> int:
-    """This process's rank among the workers of a run, 0 without torch.distributed."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def is_main() -> bool:
-    """Whether this process writes the run folder."""
-    return rank() == 0

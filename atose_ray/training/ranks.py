@@ -1,0 +1,24 @@
+"""Which of a run's workers this process is. Without torch.distributed there is one, of rank 0."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """This process's rank among the workers of a run."""
+    return dist.get_rank() if _together() else 0
+
+
+def world() -> int:
+    """How many workers the run has."""
+    return dist.get_world_size() if _together() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes the run folder."""
+    return rank() == 0
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
