@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from atose_ray.data.store import Store, default_store_uri
+from atose_ray.store import Store, default_store_uri
 
 
 def parser(verb: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:

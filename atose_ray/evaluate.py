@@ -11,7 +11,6 @@ from typing import Any
 
 from atose_ray import cli
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.data.store import Store
 from atose_ray.protocols import (
     ALIKE,
     PROTOCOLS,
@@ -22,6 +21,7 @@ from atose_ray.protocols import (
     published_figures,
     published_metrics,
 )
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.evaluate import evaluate, score_windows
 from atose_ray.training.precision import prepare_to_score

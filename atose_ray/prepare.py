@@ -12,9 +12,9 @@ from atose_ray.data.doctor import examine
 from atose_ray.data.doctor import summary as examined
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
-from atose_ray.data.store import Store
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.search.data_page import PAGE, write_examination
+from atose_ray.store import Store
 from atose_ray.types import SPLITS
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
-from atose_ray.data.store import Store
 from atose_ray.metrics import PROTOCOL
 from atose_ray.search.space import chosen_arms, compose, load_study
+from atose_ray.store import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, open_run, use_threads

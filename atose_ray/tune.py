@@ -8,9 +8,9 @@ import re
 from atose_ray import cli
 from atose_ray.config import ConfigError
 from atose_ray.data.shards import load_manifest
-from atose_ray.data.store import Store
 from atose_ray.search.record import StudyRecord, study_store
 from atose_ray.search.space import check_on_data, compose, find_study, load_study
+from atose_ray.store import Store
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from processes import ROOT
 import atose_ray
 from atose_ray import __main__ as listing
 from atose_ray import cli, train
-from atose_ray.data.store import Store
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import load_model
 
 VERBS = ("prepare", "doctor", "train", "tune", "evaluate", "report", "tag")

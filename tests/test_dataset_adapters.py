@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store, read_row_group
-from atose_ray.data.store import Store
 from atose_ray.datasets import DatasetConfig, DatasetError, dataset_config
 from atose_ray.datasets.audioset import find_audio, is_start
 from atose_ray.datasets.fma import FAULTY
 from atose_ray.datasets.gtzan import EXCERPTS, names_of
 from atose_ray.datasets.mtg_jamendo import middle
+from atose_ray.store import Store
 from atose_ray.types import SPLITS, ClipRef
 
 RATE_HZ = 16000

@@ -27,9 +27,9 @@ from atose_ray.data.doctor_facts import FACTS, alike, load_clips, measure, read_
 from atose_ray.data.doctor_splits import folded
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store, load_manifest
-from atose_ray.data.store import Store, StoreError
 from atose_ray.datasets import dataset_config
 from atose_ray.search.data_page import EXTREMES, MAX_PLAYERS, excerpt, heard, render_page
+from atose_ray.store import Store, StoreError
 
 Rows = dict[str, list[str]]  # path -> split, tags, group
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "atose_ray"
 VERBS = {"prepare", "train", "tune", "evaluate", "report", "tag", "doctor", "cli", "__main__"}
 ORDER = [
-    {"types"},
+    {"types", "store"},
     {"audio", "objectives", "metrics", "optim", "tags"},
     {"encoders", "datasets", "protocols"},
     {"data", "methods"},

@@ -21,8 +21,8 @@ import yaml
 from processes import ROOT, alive, end, environment, members
 from test_ray import study
 
-from atose_ray.data.store import Store
 from atose_ray.search.record import load_study_record
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import load_model
 
 pytestmark = [

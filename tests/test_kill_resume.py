@@ -17,8 +17,8 @@ import yaml
 from processes import alive, end, environment, wait_for
 from test_ray import study
 
-from atose_ray.data.store import Store
 from atose_ray.search.record import load_study_record
+from atose_ray.store import Store
 
 pytestmark = [
     pytest.mark.ray,

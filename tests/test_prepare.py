@@ -16,8 +16,8 @@ from atose_ray import prepare as verb
 from atose_ray.data.batches import check_trainable
 from atose_ray.data.prepare import PrepareError, prepare, run_here
 from atose_ray.data.shards import SCHEMA, data_store, load_manifest, read_row_group, read_tags
-from atose_ray.data.store import Store, StoreError
 from atose_ray.datasets import dataset_config
+from atose_ray.store import Store, StoreError
 
 
 def folder_config(source: Path, **options: object):

@@ -17,14 +17,14 @@ from processes import environment
 from atose_ray.data import prepare as module
 from atose_ray.data.prepare import PARTS, prepare, run_here
 from atose_ray.data.shards import data_store, load_manifest
-from atose_ray.data.store import Store
 from atose_ray.datasets import dataset_config
+from atose_ray.store import Store
 
 CLIPS = 240
 SLOW = """
 import sys, time
 from atose_ray.data import prepare as module
-from atose_ray.data.store import Store
+from atose_ray.store import Store
 from atose_ray.datasets import dataset_config
 decode = module.decode
 def slowly(*args, **kwargs):

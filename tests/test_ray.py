@@ -13,9 +13,9 @@ from conftest import RATE, tiny_tree
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.data.prepare import prepare
-from atose_ray.data.store import Store
 from atose_ray.datasets import dataset_config
 from atose_ray.search.record import load_study_record, load_trials, study_store
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder

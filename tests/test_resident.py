@@ -17,8 +17,8 @@ from atose_ray.data.memory import ResidencyError, choose_residency, free_host_by
 from atose_ray.data.prepare import prepare
 from atose_ray.data.resident import ResidentBatches
 from atose_ray.data.shards import load_manifest
-from atose_ray.data.store import Store
 from atose_ray.datasets import dataset_config
+from atose_ray.store import Store
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

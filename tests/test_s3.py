@@ -21,9 +21,9 @@ from atose_ray import prepare as prepare_verb
 from atose_ray import report, tag, tune
 from atose_ray import train as train_verb
 from atose_ray.data.prepare import prepare
-from atose_ray.data.store import Store, StoreError
 from atose_ray.datasets import dataset_config
 from atose_ray.search.record import load_study_record, study_store
+from atose_ray.store import Store, StoreError
 from atose_ray.training.checkpoint import load_model
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from test_s3 import Bucket, bucket  # noqa: F401  (a fixture)
 from atose_ray.data import store as module
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store
-from atose_ray.data.store import Store, StoreError
 from atose_ray.datasets import dataset_config
+from atose_ray.store import Store, StoreError
 
 pytestmark = pytest.mark.slow
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from atose_ray.data.batches import LocalBatches, StoreError, rebatch
-from atose_ray.data.store import Store
 from atose_ray.methods import StageConfig
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import load_checkpoint, load_model
 from atose_ray.training.evaluate import evaluate, has_collapsed, score_clips
 from atose_ray.training.loop import DivergedError, fit, run_epochs

@@ -22,7 +22,7 @@ from atose_ray.data.sampling import (
     train_buffers,
 )
 from atose_ray.data.shards import Manifest, data_store, read_row_group
-from atose_ray.data.store import Store, StoreError
+from atose_ray.store import Store, StoreError
 from atose_ray.types import AnyBatch, Batch, Split
 
 Array = npt.NDArray[Any]

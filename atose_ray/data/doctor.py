@@ -21,7 +21,7 @@ from atose_ray.data.doctor_facts import Audio, Clip, alike, load_clips, read_aud
 from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
 from atose_ray.data.doctor_splits import examine_splits
 from atose_ray.data.shards import Manifest, SkippedClip, data_store, load_manifest
-from atose_ray.data.store import Store
+from atose_ray.store import Store
 
 QUARANTINE = "quarantine.csv"
 COLUMNS = ("path", "split", "problem", "detail")

@@ -21,8 +21,8 @@ from pydantic import TypeAdapter
 from atose_ray.audio.io import AudioError, decode, to_pcm16
 from atose_ray.data.doctor_facts import ClipFacts, measure, write_facts
 from atose_ray.data.shards import MANIFEST, ClipRow, Manifest, ShardFile, SkippedClip, data_store, encode_shard
-from atose_ray.data.store import Store
 from atose_ray.datasets.base import DatasetConfig
+from atose_ray.store import Store
 from atose_ray.types import SPLITS, ClipRef, DataSpec, Listing, Split
 
 FORMAT_VERSION = 1

@@ -21,7 +21,7 @@ from atose_ray.data.batches import CropSettings, LocalBatches, cut
 from atose_ray.data.memory import Residency, choose_residency
 from atose_ray.data.sampling import RowGroup, crop_starts, eval_share, eval_starts
 from atose_ray.data.shards import Manifest, data_store, read_lengths, read_row_group
-from atose_ray.data.store import Store
+from atose_ray.store import Store
 from atose_ray.types import Batch, Split
 
 Array = npt.NDArray[Any]

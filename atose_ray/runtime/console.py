@@ -9,9 +9,9 @@ from typing import Any
 from ray import tune
 
 from atose_ray.config import SearchConfig
-from atose_ray.data.store import Store
 from atose_ray.metrics import PROTOCOL
 from atose_ray.runtime.trial import KEY
+from atose_ray.store import Store
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, forget_checkpoint
 

@@ -21,13 +21,13 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from atose_ray.config import RunConfig, SearchConfig, StudyConfig
-from atose_ray.data.store import Store
 from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.console import Console
 from atose_ray.runtime.train import with_device
 from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
 from atose_ray.search.record import TrialRecord, study_store, trial_store
 from atose_ray.search.space import compose, longest_run, suggest
+from atose_ray.store import Store
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job
 from atose_ray.types import DataSpec

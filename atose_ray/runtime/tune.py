@@ -15,7 +15,6 @@ import torch
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
-from atose_ray.data.store import Store
 from atose_ray.metrics import tag_correlation
 from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.search import Space, search
@@ -32,6 +31,7 @@ from atose_ray.search.record import (
 )
 from atose_ray.search.report import render_report
 from atose_ray.search.space import compose
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
 from atose_ray.training.evaluate import has_collapsed, tag_embedding_cosine
 from atose_ray.training.run import Job, finish_run

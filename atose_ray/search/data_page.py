@@ -20,10 +20,10 @@ from atose_ray.data.doctor_facts import Audio, Clip, read_audio
 from atose_ray.data.doctor_findings import Finding, counted
 from atose_ray.data.doctor_splits import tag_matrix
 from atose_ray.data.shards import data_store
-from atose_ray.data.store import Store
 from atose_ray.metrics import tag_correlation
 from atose_ray.search.data_plots import bar_chart, heat_map, histogram
 from atose_ray.search.report import cluster_order
+from atose_ray.store import Store
 from atose_ray.types import SPLITS
 
 PAGE = "data.html"

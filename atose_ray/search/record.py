@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from atose_ray.data.store import Store
+from atose_ray.store import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 

@@ -13,9 +13,9 @@ from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import batches_of
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.data.store import Store
 from atose_ray.methods import Method
 from atose_ray.methods.base import count_parameters
+from atose_ray.store import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, Model, load_weights, save_model
 from atose_ray.training.evaluate import final_metrics
 from atose_ray.training.precision import prepare_for, prepare_to_score
