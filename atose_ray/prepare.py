@@ -14,7 +14,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.search.data_page import PAGE, write_examination
-from atose_ray.store import Store
+from atose_ray.store import Store, StoreError
 from atose_ray.types import SPLITS
 
 
@@ -34,6 +34,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a field of the data set's config, e.g. sample_rate_hz=16000",
     )
+    parser.add_argument("--workers", type=cli.at_least_one, help="files decoded at a time (default: one per CPU)")
     cli.add_cluster(parser)
     return parser
 
@@ -58,14 +59,19 @@ def main(argv: list[str] | None = None) -> None:
 
     def on_ray(jobs):  # type: ignore[no-untyped-def]
         with cluster(options.cpus, options.address):
-            yield from run_on_ray(jobs)
+            yield from run_on_ray(jobs, options.workers)
 
     manifest, written = prepare(config, store, on_ray)
-    print(summary(manifest, store, config.kind, written))
-    if written:
-        found = examine(store, config.kind)
+    print(summary(manifest, store, written))
+    if not written:
+        return
+    found = examine(store, manifest.name)
+    try:
         write_examination(store, found)
-        print(f"{examined(found)}. More in {data_store(store, config.kind).child(PAGE).uri}")
+    except StoreError as error:
+        print(f"{examined(found)}. The shards are whole, but {PAGE} could not be written: {error}")
+        return
+    print(f"{examined(found)}. More in {data_store(store, manifest.name).child(PAGE).uri}")
 
 
 def dataset_options(pairs: list[str], source: str | None, dataset: str, store: Store) -> dict[str, object]:
@@ -83,10 +89,10 @@ def dataset_options(pairs: list[str], source: str | None, dataset: str, store: S
     return options
 
 
-def summary(manifest: Manifest, store: Store, name: str, written: bool) -> str:
+def summary(manifest: Manifest, store: Store, written: bool) -> str:
     """What was made, for a person: clips per split, what was left out, what was skipped and why."""
     spec = manifest.data_spec
-    folder = data_store(store, name).uri
+    folder = data_store(store, manifest.name).uri
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     splits = ", ".join(f"{spec.counts.get(split, 0)} {split}" for split in SPLITS)
     lines = [

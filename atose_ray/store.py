@@ -15,12 +15,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -28,7 +30,17 @@ import pyarrow.fs as pafs
 T = TypeVar("T")
 S3_ATTEMPTS, S3_CONNECT_S, S3_REQUEST_S = 5, 10.0, 30.0
 PAUSES_S = (0.2, 1.0, 4.0)
+URI_MARKS = "%/:?#[]@!$&'()*+,;=~"  # stand in a URI as they are; what else is no ASCII letter or digit is encoded
+SPOOL_BYTES, BLOCK_BYTES = 32 << 20, 1 << 20
 PASSING = re.compile(r"INTERNAL_FAILURE|response stream|SLOW_DOWN|SERVICE_UNAVAILABLE")
+
+
+class FileStamp(NamedTuple):
+    """A file below a folder: its name from there, its bytes, and when it was written."""
+
+    name: str
+    size: int
+    mtime_ns: int
 
 
 class StoreError(ValueError):
@@ -57,6 +69,18 @@ def patient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
     )
 
 
+def is_uri(place: str) -> bool:
+    """Whether a place is written as a URI, and not as a path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", place) is not None
+
+
+def folder_of(uri: str) -> tuple[str, str]:
+    """The URI of a file -> that of its folder, and its name there."""
+    base, mark, query = uri.partition("?")
+    folder, _, name = base.rpartition("/")
+    return folder + mark + query, urllib.parse.unquote(name)
+
+
 def default_store_uri() -> str:
     """ATOSE_STORE, else `atose_store` in the current folder."""
     return os.environ.get("ATOSE_STORE", "atose_store")
@@ -69,7 +93,13 @@ class Store:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri if "://" in uri else str(Path(uri).expanduser().absolute())
+        user = urllib.parse.urlsplit(uri).username if is_uri(uri) else None
+        if user and user != "anonymous":
+            raise StoreError(
+                "keys do not belong into a store's URI, which is written into logs and reports: set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or GOOGLE_APPLICATION_CREDENTIALS) in the environment"
+            )
+        self.uri = urllib.parse.quote(uri, URI_MARKS) if is_uri(uri) else str(Path(os.path.expanduser(uri)).absolute())
         try:
             plain, root = pafs.FileSystem.from_uri(self.uri)
             self.fs = patient(plain, self.uri)
@@ -92,8 +122,14 @@ class Store:
 
     def child(self, *names: str) -> Store:
         """The store of a folder below this one (the query of a URI stays behind the path)."""
+        return Store(self.uri_of(*names))
+
+    def uri_of(self, *names: str) -> str:
+        """The path or URI of what lies below this folder."""
+        if not is_uri(self.uri):
+            return "/".join([self.uri.rstrip("/"), *names])
         base, mark, query = self.uri.partition("?")
-        return Store("/".join([base.rstrip("/"), *names]) + mark + query)
+        return "/".join([base.rstrip("/"), *(urllib.parse.quote(name) for name in names)]) + mark + query
 
     def path(self, name: str) -> str:
         """The path of `name` as `self.fs` wants it."""
@@ -150,27 +186,76 @@ class Store:
                 f"cannot read the store {self.uri}: {error}. Check the address, the network and the credentials"
             ) from error
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a whole file; a reader sees the old content or the new, never a half.
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """An empty file, for writing and reading, that becomes `name` when the block ends without an error; a reader
+        sees the old content or the new, never a half. What is for object storage waits on this machine's disk.
 
         Raises StoreError when the place is not writable.
         """
         target = self.path(name)
         try:
-            self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-            if self.local_path is None:  # an object appears only when it is complete
-                with self.fs.open_output_stream(target) as stream:
-                    stream.write(content)
+            if self.local_path is None:
+                with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+                    yield cast(BinaryIO, spool)
+                    self.again(lambda: self._upload(cast(BinaryIO, spool), target))
                 return
-            partial = f"{target}.{uuid.uuid4().hex[:8]}.partial"
-            with self.fs.open_output_stream(partial) as stream:
-                stream.write(content)
-            self.fs.move(partial, target)
+            partial = Path(f"{target}.{uuid.uuid4().hex[:8]}.partial")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("w+b") as file:
+                yield file
+            partial.replace(target)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
                 f"cannot write {name!r} in the store {self.uri}: {error}. Choose a writable place with --store "
                 "or ATOSE_STORE"
             ) from error
+
+    def _upload(self, file: BinaryIO, target: str) -> None:
+        file.seek(0)
+        with self.fs.open_output_stream(target) as stream:
+            shutil.copyfileobj(file, stream, BLOCK_BYTES)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file; a reader sees the old content or the new, never a half.
+
+        Raises StoreError when the place is not writable.
+        """
+        with self.writing(name) as file:
+            file.write(content)
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[BinaryIO]:
+        """A copy of a file on this machine, in memory where it is small, on the disk where not; seekable.
+
+        Raises FileNotFoundError when it is absent, StoreError when it cannot be read.
+        """
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            with self._reading():
+                self.again(lambda: self._download(name, cast(BinaryIO, spool)))
+            spool.seek(0)
+            yield cast(BinaryIO, spool)
+
+    def _download(self, name: str, file: BinaryIO) -> None:
+        file.seek(0)
+        file.truncate()
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            shutil.copyfileobj(stream, file, BLOCK_BYTES)
+
+    def files(self) -> Iterator[FileStamp]:
+        """Every file below this folder, a folder at a time. Links to folders are not followed."""
+        folders = [""]
+        while folders:
+            here = folders.pop()
+            selector = pafs.FileSelector(f"{self.root}/{here}".rstrip("/"), allow_not_found=True)
+            with self._reading():
+                found = self.again(lambda: self.fs.get_file_info(selector))  # noqa: B023
+            for info in found:
+                name = f"{here}/{info.base_name}".lstrip("/")
+                if info.type == pafs.FileType.Directory:
+                    folders.append(name)
+                elif info.type == pafs.FileType.File:
+                    yield FileStamp(name, info.size, info.mtime_ns or 0)
 
     def append_line(self, name: str, line: str) -> None:
         """Add one line to a text file. Object storage has no append: there the (small) file is rewritten whole."""

@@ -47,7 +47,7 @@ class DataSpec(Config):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipRef:
     """One clip of a data set as its annotations name it; nothing is decoded yet.
 

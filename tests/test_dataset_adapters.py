@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from pydantic import ValidationError
 
 from atose_ray.data.prepare import prepare
-from atose_ray.data.shards import data_store, read_row_group
+from atose_ray.data.shards import data_store, load_manifest, read_row_group
 from atose_ray.datasets import DatasetConfig, DatasetError, dataset_config
 from atose_ray.datasets.audioset import find_audio, is_start
 from atose_ray.datasets.fma import FAULTY
@@ -293,6 +294,33 @@ def test_urbansound8k_folds_and_recordings(tmp_path: Path) -> None:
     assert {clip.name.split("/")[0] for clip in last.clips if clip.split == "valid"} == {"fold1"}
     outer = dataset_config("urbansound8k", source=str(tmp_path), test_fold=10).list_clips()
     assert outer == last
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "urbansound8k"),
+        ({"test_fold": 1, "valid_fold": 2}, "urbansound8k"),
+        ({"test_fold": 2}, "urbansound8k-fold2"),
+        ({"test_fold": 10, "valid_fold": 1}, "urbansound8k-fold10"),
+        ({"valid_fold": 10}, "urbansound8k-fold1-valid10"),
+        ({"test_fold": 2, "valid_fold": 1}, "urbansound8k-fold2-valid1"),
+    ],
+)
+def test_other_folds_are_another_data_set(options: dict[str, int], name: str, tmp_path: Path) -> None:
+    source = make_urbansound8k(tmp_path).source
+    assert dataset_config("urbansound8k", source=source, **options).list_clips().name == name
+
+
+def test_folds_lie_side_by_side_in_a_store(tmp_path: Path) -> None:
+    source, store = make_esc50(tmp_path).source, Store(str(tmp_path / "store"))
+    configs = [dataset_config("esc50", source=source, test_fold=fold) for fold in (1, 2)]
+    assert [prepare(config, store)[1] for config in configs * 2] == [True, True, False, False]
+    for name, test_fold in (("esc50", "1"), ("esc50-fold2", "2")):
+        manifest, folder = load_manifest(store, name), data_store(store, name)
+        shards = [shard.name for shard in manifest.shards if shard.split == "test"]
+        names = [clip for shard in shards for clip in pq.read_table(folder.path(shard))["name"].to_pylist()]
+        assert {clip[0] for clip in names} == {test_fold} and len(names) == 4
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,9 @@ def test_source_must_be_given_and_be_a_local_folder(kind: str, tmp_path: Path) -
     touch(tmp_path, "file")
     with pytest.raises(DatasetError, match="file is a file"):
         dataset_config(kind, source=str(tmp_path / "file")).list_clips()
-    with pytest.raises(DatasetError, match="local folder, but got s3://bucket/audio; copy or mount"):
-        dataset_config(kind, source="s3://bucket/audio").list_clips()
+    if kind != "folder":  # which may lie in object storage: tests/test_s3.py
+        with pytest.raises(DatasetError, match="local folder, but got s3://bucket/audio; copy or mount"):
+            dataset_config(kind, source="s3://bucket/audio").list_clips()
 
 
 # MagnaTagATune

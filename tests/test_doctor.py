@@ -430,7 +430,7 @@ def test_facts_of_other_audio_or_nonsense_are_not_believed(tiny_store: Store, tm
     shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
     file = tmp_path / "data" / "folder" / FACTS
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [line["clip_id"] for line in lines] == list(range(60))
+    assert sorted(line["clip_id"] for line in lines) == list(range(60))
     lines[0]["samples"] += 1
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(examine(Store(str(tmp_path)), "folder").findings) == 1

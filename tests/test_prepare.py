@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 from conftest import RATE, TINY_TAGS, render_tiny
 
 from atose_ray import prepare as verb
-from atose_ray.data.batches import check_trainable
+from atose_ray.data.batches import LocalBatches, check_trainable
 from atose_ray.data.prepare import PrepareError, prepare, run_here
 from atose_ray.data.shards import SCHEMA, data_store, load_manifest, read_row_group, read_tags
 from atose_ray.datasets import dataset_config
 from atose_ray.store import Store, StoreError
+from atose_ray.training.run import make_batches
 
 
 def folder_config(source: Path, **options: object):
@@ -169,3 +172,94 @@ def test_unknown_dataset_and_option(tmp_path: Path) -> None:
         verb.main(["mtta", "--store", str(tmp_path)])
     with pytest.raises(ValueError, match="NAME=VALUE"):
         verb.main(["demo", "--store", str(tmp_path), "--option", "seed"])
+
+
+def long_source(folder: Path, seconds: float = 3.4) -> Path:
+    """One long file, and the tiny set that a data set needs around it."""
+    render_tiny(folder)
+    rng = np.random.default_rng(1)
+    soundfile.write(folder / "long.wav", (0.1 * rng.standard_normal(int(RATE * seconds))).astype(np.float32), RATE)
+    with (folder / "tags.csv").open("a") as table:
+        table.write("long.wav,train,low|loud\n")
+    return folder
+
+
+def rows_of(store: Store, manifest) -> dict[str, dict]:
+    folder = data_store(store, manifest.name)
+    tables = [pq.read_table(folder.path(shard.name)) for shard in manifest.shards]
+    return {row["name"]: row for table in tables for row in table.to_pylist()}
+
+
+def test_a_long_file_becomes_several_clips_with_its_tags(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    source, store = long_source(tmp_path / "raw"), Store(str(tmp_path / "store"))
+    manifest, _ = prepare(folder_config(source, max_clip_seconds=1), store)
+    rows = rows_of(store, manifest)
+    parts = [rows[f"long.wav#t={part}"] for part in ("0,1", "1,2", "2,3", "3,3.4")]
+    audio, _ = soundfile.read(source / "long.wav", dtype="float32")
+    heard = np.concatenate([np.frombuffer(row["pcm"], "<i2") * np.float32(row["scale"]) for row in parts])
+    assert np.abs(heard - audio).max() <= np.abs(audio).max() / 32767
+    assert {tuple(row["tags"]) for row in parts} == {
+        tuple(sorted(manifest.data_spec.tags.index(t) for t in ("low", "loud")))
+    }
+    ids = [row["clip_id"] for row in rows.values()]
+    assert len(set(ids)) == len(ids) and [row["clip_id"] >> 32 for row in parts] == [0, 1, 2, 3]
+    assert manifest.data_spec.counts["train"] == sum(row["clip_id"] & 0xFFFFFFFF < 36 for row in rows.values()) + 4
+    assert (
+        manifest.tag_counts["loud"]["train"]
+        == sum(
+            manifest.data_spec.tags.index("loud") in row["tags"]
+            for name, row in rows.items()
+            if row["clip_id"] & 0xFFFF < 36
+        )
+        + 4
+    )
+    assert all(row["n_samples"] <= RATE for row in rows.values())
+    assert len((tmp_path / "store" / "data" / "folder" / "facts.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_of_a_long_file_that_is_cut_off_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    source, store = long_source(tmp_path / "raw"), Store(str(tmp_path / "store"))
+    whole = (source / "long.wav").read_bytes()
+    (source / "long.wav").write_bytes(whole[: len(whole) // 2])
+    manifest, _ = prepare(folder_config(source, max_clip_seconds=1), store)
+    assert [clip.name for clip in manifest.skipped] == ["long.wav"] and "cut off" in manifest.skipped[0].reason
+    assert not any(name.startswith("long.wav") for name in rows_of(store, manifest))
+
+
+def test_what_is_too_long_for_one_shard_goes_on_in_another(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "raw").mkdir()
+    source = long_source(tmp_path / "raw", seconds=40)
+    config = folder_config(source, max_clip_seconds=2)
+    one, _ = prepare(config, Store(str(tmp_path / "one")))
+    monkeypatch.setattr("atose_ray.data.shard_job.MAX_SHARD_BYTES", 100_000)
+    several, _ = prepare(config, Store(str(tmp_path / "several")))
+    assert len(one.shards) < len(several.shards) and all(shard.bytes < 130_000 for shard in several.shards)
+    assert one.data_spec == several.data_spec and one.tag_counts == several.tag_counts
+    assert rows_of(Store(str(tmp_path / "one")), one) == rows_of(Store(str(tmp_path / "several")), several)
+    for shard in several.shards:
+        content = (tmp_path / "several" / "data" / "folder" / shard.name).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.bytes, shard.sha256)
+
+
+def test_crops_are_read_alone_and_a_changed_shard_is_noticed(tiny_source: Path, tmp_path: Path, tiny_run) -> None:
+    store = Store(str(tmp_path))
+    manifest, _ = prepare(folder_config(tiny_source), store)
+    run = tiny_run(data={"dataset": "folder", "crop_seconds": 0.1, "batch_size": 8})
+    batches = make_batches(run, manifest, store.uri)
+    whole = LocalBatches.train(batches, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("atose_ray.data.batches.read_row_group", lambda *_: pytest.fail("a whole row group was read"))
+        alone = list(batches.train(3))
+    for one, other in zip(alone, whole, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    file = tmp_path / "data" / "folder" / manifest.row_groups("train")[0].file
+    content = bytearray(file.read_bytes())
+    content[manifest.row_groups("train")[0].pcm_offset - 4] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="not what the manifest says"):
+        list(batches.train(3))
+    file.write_bytes(content[: len(content) // 3])
+    with pytest.raises(StoreError, match=r"manifest says|cannot read"):
+        list(batches.train(3))

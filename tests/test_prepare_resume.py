@@ -14,7 +14,7 @@ import pytest
 from conftest import RATE, render_tiny
 from processes import environment
 
-from atose_ray.data import prepare as module
+from atose_ray.data import shard_job as module
 from atose_ray.data.prepare import PARTS, prepare, run_here
 from atose_ray.data.shards import data_store, load_manifest
 from atose_ray.datasets import dataset_config
@@ -23,16 +23,17 @@ from atose_ray.store import Store
 CLIPS = 240
 SLOW = """
 import sys, time
-from atose_ray.data import prepare as module
+from atose_ray.data import shard_job as module
+from atose_ray.data.prepare import prepare
 from atose_ray.store import Store
 from atose_ray.datasets import dataset_config
-decode = module.decode
+decode = module.decode_parts
 def slowly(*args, **kwargs):
     time.sleep(0.02)
     return decode(*args, **kwargs)
-module.decode = slowly
+module.decode_parts = slowly
 print("begins", flush=True)
-module.prepare(dataset_config("folder", source=sys.argv[1], sample_rate_hz=int(sys.argv[2])), Store(sys.argv[3]))
+prepare(dataset_config("folder", source=sys.argv[1], sample_rate_hz=int(sys.argv[2])), Store(sys.argv[3]))
 """
 
 
@@ -78,11 +79,15 @@ def test_only_the_missing_shards_are_written(source, undisturbed, tmp_path, monk
     parts = folder.child(PARTS).names()
     assert len(parts) == 4 and not folder.exists("manifest.json")
     decoded = []
-    decode = module.decode
-    monkeypatch.setattr(module, "decode", lambda *args, **kwargs: decoded.append(args[0]) or decode(*args, **kwargs))
-    folder.delete(parts[0].removesuffix(".json"))  # a shard that went missing is written again
+    decode = module.decode_parts
+    monkeypatch.setattr(
+        module, "decode_parts", lambda *args, **kwargs: decoded.append(kwargs["name"]) or decode(*args, **kwargs)
+    )
+    folder.delete(parts[0].replace(".json", ".parquet"))  # a shard that went missing is written again
     manifest, written = prepare(config(source), store)
-    here = sum(sum(shard.row_groups) for shard in manifest.shards if f"{shard.name}.json" in parts[1:])
+    here = sum(
+        sum(shard.row_groups) for shard in manifest.shards if shard.name.replace(".parquet", ".json") in parts[1:]
+    )
     assert written and len(decoded) == CLIPS - here > 0
     assert content(tmp_path) == undisturbed
 

@@ -1,15 +1,24 @@
-"""The published recipes as data: phases, sizes and optimizers; and optimizer state carried from phase to phase."""
+"""The published recipes as data: phases, sizes and optimizers; and optimizer state carried from phase to phase.
+
+And the searches of the published data sets, on data as long and as many-tagged as theirs.
+"""
 
 from __future__ import annotations
 
 import copy
+import re
+import shlex
 
 import pytest
 import torch
 
-from atose_ray.config import ConfigError, apply_overrides, run_config
+from atose_ray import prepare as prepare_verb
+from atose_ray import tune as tune_verb
+from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
+from atose_ray.datasets import KINDS, dataset_config
+from atose_ray.datasets.folds import name_of_folds
 from atose_ray.optim import KerasSGD
-from atose_ray.search.space import load_study, longest_run
+from atose_ray.search.space import compose, find_study, load_study, longest_run, probes
 from atose_ray.train import load_tree
 from atose_ray.training.loop import carry_state, fit, run_epochs
 from atose_ray.training.run import Job, open_run
@@ -54,6 +63,65 @@ def test_without_joint_embedding_the_same_200_epochs() -> None:
 def test_an_arm_is_taken_with_its_plain_values() -> None:
     run = run_config(apply_overrides(load_tree("demo", ("encoder.kind=harmonic_cnn",)), ("encoder.kind=harmonic_cnn",)))
     assert (run.encoder.kind, run.encoder.channels, run.encoder.bn_momentum) == ("harmonic_cnn", 8, 0.1)
+
+
+# Searches: data set -> its longest clip and the crop of a SampleCNN in seconds, tags, one tag per clip
+SEARCHES = {
+    "fma": (30.0, 59_049 / 16_000, 8, True),
+    "mtg_jamendo": (60.0, 59_049 / 16_000, 195, False),
+    "audioset": (10.0, 10.0, 527, False),
+    "gtzan": (30.0, 59_049 / 16_000, 10, True),
+    "urbansound8k": (4.0, 4.0, 10, True),
+    "nsynth": (4.0, 4.0, 11, True),
+    "esc50": (5.0, 5.0, 50, True),
+}
+
+
+def test_every_data_set_has_a_search() -> None:
+    for kind in KINDS:
+        assert compose(load_study(kind), {}).data.dataset == kind
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_arm_of_a_search_is_built_on_data_like_the_published(name: str) -> None:
+    longest_s, crop_s, tags, exclusive = SEARCHES[name]
+    names = tuple(f"tag {i}" for i in range(tags))
+    spec = DataSpec(sample_rate_hz=16_000, clip_samples=round(16_000 * longest_s), tags=names, exclusive=exclusive)
+    study = load_study(name)
+    arms = [partial for parameter, _, partial in probes(study.space) if parameter in ("encoder.kind", "method.kind")]
+    assert len(arms) >= 4
+    for partial in [{}, *arms]:
+        run = compose(study, partial).resolve(spec, "hash")
+        assert run.metric == ("accuracy" if exclusive else "pr_auc_macro")
+        heard = run.data.crop_seconds * run.data.eval_crops
+        assert heard >= min(longest_s, 25.0)  # evaluation hears all of a clip, or nearly all of an excerpt of 30 s
+        if run.encoder.kind == "sample_cnn":
+            assert run.data.crop_seconds == crop_s
+    if not exclusive:
+        with pytest.raises(ConfigError, match="needs exclusive tags"):
+            compose(load_study(name, ("search.metric=accuracy",)), {}).resolve(spec, "hash")
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_commands_that_a_search_names_are_good(name: str) -> None:
+    text = find_study(name).read_text()
+    lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+    commands = [shlex.split(part) for line in lines for part in line.split(" && ") if part.startswith("python")]
+    stored = set()
+    for _, _, verb, *arguments in commands:
+        if verb == "atose_ray.prepare":
+            options = prepare_verb.arguments().parse_args(arguments)
+            pairs = dict(pair.split("=") for pair in options.option)
+            config = dataset_config(options.dataset, **{key: yaml_value(value, key) for key, value in pairs.items()})
+            stored.add(name_of_folds(config) if pairs.get("test_fold") else options.dataset)
+        elif verb == "atose_ray.tune":
+            chosen = tune_verb.arguments().parse_args(arguments)
+            searched = compose(load_study(chosen.study, tuple(chosen.overrides)), {}).data.dataset
+            assert chosen.study == name and searched in stored
+    assert name in stored
+    assert set(re.findall(r"data\.dataset=(\S+)", text)) <= stored
+    for override in re.findall(r"^#   --set (\S+)", text, re.M):
+        load_study(name, (override,))
 
 
 def sgd(weight: torch.nn.Parameter, lr: float) -> KerasSGD:

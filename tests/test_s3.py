@@ -22,6 +22,7 @@ from atose_ray import report, tag, tune
 from atose_ray import train as train_verb
 from atose_ray.data.prepare import prepare
 from atose_ray.datasets import dataset_config
+from atose_ray.datasets.base import DatasetError
 from atose_ray.search.record import load_study_record, study_store
 from atose_ray.store import Store, StoreError
 from atose_ray.training.checkpoint import load_model
@@ -153,6 +154,32 @@ def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, 
     assert run.read("log.jsonl").decode().splitlines() == log
 
 
+def test_raw_audio_in_a_bucket_gives_the_shards_of_a_folder(
+    store: Store, bucket: Bucket, tiny_manifest, tiny_source: Path, tmp_path: Path
+) -> None:
+    raw = store.child("raw, with ü #1?")
+    for path in sorted(tiny_source.iterdir()):
+        raw.write(path.name, path.read_bytes())
+    config = dataset_config("folder", source=raw.uri, sample_rate_hz=RATE)
+    manifest, written = prepare(config, Store(str(tmp_path)))
+    assert written and manifest.content_hash == tiny_manifest.content_hash
+    assert not prepare(config, Store(str(tmp_path)))[1], "the same objects: nothing to do"
+    raw.write("clip_000.wav", (tiny_source / "clip_001.wav").read_bytes())
+    assert prepare(config, Store(str(tmp_path)))[1], "another object: prepared again"
+    raw.delete("clip_000.wav")
+    lost, _ = prepare(config, Store(str(tmp_path)))
+    assert [(clip.name, "no such file" in clip.reason) for clip in lost.skipped] == [("clip_000.wav", True)]
+
+
+def test_a_bucket_without_a_table_or_without_the_files_is_refused(store: Store, tiny_source: Path) -> None:
+    config = dataset_config("folder", source=store.child("raw").uri, sample_rate_hz=RATE)
+    with pytest.raises(DatasetError, match=r"tags table s3://.*raw/tags.csv.* does not exist \(0 files"):
+        config.list_clips()
+    store.write("raw/tags.csv", (tiny_source / "tags.csv").read_bytes())
+    with pytest.raises(DatasetError, match=r"none of the files named in tags.csv is in s3://.*clip_000.wav"):
+        config.list_clips()
+
+
 def test_an_endpoint_that_does_not_answer_is_named_in_seconds(bucket: Bucket, tiny_source: Path) -> None:
     nobody = f"s3://{BUCKET}/lab?endpoint_override=127.0.0.1%3A9&region=us-east-1&scheme=http"
     nowhere = f"s3://{BUCKET}/lab?endpoint_override=no-such-host.invalid&region=us-east-1&scheme=http"
@@ -165,7 +192,7 @@ def test_an_endpoint_that_does_not_answer_is_named_in_seconds(bucket: Bucket, ti
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: Bucket, tiny_source: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="Bucket 'no-such-bucket' not found"):
+    with pytest.raises(StoreError, match=r"bucket 'no-such-bucket'.*does not exist"):
         prepare_verb.main(["folder", "--source", str(tiny_source), "--store", "s3://no-such-bucket/lab"])
     done = verb("tune", "demo", "--store", "s3://no-such-bucket/lab", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr

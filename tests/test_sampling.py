@@ -17,7 +17,7 @@ from atose_ray.data.sampling import (
 )
 
 GROUPS = [
-    RowGroup(f"train-{i}.parquet", g, size)
+    RowGroup(f"train-{i}.parquet", g, size, 0)
     for i, sizes in enumerate([(8, 8, 3), (8, 5), (1,)])
     for g, size in enumerate(sizes)
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,11 +23,20 @@ from atose_ray.data.sampling import (
     eval_starts,
     train_buffers,
 )
-from atose_ray.data.shards import Manifest, data_store, read_row_group
+from atose_ray.data.shards import (
+    ClipIndex,
+    Manifest,
+    crop_bounds,
+    data_store,
+    read_crops_into,
+    read_index,
+    read_row_group,
+)
 from atose_ray.store import Store, StoreError
 from atose_ray.types import AnyBatch, Batch, Split
 
 Array = npt.NDArray[Any]
+REQUESTS = 4  # row groups that are fetched from object storage at a time
 
 
 class BatchSource(Protocol):
@@ -74,23 +85,41 @@ class CropSettings:
 
 
 def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
-    """The random crops of the clips of a buffer, in the buffer's order."""
+    """The random crops of the clips of a buffer, in the buffer's order.
+
+    From a local disk only the crops are read, where that is less; from object storage whole row groups, some at a time.
+    """
     folder = data_store(Store(settings.store_uri), settings.dataset)
-    groups = [read_row_group(folder, group, settings.n_tags) for group in buffer.groups]
-    places = list(zip(buffer.group_N.tolist(), buffer.row_N.tolist(), strict=True))
-    clip_id_N = np.array([groups[g].clip_id_N[r] for g, r in places], np.int64)
-    n_samples_N = np.array([groups[g].n_samples_N[r] for g, r in places], np.int64)
+    local = folder.local_path
+    if local is None:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            whole = list(pool.map(lambda group: read_row_group(folder, group, settings.n_tags), buffer.groups))
+        clips = joined(whole)
+    else:
+        clips = joined([read_index(folder, group, settings.n_tags) for group in buffer.groups])
+    first_G = np.cumsum([0, *(group.clips for group in buffer.groups)])
+    clip_N = first_G[buffer.group_N] + buffer.row_N
+    clip_id_N, n_samples_N = clips.clip_id_N[clip_N], clips.n_samples_N[clip_N]
     draws_N = epoch * buffer.crops + buffer.draw_N
     starts_N = crop_starts(settings.seed, draws_N, clip_id_N, n_samples_N, settings.crop_samples)
-    pcm_NT = np.zeros((len(places), settings.crop_samples), np.int16)
-    for row, ((g, r), start) in enumerate(zip(places, starts_N.tolist(), strict=True)):
-        cut(groups[g].pcm_N[r], start, pcm_NT[row])
-    return Crops(
-        pcm_NT,
-        np.array([groups[g].scale_N[r] for g, r in places], np.float32),
-        np.stack([groups[g].tags_NC[r] for g, r in places]),
-        clip_id_N,
-    )
+    pcm_NT = np.zeros((len(clip_N), settings.crop_samples), np.int16)
+    for index, group in enumerate(buffer.groups):
+        crops_n = np.flatnonzero(buffer.group_N == index)
+        rows, starts, out = buffer.row_N[crops_n].tolist(), starts_N[crops_n].tolist(), [pcm_NT[i] for i in crops_n]
+        of_group = clips.n_samples_N[first_G[index] : first_G[index + 1]]
+        if local is not None and len(out) * settings.crop_samples < of_group.sum():
+            read_crops_into(local / group.file, group, of_group, rows, starts, out)
+            continue
+        pcm = read_row_group(folder, group, settings.n_tags).pcm_N if local is not None else whole[index].pcm_N
+        for row, start, crop_T in zip(rows, starts, out, strict=True):
+            cut(pcm[row], start, crop_T)
+    return Crops(pcm_NT, clips.scale_N[clip_N], clips.tags_NC[clip_N], clip_id_N)
+
+
+def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
+    """Some row groups' clips, one after the other."""
+    names = ("clip_id_N", "scale_N", "n_samples_N", "tags_NC")
+    return ClipIndex(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def read_eval_crops(settings: CropSettings, group: RowGroup, crops: int) -> Crops:
@@ -112,9 +141,8 @@ def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[
 
 def cut(pcm_T: Array, start: int, out_T: Array) -> None:
     """Copy the crop that begins at `start` (negative: zeros first) into `out_T`, which is zero."""
-    source_start, target_start = max(start, 0), max(-start, 0)
-    length = min(len(pcm_T) - source_start, len(out_T) - target_start)
-    out_T[target_start : target_start + length] = pcm_T[source_start : source_start + length]
+    source, target, count = crop_bounds(len(pcm_T), start, len(out_T))
+    out_T[target : target + count] = pcm_T[source : source + count]
 
 
 class LocalBatches:
@@ -180,16 +208,25 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
 
     Raises StoreError when the stream ends early: shards were lost while reading.
     """
-    rest: list[Crops] = []
+    held: deque[Crops] = deque()
     for number, size in enumerate(sizes):
-        while sum(len(crops.pcm_NT) for crops in rest) < size:
-            fresh = next(buffers, None)
-            if fresh is None:
-                raise StoreError(f"the data ended in batch {number + 1} of {len(sizes)}: rows were lost while reading")
-            rest.append(fresh)
-        joined = rest[0] if len(rest) == 1 else Crops(*(np.concatenate(parts) for parts in zip(*rest, strict=True)))
-        yield joined.batch(0, size)
-        rest = [Crops(*(part[size:] for part in joined))]
+        parts: list[Crops] = []
+        missing = size
+        while missing:
+            if not held:
+                fresh = next(buffers, None)
+                if fresh is None:
+                    raise StoreError(
+                        f"the data ended in batch {number + 1} of {len(sizes)}: rows were lost while reading"
+                    )
+                held.append(fresh)
+            front = held.popleft()
+            parts.append(Crops(*(part[:missing] for part in front)))
+            if len(front.pcm_NT) > missing:
+                held.appendleft(Crops(*(part[missing:] for part in front)))
+            missing -= len(parts[-1].pcm_NT)
+        whole = parts[0] if len(parts) == 1 else Crops(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
+        yield whole.batch(0, size)
 
 
 def share_of_batch(batch_size: int, world: int) -> int:

@@ -285,7 +285,7 @@ def as_json(found: Examination) -> dict[str, Any]:
 def quarantine(found: Examination) -> bytes:
     """The files to look at as CSV: those that were skipped, and those that errors and warnings name."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = csv.writer(text)  # ends lines with CR LF, so that a name with either is quoted
     table.writerow(COLUMNS)
     for one in found.findings:
         for flag in one.flags if one.quarantine else ():

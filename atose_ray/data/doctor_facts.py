@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -131,10 +131,11 @@ def alike(a: Audio, b: Audio) -> bool:
     return False
 
 
-def write_facts(folder: Store, facts: list[ClipFacts]) -> None:
-    """One JSON line per clip, by clip id."""
-    lines = [json.dumps(asdict(one)) + "\n" for one in sorted(facts, key=lambda one: one.clip_id)]
-    folder.write(FACTS, "".join(lines).encode())
+def write_facts(folder: Store, facts: Iterable[ClipFacts]) -> None:
+    """One JSON line per clip."""
+    with folder.writing(FACTS) as file:
+        for one in facts:
+            file.write((json.dumps(asdict(one)) + "\n").encode())
 
 
 def load_clips(folder: Store, manifest: Manifest) -> tuple[Clip, ...]:
@@ -175,15 +176,15 @@ def _clips_of(folder: Store, shard: ShardFile, n_tags: int, recorded: dict[int, 
             f"{sum(shard.row_groups)} in {shard.bytes}: the shards were changed after prepare; prepare again"
         )
     clips, first = [], 0
-    for index, count in enumerate(shard.row_groups):
-        part, place = rows[first : first + count], RowGroup(shard.name, index, count)
+    for place in shard.places():
+        part = rows[first : first + place.clips]
         facts = [recorded.get(row["clip_id"]) for row in part]
         if any(one is None or one.samples != row["n_samples"] for one, row in zip(facts, part, strict=True)):
             facts = list(_measure_group(folder, place, n_tags))
         for row, one in zip(part, facts, strict=True):
             assert one is not None
             clips.append(Clip(row["name"], shard.split, row["group"], tuple(row["tags"]), one, place))
-        first += count
+        first += place.clips
     return clips
 
 

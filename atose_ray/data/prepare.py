@@ -1,9 +1,12 @@
 """Listing -> shards, facts.jsonl and manifest: plan the shards, decode and write each (anywhere), then commit the
 manifest. What only decoding knows about a file goes into facts.jsonl, which the doctor reads.
 
-The plan depends on the listing alone, so the shards are the same whatever runs them and however parallel. Beside every
-finished shard stands what writing it gave (`parts/`), until the manifest is there: a killed prepare goes on with the
-shards that lack it.
+The plan depends on the listing alone, so the shards are the same whatever runs them and however parallel. Beside the
+shards of a finished job stands what writing them gave (`parts/`), until the manifest is there: a killed prepare goes on
+with the jobs that lack it.
+
+Memory does not grow with the length of the files: a file longer than `max_clip_seconds` becomes several clips
+(`long.wav#t=600,1200`, with the tags of the file), decoded in blocks, and a shard that is full goes on in another file.
 """
 
 from __future__ import annotations
@@ -12,54 +15,24 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from atose_ray.audio.io import AudioError, decode, to_pcm16
-from atose_ray.data.doctor_facts import ClipFacts, measure, write_facts
-from atose_ray.data.shards import MANIFEST, ClipRow, Manifest, ShardFile, SkippedClip, data_store, encode_shard
+from atose_ray.data.doctor_facts import write_facts
+from atose_ray.data.shard_job import PARTS, ShardJob, ShardResult, read_part, write_shard
+from atose_ray.data.shards import MANIFEST, Manifest, data_store
 from atose_ray.datasets.base import DatasetConfig
-from atose_ray.store import Store
-from atose_ray.types import SPLITS, ClipRef, DataSpec, Listing, Split
+from atose_ray.store import Store, is_uri
+from atose_ray.types import SPLITS, DataSpec, Listing, Split
 
-FORMAT_VERSION = 1
-MAX_SHARD_CLIPS = 128
-MIN_SHARD_CLIPS = 16
-INPUTS, PARTS = "inputs.json", "parts"
+FORMAT_VERSION = 2
+MAX_SHARD_CLIPS, MIN_SHARD_CLIPS = 128, 16
+INPUTS = "inputs.json"
 
 
 class PrepareError(ValueError):
     """A data set that cannot become shards: the message says what was found and the way out."""
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard to write: everything a worker needs, picklable, without credentials."""
-
-    folder_uri: str
-    name: str
-    split: Split
-    clips: tuple[ClipRef, ...]
-    clip_ids: tuple[int, ...]
-    tags: tuple[str, ...]
-    sample_rate_hz: int
-    peak_normalize: bool
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What writing a shard gave. file is None when no clip of it could be decoded. facts: of every clip written."""
-
-    file: ShardFile | None
-    skipped: tuple[SkippedClip, ...]
-    tag_counts: dict[str, int]
-    longest_samples: int
-    clips: int
-    seconds: float
-    facts: tuple[ClipFacts, ...]
 
 
 RunJobs = Callable[[list[ShardJob]], Iterable[ShardResult]]
@@ -88,22 +61,29 @@ def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -
         for name in folder.names():
             folder.delete(name)
         folder.write_json(INPUTS, inputs_hash)
-    for name in folder.names():
-        if name.endswith(".partial"):  # a write that was cut short
-            folder.delete(name)
-    results = list(run_jobs(plan_shards(listing, config.sample_rate_hz, folder.uri)))
+    drop_partial(folder)
+    jobs = plan_shards(listing, config, folder.uri)
+    results = list(run_jobs(jobs))
+    drop_partial(folder)  # a node that was lost on the way may have left some
     manifest = assemble(config, listing, results, inputs_hash)
-    write_facts(folder, [facts for result in results for facts in result.facts])
+    write_facts(folder, (facts for job in jobs for facts in read_part(folder, job.name).facts))
     folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
     folder.delete(PARTS)
     folder.delete(INPUTS)
     return manifest, True
 
 
-def plan_shards(listing: Listing, sample_rate_hz: int, folder_uri: str) -> list[ShardJob]:
+def drop_partial(folder: Store) -> None:
+    """Remove what writes that were cut short left."""
+    for name in folder.names():
+        if name.endswith(".partial"):
+            folder.delete(name)
+
+
+def plan_shards(listing: Listing, config: DatasetConfig, folder_uri: str) -> list[ShardJob]:
     """Clips -> shard jobs: every split on its own, its clips in a fixed random order, so that a row group is a mixture.
 
-    Clip ids are positions in the listing.
+    Clip ids are positions in the listing; those of a file's further clips have their number in the upper 32 bits.
     """
     jobs: list[ShardJob] = []
     for split in SPLITS:
@@ -115,66 +95,22 @@ def plan_shards(listing: Listing, sample_rate_hz: int, folder_uri: str) -> list[
             jobs.append(
                 ShardJob(
                     folder_uri=folder_uri,
-                    name=f"{split}-{number:05d}.parquet",
+                    name=f"{split}-{number:05d}",
                     split=split,
                     clips=tuple(listing.clips[i] for i in members),
                     clip_ids=members,
                     tags=listing.tags,
-                    sample_rate_hz=sample_rate_hz,
+                    sample_rate_hz=config.sample_rate_hz,
+                    max_clip_seconds=config.max_clip_seconds,
                     peak_normalize=listing.peak_normalize,
                 )
             )
     return jobs
 
 
-def write_shard(job: ShardJob) -> ShardResult:
-    """Decode the clips of one shard and write it, unless an earlier prepare of the same inputs did."""
-    folder, part = Store(job.folder_uri), f"{PARTS}/{job.name}.json"
-    adapter = TypeAdapter(ShardResult)
-    if folder.exists(part):
-        done: ShardResult = adapter.validate_python(folder.read_json(part))
-        if done.file is None or folder.exists(done.file.name):
-            return done
-    result = decode_shard(job)
-    folder.write_json(part, adapter.dump_python(result, mode="json"))
-    return result
-
-
-def decode_shard(job: ShardJob) -> ShardResult:
-    """Decode the clips of one shard and write it. A clip that cannot be decoded is skipped with its reason."""
-    index = {tag: i for i, tag in enumerate(job.tags)}
-    rows: list[ClipRow] = []
-    facts: list[ClipFacts] = []
-    skipped: list[SkippedClip] = []
-    for clip_id, clip in zip(job.clip_ids, job.clips, strict=True):
-        try:
-            decoded = decode(clip.source, sample_rate_hz=job.sample_rate_hz, start_s=clip.start_s, end_s=clip.end_s)
-        except AudioError as error:
-            skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=str(error)))
-            continue
-        pcm_T, scale = to_pcm16(decoded.audio_T, job.peak_normalize)
-        tags = tuple(sorted(index[tag] for tag in clip.tags))
-        rows.append(ClipRow(clip_id, clip.name, clip.group, tags, scale, pcm_T))
-        facts.append(measure(clip_id, pcm_T, scale, decoded))
-    counts = Counter(job.tags[tag] for row in rows for tag in row.tags)
-    longest = max((len(row.pcm_T) for row in rows), default=0)
-    seconds = sum(len(row.pcm_T) for row in rows) / job.sample_rate_hz
-    file = _commit(job, rows)
-    return ShardResult(file, tuple(skipped), dict(counts), longest, len(rows), seconds, tuple(facts))
-
-
-def _commit(job: ShardJob, rows: list[ClipRow]) -> ShardFile | None:
-    if not rows:
-        return None
-    content, row_groups = encode_shard(rows)
-    Store(job.folder_uri).write(job.name, content)
-    digest = hashlib.sha256(content).hexdigest()
-    return ShardFile(name=job.name, split=job.split, row_groups=row_groups, bytes=len(content), sha256=digest)
-
-
 def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult], inputs_hash: str) -> Manifest:
     """The manifest of finished shards. Raises PrepareError when nothing could be decoded."""
-    shards = sorted((r.file for r in results if r.file is not None), key=lambda shard: shard.name)
+    shards = sorted((file for result in results for file in result.files), key=lambda shard: shard.name)
     skipped = sorted((s for r in results for s in r.skipped), key=lambda clip: clip.name)
     if not shards:
         reasons = "\n  ".join(f"{clip.name}: {clip.reason}" for clip in skipped[:5]) or "the listing is empty"
@@ -185,12 +121,12 @@ def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult]
     counts: dict[str, dict[Split, int]] = {tag: dict.fromkeys(SPLITS, 0) for tag in listing.tags}
     clips: Counter[Split] = Counter()
     for result in results:
-        if result.file is not None:
-            clips[result.file.split] += result.clips
-            for tag, count in result.tag_counts.items():
-                counts[tag][result.file.split] += count
+        clips[result.split] += result.clips
+        for tag, count in result.tag_counts.items():
+            counts[tag][result.split] += count
     digest = hashlib.sha256("".join(f"{shard.name}:{shard.sha256}\n" for shard in shards).encode()).hexdigest()
     return Manifest(
+        name=listing.name,
         dataset=config.model_dump(mode="json"),
         data_spec=DataSpec(
             sample_rate_hz=config.sample_rate_hz,
@@ -212,12 +148,22 @@ def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult]
 def hash_inputs(config: DatasetConfig, listing: Listing) -> str:
     """SHA-256 of everything the shards depend on: settings, the listing, and each file's size and modification time."""
     digest = hashlib.sha256(f"{FORMAT_VERSION} {config.model_dump_json()}".encode())
+    remote: dict[str, str] = {}
+    if config.source is not None and is_uri(config.source):
+        source = Store(config.source)
+        remote = {source.uri_of(*one.name.split("/")): f"{one.size} {one.mtime_ns}" for one in source.files()}
     for clip in listing.clips:
         digest.update(json.dumps([clip.name, clip.tags, clip.split, clip.group, clip.start_s, clip.end_s]).encode())
         if isinstance(clip.source, bytes):
             digest.update(hashlib.sha256(clip.source).digest())
-            continue
-        path = Path(clip.source)
-        stat = path.stat() if path.exists() else None
-        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode() if stat else b"absent")
+        else:
+            digest.update((remote.get(clip.source, "absent") if is_uri(clip.source) else _stamp(clip.source)).encode())
     return digest.hexdigest()
+
+
+def _stamp(path: str) -> str:
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return "absent"
+    return f"{stat.st_size} {stat.st_mtime_ns}"

@@ -18,11 +18,13 @@ SHARE_SALT = 0x5348415245  # "SHARE": stands where an epoch number stands for cr
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group of a shard: the unit that is read. file: name in the data folder; index: in the file; clips: rows."""
+    """A row group of a shard. file: name in the data folder; index: in the file; clips: rows; pcm_offset: byte of the
+    file where the samples of its first clip begin."""
 
     file: str
     index: int
     clips: int
+    pcm_offset: int
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ the manifest's `data_spec.tags`. The manifest is written last: a data folder wit
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,8 +31,7 @@ T = TypeVar("T")
 Array = npt.NDArray[Any]
 
 MANIFEST = "manifest.json"
-MAX_ROW_GROUP_BYTES = 16 << 20
-MAX_ROW_GROUP_CLIPS = 64
+LENGTH_BYTES = 4  # stand before every value of a PLAIN byte array
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.int64()),
@@ -46,26 +45,21 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class ClipRow:
-    """One row of a shard."""
-
-    clip_id: int
-    name: str
-    group: str | None
-    tags: tuple[int, ...]
-    scale: float
-    pcm_T: npt.NDArray[np.int16]
-
-
 class ShardFile(Config):
-    """One file of a split; `row_groups` holds the clips of each row group."""
+    """One file of a split; `row_groups` holds the clips of each row group, `pcm_offsets` where the samples of its first
+    clip begin in the file, in bytes: those of the next ones follow, behind 4 bytes each (PLAIN, one page)."""
 
     name: str
     split: Split
     row_groups: tuple[int, ...]
+    pcm_offsets: tuple[int, ...]
     bytes: int
     sha256: str
+
+    def places(self) -> list[RowGroup]:
+        """Its row groups."""
+        rows = zip(self.row_groups, self.pcm_offsets, strict=True)
+        return [RowGroup(self.name, index, clips, offset) for index, (clips, offset) in enumerate(rows)]
 
 
 class SkippedClip(Config):
@@ -77,13 +71,14 @@ class SkippedClip(Config):
 
 
 class Manifest(Config):
-    """What `prepare` made, from what.
+    """What `prepare` made, from what. name: of its folder in the store.
 
     tag_counts: tag -> split -> positive clips. inputs_hash: of the annotations, file sizes and times and settings, so
     that a second prepare knows there is nothing to do. content_hash: of the shards.
     """
 
-    version: int = 1
+    version: int = 2
+    name: str
     dataset: dict[str, Any]
     data_spec: DataSpec
     shards: tuple[ShardFile, ...]
@@ -95,12 +90,7 @@ class Manifest(Config):
 
     def row_groups(self, split: Split) -> list[RowGroup]:
         """All row groups of a split, in the order they were written."""
-        return [
-            RowGroup(shard.name, index, clips)
-            for shard in self.shards
-            if shard.split == split
-            for index, clips in enumerate(shard.row_groups)
-        ]
+        return [group for shard in self.shards if shard.split == split for group in shard.places()]
 
 
 def data_store(store: Store, dataset: str) -> Store:
@@ -115,7 +105,7 @@ def load_manifest(store: Store, dataset: str) -> Manifest:
         there = [name for name in store.child("data").names() if data_store(store, name).exists(MANIFEST)]
         raise StoreError(
             f"no prepared data set {dataset!r} in the store {store.uri} (it holds: {', '.join(there) or 'none'}); "
-            f"make it with: python -m atose_ray.prepare {dataset} --store {store.uri}"
+            f"make it with: python -m atose_ray.prepare {dataset.partition('-fold')[0]} --store {store.uri}"
         )
     try:
         return Manifest.model_validate(folder.read_json(MANIFEST))
@@ -125,52 +115,41 @@ def load_manifest(store: Store, dataset: str) -> Manifest:
         ) from error
 
 
-def encode_shard(rows: list[ClipRow]) -> tuple[bytes, tuple[int, ...]]:
-    """Rows -> (Parquet file, clips per row group). The same rows give the same bytes."""
-    largest = max(row.pcm_T.nbytes for row in rows)
-    per_group = max(1, min(MAX_ROW_GROUP_CLIPS, MAX_ROW_GROUP_BYTES // max(largest, 1)))
-    table = pa.table(
-        {
-            "clip_id": [row.clip_id for row in rows],
-            "name": [row.name for row in rows],
-            "group": [row.group for row in rows],
-            "tags": [list(row.tags) for row in rows],
-            "n_samples": [len(row.pcm_T) for row in rows],
-            "scale": [row.scale for row in rows],
-            "pcm": [row.pcm_T.astype("<i2").tobytes() for row in rows],
-        },
-        schema=SCHEMA,
-    )
-    sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=per_group,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=["clip_id"],
-        data_page_size=2 << 20,
-    )
-    sizes = [min(per_group, len(rows) - first) for first in range(0, len(rows), per_group)]
-    return sink.getvalue(), tuple(sizes)
-
-
 @dataclass(frozen=True)
-class Clips:
-    """Decoded rows of some row groups. pcm_N views the Parquet buffers; tags_NC uint8 {0, 1}."""
+class ClipIndex:
+    """The rows of a row group without their samples. tags_NC uint8 {0, 1}."""
 
     clip_id_N: Array
     scale_N: Array
     n_samples_N: Array
     tags_NC: Array
+
+
+@dataclass(frozen=True)
+class Clips(ClipIndex):
+    """The rows of a row group. pcm_N views the Parquet buffers."""
+
     pcm_N: list[npt.NDArray[np.int16]]
+
+
+def read_index(folder: Store, group: RowGroup, n_tags: int) -> ClipIndex:
+    """The clips of one row group, no audio. Raises StoreError when the file is not what the manifest says."""
+    table = _read_columns(folder, group, ["clip_id", "tags", "n_samples", "scale"])
+    return ClipIndex(*_index_of(table, n_tags))
 
 
 def read_row_group(folder: Store, group: RowGroup, n_tags: int) -> Clips:
     """The clips of one row group. Raises StoreError when the file is missing or is not what the manifest says."""
+    table = _read_columns(folder, group, None)
+    return Clips(*_index_of(table, n_tags), _binary_views(table["pcm"].combine_chunks()))
+
+
+def _read_columns(folder: Store, group: RowGroup, columns: list[str] | None) -> pa.Table:
+    def read(file: pa.NativeFile) -> pa.Table:
+        return pq.ParquetFile(file).read_row_group(group.index, columns, use_threads=False).combine_chunks()
 
     try:
-        table = from_file(folder, group.file, lambda f: pq.ParquetFile(f).read_row_group(group.index).combine_chunks())
+        table = from_file(folder, group.file, read)
     except (OSError, pa.ArrowException, IndexError) as error:
         raise StoreError(f"cannot read row group {group.index} of {folder.uri}/{group.file}: {error}") from error
     if table.num_rows != group.clips:
@@ -178,17 +157,48 @@ def read_row_group(folder: Store, group: RowGroup, n_tags: int) -> Clips:
             f"{folder.uri}/{group.file} has {table.num_rows} clips in row group {group.index} where the manifest says "
             f"{group.clips}: the shards were changed after prepare; prepare again"
         )
+    return table
+
+
+def _index_of(table: pa.Table, n_tags: int) -> tuple[Array, Array, Array, Array]:
     tags_NC = np.zeros((table.num_rows, n_tags), dtype=np.uint8)
     tags = table["tags"].combine_chunks()
     lengths = np.diff(tags.offsets.to_numpy())
     tags_NC[np.repeat(np.arange(len(lengths)), lengths), tags.flatten().to_numpy()] = 1
-    return Clips(
-        clip_id_N=table["clip_id"].to_numpy(),
-        scale_N=table["scale"].to_numpy(),
-        n_samples_N=table["n_samples"].to_numpy(),
-        tags_NC=tags_NC,
-        pcm_N=_binary_views(table["pcm"].combine_chunks()),
-    )
+    return table["clip_id"].to_numpy(), table["scale"].to_numpy(), table["n_samples"].to_numpy(), tags_NC
+
+
+def crop_bounds(n_samples: int, start: int, length: int) -> tuple[int, int, int]:
+    """Of a crop of `length` samples that begins at `start` (negative: zeros first): its first sample in the clip, the
+    first one's place in the crop, and how many samples there are."""
+    source, target = max(start, 0), max(-start, 0)
+    return source, target, min(n_samples - source, length - target)
+
+
+def read_crops_into(
+    path: Path, group: RowGroup, n_samples_N: Array, rows: list[int], starts: list[int], out: list[Array]
+) -> None:
+    """Copy crops out of a shard on a local disk, and read nothing else of it.
+
+    rows, starts: the clip in the row group and the first sample of every crop; out: int16 [T] of each, zero.
+    Raises StoreError when the file is not what the manifest says.
+    """
+    n_bytes_N = n_samples_N.astype(np.int64) * 2
+    byte_N = group.pcm_offset + np.cumsum(n_bytes_N + LENGTH_BYTES) - n_bytes_N - LENGTH_BYTES
+    n_samples, first_byte = n_samples_N.tolist(), byte_N.tolist()
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(group.pcm_offset - LENGTH_BYTES)
+            intact = int.from_bytes(file.read(LENGTH_BYTES), "little") == n_bytes_N[0]
+            for row, start, crop_T in zip(rows, starts, out, strict=True):
+                source, target, count = crop_bounds(n_samples[row], start, len(crop_T))
+                file.seek(first_byte[row] + 2 * source)
+                into: Any = crop_T[target : target + count]
+                intact &= file.readinto(into) == 2 * count
+    except OSError as error:
+        raise StoreError(f"cannot read row group {group.index} of {path}: {error}") from error
+    if not intact:
+        raise StoreError(f"{path} is not what the manifest says: the shards were changed after prepare; prepare again")
 
 
 def _binary_views(column: pa.BinaryArray) -> list[npt.NDArray[np.int16]]:

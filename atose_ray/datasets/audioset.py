@@ -181,10 +181,18 @@ def read_segments(table: Path, labels: Mapping[str, str]) -> Iterator[Segment]:
 
 
 def find_audio(folder: Path, ytids: Collection[str]) -> dict[str, list[Audio]]:
-    """YTID -> the audio files below `folder` that are named by it, in the order of their paths."""
+    """YTID -> the audio files below `folder` that are named by it, in the order of their paths.
+
+    Links to folders are followed, but no folder is read twice: links in a circle would have no end.
+    """
     found: dict[str, list[Audio]] = {}
+    seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             match = FILE_NAME.fullmatch(stem)

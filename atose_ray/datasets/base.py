@@ -7,6 +7,7 @@ to `prepare`.
 from __future__ import annotations
 
 import csv
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
+from atose_ray.store import is_uri
 from atose_ray.types import ClipRef, Config, Listing, Split
 
 AUDIO_SUFFIXES = frozenset(
@@ -33,6 +35,9 @@ class DatasetConfig(Config):
     kind: str
     source: str | None = Field(default=None, description="Folder of the raw audio and its annotations.")
     sample_rate_hz: int = Field(default=16000, ge=1000, le=192000, description="Rate of the prepared shards.")
+    max_clip_seconds: float = Field(
+        default=600.0, ge=1, le=3600, description="A longer file becomes several clips, each with the file's tags."
+    )
 
     @abstractmethod
     def list_clips(self) -> Listing:
@@ -42,12 +47,12 @@ class DatasetConfig(Config):
         """The absolute `source` folder. Raises `DatasetError` where it is missing or not a local folder."""
         if self.source is None:
             raise DatasetError(f"{self.kind} needs the folder of its audio, but got none; give it: --source DIR")
-        if "://" in self.source:
+        if is_uri(self.source):
             raise DatasetError(
-                f"the source of raw audio must be a local folder, but got {self.source}; copy or mount it first "
-                "(the prepared shards may lie on object storage)"
+                f"the source of {self.kind} must be a local folder, but got {self.source}; copy or mount it first (the "
+                "prepared shards may lie on object storage, and so may the source of `folder`)"
             )
-        path = Path(self.source).expanduser().absolute()
+        path = Path(os.path.expanduser(self.source)).absolute()
         if not path.is_dir():
             what = "is a file" if path.is_file() else "does not exist"
             raise DatasetError(f"the source of {self.kind} must be a folder, but {path} {what}; give it: --source DIR")
@@ -79,6 +84,19 @@ class FoldedConfig(DatasetConfig):
         if int(fold) == self.test_fold:
             return "test"
         return "valid" if int(fold) == (self.valid_fold or self.test_fold % self.folds + 1) else "train"
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder, a directory at a time, as the system names them: nothing is listed before it is asked
+    for. Links to folders are not followed, so a circle of links has an end."""
+    waiting = [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    yield Path(entry.path)
 
 
 def find_file(kind: str, folder: Path, places: Sequence[str], way_out: str) -> Path:
@@ -159,7 +177,7 @@ def finish_listing(
     return Listing(config.kind, tuple(clips), tags=ordered, exclusive=exclusive, left_out=counted)
 
 
-def require_some_audio(clips: Iterable[ClipRef], folder: Path, named_in: str) -> None:
+def require_some_audio(clips: Iterable[ClipRef], folder: Path | str, named_in: str) -> None:
     """Raises `DatasetError` if no annotated file is on disk. Single missing files are for `prepare` to report."""
     example = None
     for clip in clips:

@@ -51,7 +51,7 @@ class DemoConfig(DatasetConfig):
     def folder(self) -> Path:
         """The folder to render into, which need not exist yet."""
         if self.source is not None and "://" not in self.source:
-            path = Path(self.source).expanduser().absolute()
+            path = Path(os.path.expanduser(self.source)).absolute()
             return super().folder() if path.exists() else path
         if self.source is not None:
             return super().folder()

@@ -4,16 +4,19 @@ classification", ACM Multimedia 2015.
 Read as published: `meta/esc50.csv` (`filename,fold,target,category,esc10,src_file,take`) and the files in `audio/`. The
 five folds keep all cuts of one Freesound recording together, so they are never shuffled; the recording (`src_file`) is
 the clip's group. The published figure is the mean over the five test folds: prepare and train once per `test_fold`.
+Each lies in the store under a name of its own: `esc50` (fold 1), `esc50-fold2`, ...
 Without a test set apart, papers often select on the test fold itself; here another fold is for validation.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from atose_ray.datasets.base import DatasetError, FoldedConfig, find_file, finish_listing, read_rows
+from atose_ray.datasets.folds import name_of_folds
 from atose_ray.types import ClipRef, Listing
 
 COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
@@ -46,4 +49,5 @@ class Esc50Config(FoldedConfig):
             source = str(audio / row["filename"])
             clips.append(ClipRef(source, row["filename"], (row["category"],), split, row["src_file"]))
         left_out = {"not in the ESC-10 subset": others}
-        return finish_listing(self, folder, clips, table.name, exclusive=True, left_out=left_out)
+        listing = finish_listing(self, folder, clips, table.name, exclusive=True, left_out=left_out)
+        return replace(listing, name=name_of_folds(self))

@@ -6,20 +6,27 @@
 
 `path` is relative to the source folder, `tags` are joined by `|`, `split` and `group` are optional columns. Without
 `split`, clips are split at random from `seed`, such that a group is never divided and every tag stays in train. Rows
-without tags are left out and counted.
+without tags are left out and counted. A name may be written with its accents composed where the disk has them
+decomposed (files copied from a Mac), or the other way round. The source may lie in object storage: `s3://bucket/folder`.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import os
+import unicodedata
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError, require_some_audio
+from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError, require_some_audio, walk
+from atose_ray.store import Store, is_uri
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
@@ -34,12 +41,16 @@ SPLIT_NAMES: dict[str, Split] = {
 
 
 class Row(NamedTuple):
-    """One line of the table; `split` is None in every row if the table has no such column."""
+    """One line of the table; `split` is None in every row if the table has no such column.
+
+    path: without the spaces around it, which `written` still has.
+    """
 
     path: str
     split: Split | None
     tags: tuple[str, ...]
     group: str
+    written: str
 
 
 class FolderConfig(DatasetConfig):
@@ -62,12 +73,7 @@ class FolderConfig(DatasetConfig):
         return self
 
     def list_clips(self) -> Listing:
-        table = Path(self.csv).expanduser()
-        folder = table.parent if self.source is None and table.is_absolute() else self.folder()
-        table = folder / table
-        if not table.is_file():
-            raise DatasetError(_no_table(table, folder))
-        rows = read_table(table)
+        rows, find, table = self._in_store() if self.source and is_uri(self.source) else self._on_disk()
         untagged = sum(not row.tags for row in rows)
         rows = [row for row in rows if row.tags]
         if self.exclusive:
@@ -78,40 +84,79 @@ class FolderConfig(DatasetConfig):
                     )
         if rows and rows[0].split is None:
             rows = split_at_random(rows, self.valid_fraction, self.test_fraction, self.seed)
-        clips = [
-            ClipRef(str(folder / row.path), row.path, row.tags, row.split or "train", row.group or None) for row in rows
-        ]
-        require_some_audio(clips, folder, table.name)
+        clips = [ClipRef(find(row), row.path, row.tags, row.split or "train", row.group or None) for row in rows]
+        if not (self.source and is_uri(self.source)):
+            require_some_audio(clips, self.source or str(Path(self.csv).parent), table)
         return Listing(
             name=self.kind,
             clips=tuple(clips),
-            tags=_tags_in_train(clips, table.name),
+            tags=_tags_in_train(clips, table),
             exclusive=self.exclusive,
             left_out=(("no tags", untagged),) if untagged else (),
         )
 
+    def _on_disk(self) -> tuple[list[Row], Callable[[Row], str], str]:
+        """The rows, what finds the audio of one, and the name of the table."""
+        table = Path(os.path.expanduser(self.csv))
+        folder = table.parent if self.source is None and table.is_absolute() else self.folder()
+        table = folder / table
+        if not table.is_file():
+            raise DatasetError(_no_table(table, folder))
+        with table.open("rb") as file:
+            return read_table(file, table.name), partial(find_audio, folder), table.name
 
-def read_table(table: Path) -> list[Row]:
+    def _in_store(self) -> tuple[list[Row], Callable[[Row], str], str]:
+        """The same for a source in object storage. One listing of it says which files there are."""
+        source, local = Store(str(self.source)), Path(os.path.expanduser(self.csv))
+        names = frozenset(stamp.name for stamp in source.files())
+        if not local.is_absolute() and self.csv not in names:
+            raise DatasetError(
+                f"the tags table {source.uri_of(*self.csv.split('/'))} does not exist ({len(names)} files lie there); "
+                f"put it there, with the header {HEADER}, or name one on this machine with the option `csv`"
+            )
+        with local.open("rb") if local.is_absolute() else source.reading(self.csv) as file:
+            rows = read_table(file, self.csv)
+        if rows and not any(form in names for row in rows for form in _forms(row)):
+            raise DatasetError(
+                f"none of the files named in {self.csv} is in {source.uri} (the first would be {rows[0].path}); check "
+                "that --source is the folder that the paths are relative to"
+            )
+        return rows, partial(_find_object, source, names), self.csv
+
+
+def _forms(row: Row) -> tuple[str, ...]:
+    return (row.path, row.written, *(unicodedata.normalize(form, row.path) for form in ("NFC", "NFD")))
+
+
+def _find_object(source: Store, names: frozenset[str], row: Row) -> str:
+    return source.uri_of(*next((form for form in _forms(row) if form in names), row.path).split("/"))
+
+
+def find_audio(folder: Path, row: Row) -> str:
+    """The file of a row; where none is there, the one to expect, for `prepare` to report."""
+    return next((path for form in _forms(row) if os.path.isfile(path := str(folder / form))), str(folder / row.path))
+
+
+def read_table(table: BinaryIO, name: str) -> list[Row]:
     """Reads a tags CSV (UTF-8, any line ends). Raises `DatasetError` with the line that is wrong."""
     rows: list[Row] = []
     line_of: dict[str, int] = {}
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = [cell.strip().lower() for cell in next(lines, [])]
-            _check_header(header, table)
-            for cells in filter(None, lines):
-                where = f"{table.name} line {lines.line_num}"
-                row = _row(header, cells, where)
-                if row.path in line_of:
-                    raise DatasetError(
-                        f"{where} names {row.path} again (first on line {line_of[row.path]}); keep one row per file"
-                    )
-                line_of[row.path] = lines.line_num
-                rows.append(row)
+        lines = csv.reader(io.TextIOWrapper(table, newline="", encoding="utf-8-sig"), strict=True)
+        header = [cell.strip().lower() for cell in next(lines, [])]
+        _check_header(header, name)
+        for cells in filter(None, lines):
+            where = f"{name} line {lines.line_num}"
+            row = _row(header, cells, where)
+            if row.path in line_of:
+                raise DatasetError(
+                    f"{where} names {row.path} again (first on line {line_of[row.path]}); keep one row per file"
+                )
+            line_of[row.path] = lines.line_num
+            rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(
-            f"{table} must be a CSV in UTF-8, but cannot be read: {error}; save it as CSV UTF-8"
+            f"{name} must be a CSV in UTF-8, but cannot be read: {error}; save it as CSV UTF-8"
         ) from error
     return rows
 
@@ -167,18 +212,18 @@ def _tag_counts(rows: list[Row]) -> dict[str, int]:
     return counts
 
 
-def _check_header(header: list[str], table: Path) -> None:
+def _check_header(header: list[str], table: str) -> None:
     if not {"path", "tags"} <= set(header):
         raise DatasetError(
-            f"{table.name} must begin with the header {HEADER} (split and group may be left out), separated by commas, "
+            f"{table} must begin with the header {HEADER} (split and group may be left out), separated by commas, "
             f"but its first line is {','.join(header)[:80]!r}; add that line"
         )
     for name in header:
         close = get_close_matches(name, COLUMNS, n=1, cutoff=0.75)
         if header.count(name) > 1:
-            raise DatasetError(f"{table.name} has the column {name!r} {header.count(name)} times; keep one")
+            raise DatasetError(f"{table} has the column {name!r} {header.count(name)} times; keep one")
         if close and name not in COLUMNS:
-            raise DatasetError(f"{table.name} has a column {name!r}; did you mean {close[0]!r}? Rename or remove it")
+            raise DatasetError(f"{table} has a column {name!r}; did you mean {close[0]!r}? Rename or remove it")
 
 
 def _row(header: list[str], cells: list[str], where: str) -> Row:
@@ -187,6 +232,8 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
             f"{where} must have {len(header)} cells as the header has, but has {len(cells)}; "
             "quote cells that contain a comma, and join tags by |"
         )
+    if "\0" in "".join(cells):
+        raise DatasetError(f"{where} holds NUL characters: the table is damaged, or not UTF-8; save it as CSV UTF-8")
     cell = {name: text.strip() for name, text in zip(header, cells, strict=True)}
     if not cell["path"]:
         raise DatasetError(
@@ -200,7 +247,8 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
             hint = f"; did you mean {close[0]}?" if close else "; without the column, clips are split at random"
             raise DatasetError(f"{where}: split must be {', '.join(SPLITS)}, but got {cell['split']!r}{hint}")
     tags = dict.fromkeys(tag.strip() for tag in cell["tags"].split("|"))
-    return Row(cell["path"], split, tuple(tag for tag in tags if tag), cell.get("group", ""))
+    written = cells[header.index("path")]
+    return Row(cell["path"], split, tuple(tag for tag in tags if tag), cell.get("group", ""), written)
 
 
 def _tags_in_train(clips: list[ClipRef], table: str) -> tuple[str, ...]:
@@ -220,7 +268,7 @@ def _some(tags: list[str]) -> str:
 
 
 def _no_table(table: Path, folder: Path) -> str:
-    found = next((path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES), None)
+    found = next((path for path in walk(folder) if path.suffix.lower() in AUDIO_SUFFIXES), None)
     if found is None:
         return f"{table} does not exist, and {folder} holds no audio; give the folder of your audio and its tags CSV"
     name = found.relative_to(folder).as_posix()

@@ -14,6 +14,7 @@ digit, 0-b / c / d-f. Traps:
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -45,7 +46,7 @@ class MtatConfig(DatasetConfig):
 
     def list_clips(self) -> Listing:
         folder = self.folder()
-        path = folder / Path(self.annotations).expanduser()
+        path = folder / os.path.expanduser(self.annotations)
         return list_mtat(self.kind, folder, read_annotations(path), self.top_tags)
 
 

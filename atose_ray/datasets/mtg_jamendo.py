@@ -13,6 +13,7 @@ Traps:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -56,7 +57,7 @@ class MtgJamendoConfig(DatasetConfig):
     def list_clips(self) -> Listing:
         folder = self.folder()
         stem = "autotagging" if self.subset == "all" else f"autotagging_{self.subset}"
-        tables = Path(self.splits).expanduser() / f"split-{self.split}"
+        tables = Path(os.path.expanduser(self.splits)) / f"split-{self.split}"
         places = [folder / place for place in AUDIO_FOLDERS if (folder / place).is_dir()]
         clips = []
         for part, split in PARTS.items():

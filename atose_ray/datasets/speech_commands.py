@@ -8,6 +8,7 @@ layout (spoken digits) share them between the splits by design, so nothing is re
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -29,23 +30,28 @@ class SpeechCommandsConfig(DatasetConfig):
         clips = [
             ClipRef(
                 str(folder / name),
-                name=name,
-                tags=(label,),
+                name=as_utf8(name),
+                tags=(as_utf8(label),),
                 split=split_of.get(name, "train"),
-                group=speaker_of(name),
+                group=speaker_of(as_utf8(name)),
             )
             for label, names in words.items()
             for name in names
         ]
-        untrained = [
-            label for label in words if not any(clip.split == "train" for clip in clips if clip.tags == (label,))
-        ]
+        tags = tuple(map(as_utf8, words))
+        trained = {tag for clip in clips if clip.split == "train" for tag in clip.tags}
+        untrained = [tag for tag in tags if tag not in trained]
         if untrained:
             raise DatasetError(
                 f"every label must have a file for training, but the lists name all files of: {', '.join(untrained)}; "
                 "shorten the lists or remove these folders"
             )
-        return Listing(self.kind, tuple(clips), tags=tuple(words), exclusive=True, left_out=absent)
+        return Listing(self.kind, tuple(clips), tags=tags, exclusive=True, left_out=absent)
+
+
+def as_utf8(name: str) -> str:
+    """A name from the disk whose bytes are not all UTF-8, as text that can be stored: \\xff for the byte 255."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def speaker_of(name: str) -> str:

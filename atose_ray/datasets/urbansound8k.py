@@ -6,15 +6,18 @@ files in `audio/fold1` to `audio/fold10`. Traps:
 
 - The ten folds keep all cuts of one Freesound recording together. Shuffled, the same recording is in training and test,
   and accuracy rises by ten points and more: so they are never shuffled here. The recording (`fsID`) is the group.
-- The published figure is the mean over the ten test folds: prepare and train once per `test_fold`.
+- The published figure is the mean over the ten test folds: prepare and train once per `test_fold`. Each lies in the
+  store under a name of its own: `urbansound8k` (fold 1), `urbansound8k-fold2`, ...
 - `start` and `end` are places in the recording, not in the file: a file is the whole clip.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from atose_ray.datasets.base import FoldedConfig, find_file, finish_listing, read_rows
+from atose_ray.datasets.folds import name_of_folds
 from atose_ray.types import ClipRef, Listing
 
 COLUMNS = ("slice_file_name", "fsID", "fold", "class")
@@ -40,4 +43,5 @@ class UrbanSound8kConfig(FoldedConfig):
             name = f"fold{row['fold']}/{row['slice_file_name']}"
             split = self.split_of(row["fold"], where)
             clips.append(ClipRef(str(audio / name), name, (row["class"],), split, row["fsID"]))
-        return finish_listing(self, folder, clips, table.name, exclusive=True)
+        listing = finish_listing(self, folder, clips, table.name, exclusive=True)
+        return replace(listing, name=name_of_folds(self))

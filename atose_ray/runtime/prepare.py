@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import ray.data
 from tqdm import tqdm
 
-from atose_ray.data.prepare import ShardJob, ShardResult, write_shard
+from atose_ray.data.shard_job import ShardJob, ShardResult, write_shard
 
 
-def run_on_ray(jobs: list[ShardJob]) -> Iterator[ShardResult]:
-    """Write the shards on the cluster this process has joined, with a progress bar of clips."""
+def run_on_ray(jobs: list[ShardJob], workers: int | None = None) -> Iterator[ShardResult]:
+    """Write the shards on the cluster this process has joined, with a progress bar of files.
+
+    workers: tasks at a time, of one CPU each; None is all the cluster's CPUs.
+    """
     items = [{"job": pickle.dumps(job)} for job in jobs]
-    results = ray.data.from_items(items, override_num_blocks=len(items)).map(_write, num_cpus=1)
-    with tqdm(total=sum(len(job.clips) for job in jobs), unit="clip", desc="prepare", smoothing=0) as bar:
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    results = dataset.map(_write, num_cpus=1, concurrency=workers)
+    began, read = time.monotonic(), 0
+    with tqdm(total=sum(len(job.clips) for job in jobs), unit="file", desc="prepare", smoothing=0.1) as bar:
         for row in results.iter_rows():
             result: ShardResult = pickle.loads(row["result"])
-            bar.update(result.clips + len(result.skipped))
+            read += result.source_bytes
+            bar.set_postfix_str(f"{read / 1e6 / (time.monotonic() - began):.1f} MB/s", refresh=False)
+            bar.update(result.sources)
             yield result
 
 

@@ -1,0 +1,128 @@
+"""Rows -> a Parquet shard, one row group in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atose_ray.data.shards import LENGTH_BYTES, SCHEMA, ShardFile
+from atose_ray.store import StoreError
+from atose_ray.types import Split
+
+MAX_ROW_GROUP_BYTES = 16 << 20
+MAX_ROW_GROUP_CLIPS = 64
+ONE_PAGE = 1 << 30  # a column of a row group is one page, so that a clip of it can be read alone
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """One row of a shard."""
+
+    clip_id: int
+    name: str
+    group: str | None
+    tags: tuple[int, ...]
+    scale: float
+    pcm_T: npt.NDArray[np.int16]
+
+
+class ShardWriter:
+    """Rows -> one Parquet file in `sink`, a row group in memory at a time. The same rows give the same bytes.
+
+    sink: empty, open for writing and reading.
+    """
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = _Digested(sink)
+        self._rows: list[ClipRow] = []
+        self._row_groups: list[tuple[int, ...]] = []  # bytes of each clip's samples
+        self._metadata: list[pq.FileMetaData] = []
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            SCHEMA,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=["clip_id"],
+            data_page_size=ONE_PAGE,
+            metadata_collector=self._metadata,
+        )
+
+    @property
+    def bytes(self) -> int:
+        """What stands in the sink, and what waits for its row group to be full."""
+        return self._sink.size + sum(row.pcm_T.nbytes for row in self._rows)
+
+    def add(self, row: ClipRow) -> None:
+        """Append a clip."""
+        if self._rows:
+            held = sum(other.pcm_T.nbytes for other in self._rows)
+            if len(self._rows) == MAX_ROW_GROUP_CLIPS or held + row.pcm_T.nbytes > MAX_ROW_GROUP_BYTES:
+                self._flush()
+        self._rows.append(row)
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        columns = {
+            "clip_id": [row.clip_id for row in rows],
+            "name": [row.name for row in rows],
+            "group": [row.group for row in rows],
+            "tags": [list(row.tags) for row in rows],
+            "n_samples": [len(row.pcm_T) for row in rows],
+            "scale": [row.scale for row in rows],
+            "pcm": [row.pcm_T.astype("<i2", copy=False).tobytes() for row in rows],
+        }
+        self._row_groups.append(tuple(row.pcm_T.nbytes for row in rows))
+        self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(rows))
+
+    def finish(self, name: str, split: Split) -> ShardFile:
+        """Write what waits and the footer."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        return ShardFile(
+            name=name,
+            split=split,
+            row_groups=tuple(len(clips) for clips in self._row_groups),
+            pcm_offsets=tuple(self._pcm_offset(index, clips) for index, clips in enumerate(self._row_groups)),
+            bytes=self._sink.size,
+            sha256=self._sink.digest.hexdigest(),
+        )
+
+    def _pcm_offset(self, index: int, clips: tuple[int, ...]) -> int:
+        """Where the samples of a row group's first clip begin: its page ends with them. Raises StoreError when not."""
+        column = self._metadata[0].row_group(index).column(SCHEMA.get_field_index("pcm"))
+        first = column.data_page_offset + column.total_compressed_size - sum(LENGTH_BYTES + size for size in clips)
+        last = first + sum(LENGTH_BYTES + size for size in clips[:-1])
+        for place, size in ((first, clips[0]), (last, clips[-1])):
+            self._sink.file.seek(place)
+            if self._sink.file.read(LENGTH_BYTES) != size.to_bytes(LENGTH_BYTES, "little"):
+                raise StoreError("pyarrow lays out a binary column in an unknown way; use another version of it")
+        return int(first + LENGTH_BYTES)
+
+
+class _Digested(io.RawIOBase):
+    """Passes writes on to `file`, counted and hashed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        count = memoryview(data).nbytes
+        self.size += count
+        self.file.write(data)
+        return count
