@@ -28,6 +28,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)"
     )
+    parser.add_argument(
+        "--object-store",
+        type=cli.at_least_one,
+        metavar="GIB",
+        help="object store of a Ray started here (default: Ray's, 30 %% of the memory); trials share clips in it",
+    )
     cli.add_overrides(parser, "base.data.batch_size=32")
     cli.add_cluster(parser)
     return parser
@@ -45,20 +51,25 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
     store = cli.open_store(options)
     base = compose(study, {})
-    check_on_data(study, load_manifest(store, base.data.dataset))
+    manifest = load_manifest(store, base.data.dataset)
+    check_on_data(study, manifest)
     study_store(store, name).check_writable()
 
     from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan, yaml_resources
+    from atose_ray.runtime.shared import plan_clips
     from atose_ray.runtime.tune import run_study
 
-    with cluster(options.cpus, options.address):
+    object_store_bytes = options.object_store and options.object_store << 30
+    with cluster(options.cpus, options.address, object_store_bytes):
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
-        plan = make_plan(study.search, base.execution.ingest == "ray_data", available)
+        clips = plan_clips(base, study.search, manifest, available)
+        plan = make_plan(study.search, clips.streams, available)
         print(
-            f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}",
+            f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}\n"
+            f"{clips.line(plan)}",
             flush=True,
         )
-        record = run_study(study, name, store, plan)
+        record = run_study(study, name, store, plan, clips)
     print(closing(record, study_store(store, name)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from conftest import RATE, tiny_tree
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.data.prepare import prepare
+from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.search.record import load_study_record, load_trials, study_store
+from atose_ray.search.space import compose
 from atose_ray.store import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit
@@ -59,10 +63,12 @@ def study(method_space: dict | None = None, base: dict | None = None, **search: 
 
 def run(study_config: StudyConfig, name: str, store: Store):
     from atose_ray.runtime.cluster import cluster_resources, make_plan
+    from atose_ray.runtime.shared import plan_clips
     from atose_ray.runtime.tune import run_study
 
-    streams = study_config.base.get("execution", {}).get("ingest") == "ray_data"
-    return run_study(study_config, name, store, make_plan(study_config.search, streams, cluster_resources()))
+    base, available = compose(study_config, {}), cluster_resources()
+    clips = plan_clips(base, study_config.search, load_manifest(store, base.data.dataset), available)
+    return run_study(study_config, name, store, make_plan(study_config.search, clips.streams, available), clips)
 
 
 def test_ray_data_delivers_the_same_batches_as_the_local_reader(ray_cluster, tiny_run, store, tiny_manifest) -> None:
@@ -71,7 +77,8 @@ def test_ray_data_delivers_the_same_batches_as_the_local_reader(ray_cluster, tin
     config = tiny_run()
     for rank, world in ((0, 1), (1, 2)):
         local = make_batches(config, tiny_manifest, store.uri, rank=rank, world=world)
-        streamed = make_batches(config, tiny_manifest, store.uri, RayBatches, rank, world)
+        little = functools.partial(RayBatches, stream_bytes=1000)  # less than one buffer: it goes on, one at a time
+        streamed = make_batches(config, tiny_manifest, store.uri, little if rank else RayBatches, rank, world)
         for epoch in (0, 1):
             pairs = list(zip(local.train(epoch), streamed.train(epoch), strict=True))
             assert len(pairs) == local.steps()
@@ -114,6 +121,8 @@ def test_trials_follow_their_config_and_repeat(ray_cluster, store, tmp_path) -> 
 
     for trial in record.trials:
         assert trial.state == "complete"
+        about = RunFolder(study_store(store, "s").child("trials", trial.signature)).about()
+        assert (about["residency"], about["threads"]) == ("shared", 1)
         config = RunConfig.model_validate(trial.config)
         opened = open_run(Job(config, store.uri, str(tmp_path / f"again-{trial.number}"), {}))
         result = fit(opened.run, opened.method, opened.batches, opened.folder)
@@ -183,6 +192,8 @@ def test_search_with_worker_groups(ray_cluster, store) -> None:
     record = run(study(trials=3, workers_per_trial=2, cpus_per_worker=0.5, concurrency=1), "w2", store)
     assert len(record.trials) == 3 and {t.state for t in record.trials} <= {"complete", "pruned"}
     assert record.best is not None and record.best.metrics["test"]["clips"] == 12
+    abouts = Path(store.root).glob("studies/w2/trials/*/about.json")
+    assert [json.loads(about.read_text())["residency"] for about in abouts] == ["shared"] * 3
 
 
 def test_verbs_end_to_end(ray_cluster, store, capsys, tiny_source) -> None:
@@ -193,7 +204,7 @@ def test_verbs_end_to_end(ray_cluster, store, capsys, tiny_source) -> None:
     path.write_text(yaml.safe_dump(study(trials=2).model_dump(mode="json")))
     tune.main([str(path), "--store", store.uri])
     out = capsys.readouterr().out
-    assert "plan: 2 x" in out and "report: " in out and "2 trials" in out
+    assert "plan: 2 x" in out and "data: shared: " in out and "report: " in out and "2 trials" in out
     report.main(["mine", "--store", store.uri])
     best = study_store(store, "mine").path("best")
     tag.main([best, str(tiny_source / "clip_000.wav"), "--top", "2", "--json"])

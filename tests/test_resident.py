@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import RATE
 
-from atose_ray.data import memory, resident, shards
+from atose_ray.data import memory, resident, shard_writer
 from atose_ray.data.batches import LocalBatches, StoreError
 from atose_ray.data.memory import ResidencyError, choose_residency, free_host_bytes
 from atose_ray.data.prepare import prepare
@@ -30,7 +30,7 @@ def fine_store(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> S
     """The tiny set in row groups of five clips."""
     store = Store(str(tmp_path_factory.mktemp("fine")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "MAX_ROW_GROUP_CLIPS", 5)
+        patch.setattr(shard_writer, "MAX_ROW_GROUP_CLIPS", 5)
         prepare(dataset_config("folder", source=str(tiny_source), sample_rate_hz=RATE), store)
     return store
 
@@ -81,7 +81,7 @@ def test_batches_on_a_gpu_are_those_of_streaming(residency, tiny_run, fine_store
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     streamed, kept = sources(tiny_run(data=data()), fine_store, residency, device=GPU)
-    assert kept.held_train.pcm_S.device.type == ("cuda" if residency == "device" else "cpu")
+    assert isinstance(kept.held_train.parts[0], torch.Tensor) == (residency == "device")
     assert all(batch.audio_BT.device.type == "cuda" for batch in kept.train(0))
     assert_same(streamed.train(1), kept.train(1))
     assert_same(streamed.evaluate("valid"), kept.evaluate("valid"))
@@ -110,7 +110,7 @@ def test_only_the_share_is_read_and_held(tiny_run, fine_store) -> None:
     _, whole = sources(tiny_run(data=data()), fine_store, "host")
     _, share = sources(tiny_run(data=data(train_share=0.25)), fine_store, "host")
     assert len(whole.held_train.clip_id_N) == 36 and len(share.held_train.clip_id_N) == 9
-    assert len(share.held_train.pcm_S) == share.held_train.n_samples_N.sum()
+    assert len(share.held_train.parts[0]) == share.held_train.n_samples_N.sum()
     assert set(share.held_train.clip_id_N) < set(whole.held_train.clip_id_N)
     ids = [set(torch.cat([batch.clip_id_B for batch in share.train(epoch)]).tolist()) for epoch in (0, 1)]
     assert ids[0] == ids[1] == set(share.held_train.clip_id_N.tolist())
@@ -230,7 +230,7 @@ def test_the_need_is_the_samples_and_little_more(tiny_run, tiny_store, monkeypat
     monkeypatch.setattr(resident, "choose_residency", lambda wanted, need, world, device: needs.append(need) or "host")
     gc.collect()
     kept = make_batches(tiny_run(), load_manifest(tiny_store, "folder"), tiny_store.uri, device=CPU)
-    exact = kept.held_train.pcm_S.nbytes + kept.held_valid.pcm_S.nbytes
+    exact = kept.held_train.nbytes + kept.held_valid.nbytes
     assert exact <= needs[0] <= exact + 48 * 512
 
 

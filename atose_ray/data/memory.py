@@ -7,6 +7,9 @@
              the run's part of the machine's cores where that is less (a search may fill the other cores with runs)
     stream   otherwise
 
+In a search, one copy that all trials of a node share comes before `host` and `stream` where Ray's object store has room
+for it (runtime/shared.py).
+
 What is needed is the size of the shards, which are not compressed: a few bytes per clip above 2 bytes per sample. A
 worker holds the whole train split, for its clips are others every epoch, and its own part of valid. A `host` or
 `device` that is asked for by name is refused only when it needs more than is free.

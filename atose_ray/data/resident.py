@@ -3,13 +3,15 @@
 On a device the crops of a batch are one gather, and no sample crosses the bus again. On the host they are slices: a
 gather through an index of one integer per sample is 50 to 100 times slower there. Where crops are cut on the host for a
 GPU, they travel as int16. `data/memory.py` says which splits are kept where. Test is read once in a run, so it streams.
+
+The samples may lie in memory that several processes of a machine share (LentClips): then nothing is read at all.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,29 +20,32 @@ import numpy.typing as npt
 import torch
 
 from atose_ray.data.batches import CropSettings, LocalBatches, cut
+from atose_ray.data.held import HeldClips, copied, read_clips
 from atose_ray.data.memory import Residency, choose_residency
 from atose_ray.data.sampling import RowGroup, crop_starts, eval_share, eval_starts
-from atose_ray.data.shards import Manifest, data_store, read_lengths, read_row_group
-from atose_ray.store import Store
+from atose_ray.data.shards import Manifest
 from atose_ray.types import Batch, Split
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class HeldClips:
-    """N clips in memory. pcm_S int16: their samples end to end, on the host or on a device.
+class LentClips:
+    """The whole train and valid splits, in host memory that this process only reads: every run of the data set takes
+    its own share of them. content_hash: of the manifest whose shards they are."""
 
-    The rest lies on the host: first_N, n_samples_N int64: where a clip lies in pcm_S; clip_id_N int64; scale_N float32;
-    tags_NC float32.
-    """
+    content_hash: str
+    splits: Mapping[Split, HeldClips]
 
-    pcm_S: torch.Tensor
-    first_N: Array
-    n_samples_N: Array
-    clip_id_N: Array
-    scale_N: Array
-    tags_NC: Array
+    def share(self, source: LocalBatches, split: Split) -> HeldClips:
+        """What a rank keeps of a split, in the order of `held_groups`."""
+        whole = self.splits[split]
+        if split == "train":
+            return whole.only(np.flatnonzero(source.chosen_N))
+        groups = source.manifest.row_groups(split)
+        first = dict(zip(groups, first_clips(groups), strict=True))
+        mine = [np.arange(group.clips) + first[group] for group in held_groups(source, split)]
+        return whole.only(np.concatenate([np.empty(0, np.int64), *mine]))
 
 
 # What this process holds now, so that the runs of one actor, one after another, read the data once. It goes with its
@@ -49,20 +54,36 @@ _HELD: weakref.WeakValueDictionary[tuple[Any, ...], HeldClips] = weakref.WeakVal
 
 
 def batches_of(
-    reader: Callable[..., LocalBatches], wanted: Residency, device: torch.device, manifest: Manifest, **rest: Any
+    reader: Callable[..., LocalBatches],
+    wanted: Residency,
+    device: torch.device,
+    manifest: Manifest,
+    lent: LentClips | None = None,
+    **rest: Any,
 ) -> LocalBatches:
     """The batches of one rank, from where the config and the memory let its clips be kept.
 
-    reader: what streams; of `auto`, a reader other than LocalBatches (Ray Data) always streams. rest: what a reader
-    takes. Raises ResidencyError when `wanted` names a place that is too small or is not there.
+    reader: what streams; of `auto`, a reader other than LocalBatches (Ray Data) streams, unless clips are lent. lent:
+    taken by `auto` instead of reading, where they are of this data. rest: what a reader takes.
+    Raises ResidencyError when `wanted` names a place that is too small or is not there.
     """
     streamed = reader(manifest, **rest)
-    if wanted == "auto" and reader is not LocalBatches:
+    if lent is not None and (wanted != "auto" or lent.content_hash != manifest.content_hash):
+        lent = None
+    if wanted == "auto" and reader is not LocalBatches and lent is None:
         return streamed
     residency = place(wanted, streamed, device)
+    if lent is not None and residency == "stream":
+        residency = "host"
     if residency == "stream":
         return streamed
-    return ResidentBatches(manifest, residency=residency, device=device, **rest)
+    return ResidentBatches(manifest, residency=residency, device=device, lent=lent, **rest)
+
+
+def kept_in(batches: LocalBatches) -> str:
+    """Where a rank's train and valid clips are: stream, host, device, or shared with other processes of the host."""
+    shared = isinstance(batches, ResidentBatches) and batches.shared
+    return "shared" if shared else str(batches.residency)
 
 
 def place(wanted: Residency, source: LocalBatches, device: torch.device) -> Residency:
@@ -94,68 +115,49 @@ def held_key(source: LocalBatches, split: Split, where: torch.device) -> tuple[A
     return settings.store_uri, settings.dataset, part, chosen, str(where)
 
 
-def hold(source: LocalBatches, split: Split, where: torch.device) -> HeldClips:
-    """A rank's clips of a split on `where`: those that another source of this process holds, or read now.
+def hold(source: LocalBatches, split: Split, where: torch.device, lent: LentClips | None = None) -> HeldClips:
+    """A rank's clips of a split on `where`: those that another source of this process holds, or copied or read now.
 
-    Raises StoreError when a shard is not what the manifest says.
+    lent: to copy from. Raises StoreError when a shard is not what the manifest says.
     """
     key = held_key(source, split, where)
     held = _HELD.get(key)
     if held is None:
         groups = held_groups(source, split)
         everything = np.ones(sum(group.clips for group in groups), bool)
-        held = read_clips(source.settings, groups, source.chosen_N if split == "train" else everything, where)
+        if lent is not None:
+            held = copied(lent.share(source, split), where)
+        else:
+            held = read_clips(source.settings, groups, source.chosen_N if split == "train" else everything, where)
         _HELD[key] = held
     return held
-
-
-def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> HeldClips:
-    """Read the chosen clips of some row groups; beside what is kept, one row group is in host memory at a time.
-
-    chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says.
-    """
-    folder = data_store(Store(settings.store_uri), settings.dataset)
-    n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
-    ends_N = np.cumsum(n_samples_N)
-    pcm_S = torch.empty(int(ends_N[-1]) if len(ends_N) else 0, dtype=torch.int16, device=where)
-    clip_id, scale, tags = [], [], []
-    row = filled = 0
-    for group in groups:
-        rows_n = np.flatnonzero(chosen_N[row : row + group.clips])
-        row += group.clips
-        if len(rows_n) == 0:
-            continue
-        clips = read_row_group(folder, group, settings.n_tags)
-        samples_S = np.concatenate([clips.pcm_N[i] for i in rows_n])
-        pcm_S[filled : filled + len(samples_S)] = torch.from_numpy(samples_S)
-        filled += len(samples_S)
-        clip_id.append(clips.clip_id_N[rows_n])
-        scale.append(clips.scale_N[rows_n])
-        tags.append(clips.tags_NC[rows_n])
-    return HeldClips(
-        pcm_S,
-        ends_N - n_samples_N,
-        n_samples_N,
-        np.concatenate([np.empty(0, np.int64), *clip_id]),
-        np.concatenate([np.empty(0, np.float32), *scale]),
-        np.concatenate([np.empty((0, settings.n_tags), np.float32), *tags], dtype=np.float32),
-    )
 
 
 class ResidentBatches(LocalBatches):
     """BatchSource whose train and valid splits lie in memory: LocalBatches' batches to the bit, on `device`.
 
     residency: `host` keeps the samples in host memory, `device` on `device`. A rank of several keeps the whole train
-    split (its clips are others every epoch) and its own part of valid.
+    split (its clips are others every epoch) and its own part of valid. lent: taken instead of reading.
     """
 
     def __init__(
-        self, manifest: Manifest, settings: CropSettings, *, residency: Residency, device: torch.device, **sizes: Any
+        self,
+        manifest: Manifest,
+        settings: CropSettings,
+        *,
+        residency: Residency,
+        device: torch.device,
+        lent: LentClips | None = None,
+        **sizes: Any,
     ) -> None:
         super().__init__(manifest, settings, **sizes)
         self.residency, self.device = residency, device
+        self.shared = lent is not None and residency == "host"
+        if lent is not None and residency == "host":
+            self.held_train, self.held_valid = lent.share(self, "train"), lent.share(self, "valid")
+            return
         where = device if residency == "device" else torch.device("cpu")
-        self.held_train, self.held_valid = hold(self, "train", where), hold(self, "valid", where)
+        self.held_train, self.held_valid = hold(self, "train", where, lent), hold(self, "valid", where, lent)
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Random crops of every clip."""
@@ -204,26 +206,26 @@ def first_clips(groups: list[RowGroup]) -> list[int]:
 
 def _sliced(held: HeldClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int) -> Iterator[torch.Tensor]:
     """int16 [B, T] per batch, from samples on the host."""
-    pcm_S, row = held.pcm_S.numpy(), 0
+    row = 0
     for size in sizes:
         pcm_BT = np.zeros((size, length), np.int16)
         for out_T, clip, start in zip(pcm_BT, clip_N[row : row + size], starts_N[row : row + size], strict=True):
-            first = held.first_N[clip]
-            cut(pcm_S[first : first + held.n_samples_N[clip]], int(start), out_T)
+            cut(held.samples(clip), int(start), out_T)
         yield torch.from_numpy(pcm_BT)
         row += size
 
 
 def _gathered(held: HeldClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int) -> Iterator[torch.Tensor]:
     """int16 [B, T] per batch, by one gather each from samples on a device."""
-    where = held.pcm_S.device
+    pcm_S = torch.as_tensor(held.parts[0])
+    where = pcm_S.device
     first_N, n_samples_N, start_N = (
         torch.from_numpy(part).to(where) for part in (held.first_N[clip_N], held.n_samples_N[clip_N], starts_N)
     )
     row = 0
     for size in sizes:
         rows = slice(row, row + size)
-        yield gather_crops(held.pcm_S, first_N[rows], n_samples_N[rows], start_N[rows], length)
+        yield gather_crops(pcm_S, first_N[rows], n_samples_N[rows], start_N[rows], length)
         row += size
 
 

@@ -39,10 +39,13 @@ class PlanError(ValueError):
 
 
 @contextmanager
-def cluster(cpus: int | None = None, address: str | None = None) -> Iterator[None]:
+def cluster(
+    cpus: int | None = None, address: str | None = None, object_store_bytes: int | None = None
+) -> Iterator[None]:
     """Join the cluster of `address` or RAY_ADDRESS, else start one on this machine; leave (or end) it afterwards.
 
-    cpus: logical CPUs of a cluster started here; None is the machine's. A Ray that this process joined before stays.
+    cpus: logical CPUs of a cluster started here; None is the machine's. object_store_bytes: of one started here; None
+    is Ray's choice (30 % of the memory). A Ray that this process joined before stays.
     """
     if ray.is_initialized():
         yield
@@ -58,6 +61,7 @@ def cluster(cpus: int | None = None, address: str | None = None) -> Iterator[Non
         port = free_port()
         # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        quiet["object_store_memory"] = object_store_bytes
         ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, **quiet)
     if not loud:
         hush()

@@ -10,6 +10,7 @@ from ray import tune
 
 from atose_ray.config import SearchConfig
 from atose_ray.metrics import PROTOCOL
+from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.trial import KEY
 from atose_ray.store import Store
 from atose_ray.training.record import RunFolder
@@ -19,8 +20,8 @@ from atose_ray.training.run import Job, forget_checkpoint
 class Console(tune.Callback):  # type: ignore[misc]
     """Prints starts, changes of the lead and ends; marks pruned and failed trials in their run folders."""
 
-    def __init__(self, search: SearchConfig, done: int) -> None:
-        self.metric, self.trials = search.metric, search.trials
+    def __init__(self, search: SearchConfig, done: int, spilling: Spilling) -> None:
+        self.metric, self.trials, self.spilling = search.metric, search.trials, spilling
         self.done, self.began = done, time.monotonic()
         self.best, self.leader = float("-inf"), ""
 
@@ -61,6 +62,10 @@ class Console(tune.Callback):  # type: ignore[misc]
             f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} [{PROTOCOL}] after {epochs} epochs"
             f"{best}{why}"
         )
+        note = folder.about().get("note")
+        if note:
+            self.say(f"note   {job.about['name']}: {note}")
+        self.say_spilled()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
@@ -69,6 +74,13 @@ class Console(tune.Callback):  # type: ignore[misc]
         RunFolder(Store(job.folder_uri)).end("failed", reason)
         self.done += 1
         self.say(f"failed {job.about['name']}: {reason}")
+        self.say_spilled()
+
+    def say_spilled(self, last: bool = False) -> None:
+        """A line about the object store, when it was too small. last: the search is over."""
+        line = self.spilling.line(last)
+        if line:
+            self.say(f"memory {line}")
 
     def say(self, text: str) -> None:
         """Print a line with the count of ended trials and the time."""

@@ -23,6 +23,8 @@ from ray.tune.search.optuna import OptunaSearch
 from atose_ray.config import RunConfig, SearchConfig, StudyConfig
 from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.console import Console
+from atose_ray.runtime.object_store import Spilling
+from atose_ray.runtime.shared import SharedClips
 from atose_ray.runtime.train import with_device
 from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
 from atose_ray.search.record import TrialRecord, study_store, trial_store
@@ -39,7 +41,8 @@ NUMBER = "number"  # user attribute of an Optuna trial: its number in the study 
 class Space:
     """The define-by-run space that OptunaSearch calls; a plain picklable object, as Tune saves it.
 
-    offset: what Optuna's own number lacks to the study folder's, after a rebuild.
+    stream_bytes: what Ray Data may keep in the object store for one process of a trial. offset: what Optuna's own
+    number lacks to the study folder's, after a rebuild.
     """
 
     study: StudyConfig
@@ -48,6 +51,7 @@ class Space:
     spec: DataSpec
     content_hash: str
     gpus: float
+    stream_bytes: int | None = None
     offset: int = 0
 
     def __call__(self, trial: Any) -> dict[str, Any]:
@@ -70,7 +74,8 @@ class Space:
         head = {"device": "none yet", "parameters": 0, **about}
         RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
         ray_uri = folder.child("ray").uri
-        return {KEY: {"job": job, "search": self.study.search, "gpus": self.gpus, "ray_uri": ray_uri}}
+        trial_config = {"job": job, "search": self.study.search, "gpus": self.gpus, "ray_uri": ray_uri}
+        return {KEY: {**trial_config, "stream_bytes": self.stream_bytes}}
 
 
 def trial_name(number: int, run: RunConfig) -> str:
@@ -81,17 +86,25 @@ def trial_name(number: int, run: RunConfig) -> str:
     return "-".join(part for part in parts if part)
 
 
-def search(study: StudyConfig, folder: Store, plan: Plan, space: Space, earlier: tuple[TrialRecord, ...]) -> None:
-    """Run the trials that are missing."""
+def search(
+    study: StudyConfig,
+    folder: Store,
+    plan: Plan,
+    space: Space,
+    earlier: tuple[TrialRecord, ...],
+    shared: SharedClips | None = None,
+) -> None:
+    """Run the trials that are missing. shared: clips that they all take."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     told = [trial for trial in earlier if trial.state != "running"]
     metric, with_scheduler = study.search.metric, scheduler(study, told)
+    console = Console(study.search, len(told), Spilling())
     with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
         storage, offset = rebuild_storage(earlier, folder, Path(scratch))
         sampler_seed = study.search.seed + len(earlier)
         tuner = tune.Tuner(
-            trainable(study.search, plan),
+            trainable(study.search, plan, shared),
             tune_config=tune.TuneConfig(
                 metric=metric,
                 mode="max",
@@ -118,10 +131,11 @@ def search(study: StudyConfig, folder: Store, plan: Plan, space: Space, earlier:
                 if study.search.workers_per_trial
                 else tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=study.search.max_failures),
-                callbacks=[Console(study.search, len(told))],
+                callbacks=[console],
             ),
         )
         tuner.fit()
+    console.say_spilled(last=True)
     folder.delete("ray")  # Tune's own state: the run folders hold all that matters
 
 
@@ -130,12 +144,13 @@ def name_of(trial: Any) -> str:
     return str(trial.config[KEY]["job"].about["name"])
 
 
-def trainable(settings: SearchConfig, plan: Plan) -> Any:
-    """What Tune runs, with the resources of the trial's own process."""
-    if settings.workers_per_trial:
-        return tune.with_resources(worker_group_trial, {"CPU": plan.trial_cpus})
-    gpu = {"GPU": plan.worker_gpus} if plan.worker_gpus else {}
-    return tune.with_resources(ActorTrial, {"CPU": plan.trial_cpus, **gpu})
+def trainable(settings: SearchConfig, plan: Plan, shared: SharedClips | None) -> Any:
+    """What Tune runs, with the resources of the trial's own process and the references to what trials share."""
+    kind: Any = worker_group_trial if settings.workers_per_trial else ActorTrial
+    gpu = {"GPU": plan.worker_gpus} if plan.worker_gpus and kind is ActorTrial else {}
+    if shared is not None:
+        kind = tune.with_parameters(kind, shared=shared)
+    return tune.with_resources(kind, {"CPU": plan.trial_cpus, **gpu})
 
 
 def sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:

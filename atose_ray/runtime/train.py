@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,17 +17,29 @@ from torch.nn.parallel import DistributedDataParallel
 from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
 from atose_ray.runtime.ingest import RayBatches
+from atose_ray.runtime.shared import SharedClips, lent_or_none
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
-from atose_ray.training.run import Job, Reader, open_run, use_threads
+from atose_ray.training.run import Job, OpenRun, open_run, use_threads
 from atose_ray.training.sync_norm import synchronise_batch_norm
 
 FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
 
 
-def reader_of(job: Job) -> Reader:
-    """The reader that the run's config asks for."""
-    return RayBatches if job.run.execution.ingest == "ray_data" else LocalBatches
+def open_on_ray(
+    job: Job, shared: SharedClips | None, stream_bytes: int | None, rank: int = 0, world: int = 1
+) -> OpenRun:
+    """open_run with the reader that the run's config asks for, or with the clips that a search shares.
+
+    stream_bytes: the most that Ray Data may keep in the object store for this process. Where clips are shared, no CPU
+    is kept free for Ray Data: a run that does not take them, or that lost them, reads in its own process.
+    """
+    about = dict(job.about)
+    lent = lent_or_none(shared, about)
+    job = dataclasses.replace(job, about=about)
+    if shared is None and job.run.execution.ingest == "ray_data":
+        return open_run(job, functools.partial(RayBatches, stream_bytes=stream_bytes), rank, world)
+    return open_run(job, LocalBatches, rank, world, lent)
 
 
 def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
@@ -35,11 +48,12 @@ def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
 
 
 def worker_loop(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. config: {"job": Job, "threads": int}."""
+    """What each Ray Train worker runs. config: {"job": Job, "threads": int, "shared", "stream_bytes": of a search}."""
     job: Job = config["job"]
     use_threads(job.run.execution.threads or config["threads"])
     context = ray.train.get_context()
-    opened = open_run(job, reader_of(job), context.get_world_rank(), context.get_world_size())
+    place = context.get_world_rank(), context.get_world_size()
+    opened = open_on_ray(job, config["shared"], config["stream_bytes"], *place)
     result = fit(
         opened.run,
         opened.method,
@@ -66,16 +80,29 @@ def ddp(device: torch.device, world: int) -> Callable[[nn.Module], nn.Module]:
 
 
 def train_on_ray(
-    job: Job, search: SearchConfig, gpus: float, name: str, folder_uri: str, callbacks: list[Any] | None = None
+    job: Job,
+    search: SearchConfig,
+    gpus: float,
+    name: str,
+    folder_uri: str,
+    callbacks: list[Any] | None = None,
+    *,
+    shared: SharedClips | None = None,
+    stream_bytes: int | None = None,
 ) -> None:
-    """Run a job in `search.workers_per_trial` workers and wait for its end.
+    """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `open_on_ray`.
 
     A worker that dies is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
     TrainingFailedError when it dies more than `search.max_failures` times.
     """
     trainer = TorchTrainer(
         worker_loop,
-        train_loop_config={"job": job, "threads": max(1, int(search.cpus_per_worker))},
+        train_loop_config={
+            "job": job,
+            "threads": max(1, int(search.cpus_per_worker)),
+            "shared": shared,
+            "stream_bytes": stream_bytes,
+        },
         scaling_config=ScalingConfig(
             num_workers=search.workers_per_trial,
             use_gpu=gpus > 0,

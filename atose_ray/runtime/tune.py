@@ -17,7 +17,9 @@ from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
 from atose_ray.metrics import tag_correlation
 from atose_ray.runtime.cluster import Plan
+from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import Space, search
+from atose_ray.runtime.shared import ClipPlan, LostClipsError, SharedClips, share_clips
 from atose_ray.search.record import (
     EMBEDDINGS,
     StudyRecord,
@@ -38,25 +40,40 @@ from atose_ray.training.run import Job, finish_run
 from atose_ray.types import DataSpec
 
 
-def run_study(study: StudyConfig, name: str, store: Store, plan: Plan) -> StudyRecord:
+def run_study(study: StudyConfig, name: str, store: Store, plan: Plan, clips: ClipPlan | None = None) -> StudyRecord:
     """Run (or go on with) a study on the cluster this process has joined, choose the best, score its test split once,
     and write the report.
 
-    Raises StoreError or ConfigError, before any trial, when data, space or an earlier study of this name do not fit.
+    clips: where trials get their clips; None leaves it to each of them. Raises StoreError, ConfigError or PlanError,
+    before any trial, when data, space, an earlier study of this name, or a node do not fit.
     """
     dataset = compose(study, {}).data.dataset
     manifest = load_manifest(store, dataset)
     folder = study_store(store, name)
+    check_nodes(store, folder, dataset)
     begin(folder, study, manifest, data_store(store, dataset))
     earlier = load_trials(folder)
     finished = [trial for trial in earlier if trial.state != "running"]
-    space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan.worker_gpus)
+    stream_bytes = clips.stream_bytes(plan) if clips else None
+    space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan.worker_gpus, stream_bytes)
     if len(finished) < study.search.trials:
-        search(study, folder, plan, space, earlier)
+        shared = share(store, dataset, manifest, clips)
+        search(study, folder, plan, space, earlier, shared)
     conclude(folder, store, plan)
     record = load_study_record(store, name)
     folder.write("report.html", render_report(record).encode())
     return record
+
+
+def share(store: Store, dataset: str, manifest: Manifest, clips: ClipPlan | None) -> SharedClips | None:
+    """The one copy that trials share, if the plan has one."""
+    if clips is None or not clips.shared:
+        return None
+    try:
+        return share_clips(store, dataset, manifest, [home.node_id for home in clips.homes])
+    except LostClipsError as error:
+        print(f"data: sharing the clips failed ({error}), so every trial reads them by itself", flush=True)
+        return SharedClips(manifest.content_hash, {}, str(error))  # not None: no CPU is planned for Ray Data
 
 
 def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
-from atose_ray.data.resident import batches_of
+from atose_ray.data.resident import LentClips, batches_of, kept_in
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.methods import Method
 from atose_ray.methods.base import count_parameters
@@ -47,9 +47,12 @@ class OpenRun:
 Reader = Callable[..., LocalBatches]
 
 
-def open_run(job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int = 1) -> OpenRun:
+def open_run(
+    job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int = 1, lent: LentClips | None = None
+) -> OpenRun:
     """Build what a run needs on one rank; rank 0 writes the head of the run folder.
 
+    lent: clips in shared memory, for a run that leaves it open where its clips are kept.
     Raises StoreError or ConfigError when the data or the config does not allow it.
     """
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
@@ -58,10 +61,10 @@ def open_run(job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int 
     device = pick_device(job.run)
     precision = prepare_for(method, job.run.execution, device)
     folder = RunFolder(Store(job.folder_uri))
-    batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world, device)
+    batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world, device, lent)
     if rank == 0:
         about = {"device": device_name(device), "parameters": count_parameters(method), **job.about}
-        about |= {"residency": batches.residency, "precision": precision}
+        about |= {"residency": kept_in(batches), "precision": precision, "threads": torch.get_num_threads()}
         folder.start(job.run, method.spec, about)
     return OpenRun(job.run, method, batches, folder, device)
 
@@ -74,10 +77,12 @@ def make_batches(
     rank: int = 0,
     world: int = 1,
     device: torch.device | None = None,
+    lent: LentClips | None = None,
 ) -> LocalBatches:
     """The batches of one rank. `data.batch_size` is shared out over the ranks.
 
     device: what trains on them, so that `data.residency` holds; None reads little (one split, once) and streams.
+    lent: clips in shared memory, for `data.residency=auto`.
     Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says.
     """
     spec = run.model_spec(manifest.data_spec)
@@ -87,6 +92,7 @@ def make_batches(
         run.data.residency if device else "stream",
         device or torch.device("cpu"),
         manifest,
+        lent if device else None,
         settings=settings,
         batch_size=share_of_batch(run.data.batch_size, world),
         eval_crops=run.data.eval_crops,

@@ -1,0 +1,110 @@
+"""Clips in memory, samples end to end: on the host, in memory that processes share, or on a device."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atose_ray.data.batches import CropSettings
+from atose_ray.data.sampling import RowGroup
+from atose_ray.data.shards import data_store, read_lengths, read_row_group
+from atose_ray.store import Store
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class HeldClips:
+    """N clips in memory. parts: int16 [S] each, samples end to end: arrays on the host, or one tensor on a device.
+
+    The rest lies on the host: part_N, first_N, n_samples_N int64: in which part a clip lies, and where there;
+    clip_id_N int64; scale_N float32; tags_NC float32.
+    """
+
+    parts: tuple[Any, ...]
+    part_N: Array
+    first_N: Array
+    n_samples_N: Array
+    clip_id_N: Array
+    scale_N: Array
+    tags_NC: Array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples."""
+        return sum(int(part.nbytes) for part in self.parts)
+
+    def samples(self, clip: int) -> Array:
+        """A view of a clip's samples, int16 [T]; they must lie on the host."""
+        first = self.first_N[clip]
+        samples_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
+        return samples_T
+
+    def only(self, clip_N: Array) -> HeldClips:
+        """Some of the clips, in this order, where they lie: no sample is copied."""
+        rest = (self.part_N, self.first_N, self.n_samples_N, self.clip_id_N, self.scale_N, self.tags_NC)
+        return HeldClips(self.parts, *(part[clip_N] for part in rest))
+
+
+def joined(pieces: list[HeldClips]) -> HeldClips:
+    """The clips of all pieces, in order, where they lie: no sample is copied."""
+    before = itertools.accumulate((len(piece.parts) for piece in pieces), initial=0)
+    part_N = [first + piece.part_N for first, piece in zip(before, pieces, strict=False)]
+    rest = [(p.first_N, p.n_samples_N, p.clip_id_N, p.scale_N, p.tags_NC) for p in pieces]
+    parts = tuple(part for piece in pieces for part in piece.parts)
+    return HeldClips(parts, np.concatenate(part_N), *(np.concatenate(column) for column in zip(*rest, strict=True)))
+
+
+def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> HeldClips:
+    """Read the chosen clips of some row groups; beside what is kept, one row group is in host memory at a time.
+
+    chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says.
+    """
+    folder = data_store(Store(settings.store_uri), settings.dataset)
+    n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
+    ends_N = np.cumsum(n_samples_N)
+    pcm_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, where)
+    clip_id, scale, tags = [], [], []
+    row = filled = 0
+    for group in groups:
+        rows_n = np.flatnonzero(chosen_N[row : row + group.clips])
+        row += group.clips
+        if len(rows_n) == 0:
+            continue
+        clips = read_row_group(folder, group, settings.n_tags)
+        samples_S = np.concatenate([clips.pcm_N[i] for i in rows_n])
+        pcm_S[filled : filled + len(samples_S)] = samples_S if where.type == "cpu" else torch.from_numpy(samples_S)
+        filled += len(samples_S)
+        clip_id.append(clips.clip_id_N[rows_n])
+        scale.append(clips.scale_N[rows_n])
+        tags.append(clips.tags_NC[rows_n])
+    return HeldClips(
+        (pcm_S,),
+        np.zeros(len(ends_N), np.int64),
+        ends_N - n_samples_N,
+        n_samples_N,
+        np.concatenate([np.empty(0, np.int64), *clip_id]),
+        np.concatenate([np.empty(0, np.float32), *scale]),
+        np.concatenate([np.empty((0, settings.n_tags), np.float32), *tags], dtype=np.float32),
+    )
+
+
+def copied(held: HeldClips, where: torch.device) -> HeldClips:
+    """The clips, end to end, on a device; one clip is copied in host memory at a time."""
+    ends_N = np.cumsum(held.n_samples_N)
+    pcm_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, where)
+    for clip, end in enumerate(ends_N.tolist()):
+        samples_T = held.samples(clip).copy()  # what is lent is read-only, which torch has no word for
+        pcm_S[end - len(samples_T) : end] = torch.from_numpy(samples_T)
+    first_N, part_N = ends_N - held.n_samples_N, np.zeros(len(ends_N), np.int64)
+    return HeldClips((pcm_S,), part_N, first_N, held.n_samples_N, held.clip_id_N, held.scale_N, held.tags_NC)
+
+
+def _empty(samples: int, where: torch.device) -> Any:
+    """Room for so many samples: an array on the host, a tensor on a device."""
+    return np.empty(samples, np.int16) if where.type == "cpu" else torch.empty(samples, dtype=torch.int16, device=where)
