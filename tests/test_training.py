@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -274,3 +275,19 @@ def test_lost_rows_are_noticed(tiny_run, tiny_store, tiny_manifest) -> None:
 def test_batch_size_must_divide_over_workers(tiny_run, tiny_store, tiny_manifest) -> None:
     with pytest.raises(ValueError, match="multiple of the number of workers, but got 8 and 3"):
         make_batches(tiny_run(), tiny_manifest, tiny_store.uri, LocalBatches, 0, 3)
+
+
+def test_a_training_runs_without_the_test_split_and_cannot_ask_for_it(
+    tiny_run, tiny_store, tiny_manifest, tmp_path
+) -> None:
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
+    hidden = [shard.name for shard in tiny_manifest.shards if shard.split == "test"]
+    for name in hidden:
+        (tmp_path / "store" / "data" / "folder" / name).unlink()
+    opened = open_run(Job(tiny_run(), str(tmp_path / "store"), str(tmp_path / "run")))
+    result = fit(opened.run, opened.method, opened.batches, opened.folder)
+    assert hidden and result.state == "complete"
+    with pytest.raises(StoreError, match="cannot read the test split"):
+        list(opened.batches.evaluate("test"))
+    known = opened.batches.manifest.model_dump_json()
+    assert not any(name in known for name in hidden) and '"test":' not in json.dumps(opened.batches.manifest.tag_counts)

@@ -198,7 +198,9 @@ class LocalBatches:
         yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
 
     def evaluate(self, split: Split) -> Iterator[Batch]:
-        """Evenly spaced crops of every clip of this rank's share."""
+        """Evenly spaced crops of every clip of this rank's share. Raises StoreError for test where a training asks."""
+        if split == "test" and not self.manifest.row_groups("test"):
+            raise StoreError("a training cannot read the test split: it is scored once, when the training is over")
         for group in eval_share(self.manifest.row_groups(split), self.rank, self.world):
             yield from read_eval_crops(self.settings, group, self.eval_crops).batches(self.eval_batch_size)
 
@@ -248,7 +250,7 @@ def check_trainable(manifest: Manifest, world: int) -> None:
                 f"the {split} split of {name!r} has {count} clips, but training with {world} worker(s) needs at least "
                 f"{2 * world}; put clips into the {split} split and prepare again"
             )
-    if not manifest.row_groups("test"):
+    if not manifest.data_spec.counts.get("test"):
         raise StoreError(
             f"the test split of {name!r} has no clip, but the chosen model is scored on it at the end; put clips into "
             "the test split and prepare again"

@@ -88,6 +88,13 @@ class Manifest(Config):
     inputs_hash: str
     content_hash: str
 
+    def without_test(self) -> Manifest:
+        """What a training may know: no file, label count or file name of the test split."""
+        counts = {tag: {split: n for split, n in of.items() if split != "test"} for tag, of in self.tag_counts.items()}
+        shards = tuple(shard for shard in self.shards if shard.split != "test")
+        skipped = tuple(clip for clip in self.skipped if clip.split != "test")
+        return self.model_copy(update={"shards": shards, "tag_counts": counts, "skipped": skipped})
+
     def row_groups(self, split: Split) -> list[RowGroup]:
         """All row groups of a split, in the order they were written."""
         return [group for shard in self.shards if shard.split == split for group in shard.places()]

@@ -53,9 +53,11 @@ def open_run(
     """Build what a run needs on one rank; rank 0 writes the head of the run folder.
 
     lent: clips in shared memory, for a run that leaves it open where its clips are kept.
+
+    What comes out cannot read the test split: neither its labels nor the names of its files are in it.
     Raises StoreError or ConfigError when the data or the config does not allow it.
     """
-    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
+    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset).without_test()
     torch.manual_seed(job.run.seed)
     method = job.run.build(manifest.data_spec)
     device = pick_device(job.run)
