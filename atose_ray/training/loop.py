@@ -17,11 +17,13 @@ from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
 from atose_ray.methods import Method, StageConfig
 from atose_ray.metrics import NonFiniteError
+from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
 from atose_ray.training.evaluate import evaluate
 from atose_ray.training.ranks import is_main, rank
 from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.types import AnyBatch
 
 REMEDY = "a smaller optim.lr is the usual remedy"
 
@@ -85,7 +87,8 @@ def run_epochs(
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
 
     On resume the last finished epoch is yielded again first, so that a report lost in a crash is made up for.
-    Raises DivergedError at the first loss that is not finite, before the update.
+    Raises DivergedError at the first loss that is not finite, before the update, and NoMemoryError when half a batch
+    does not fit.
     """
     device = device or torch.device("cpu")
     method.to(device)
@@ -98,6 +101,7 @@ def run_epochs(
             folder.add_epoch(record)
         yield record
     feed: BatchSource = batches
+    accumulator = Accumulator(folder)
     for index, stage in enumerate(run.method.stages):
         if index < position.stage or (index == position.stage and position.stage_epoch >= stage.epochs):
             continue
@@ -110,7 +114,9 @@ def run_epochs(
             carry_state(optimizer, optimizer_state)
         feed = feed_of(run, index, method, batches, feed, device)
         while position.stage_epoch < stage.epochs:
-            position, record = _run_epoch(run, stage, module, method, optimizer, feed, position, device, folder)
+            position, record = _run_epoch(
+                run, stage, module, method, optimizer, feed, position, device, folder, accumulator
+            )
             yield record
         optimizer_state = optimizer.state_dict()
 
@@ -159,11 +165,12 @@ def _run_epoch(
     position: Position,
     device: torch.device,
     folder: RunFolder,
+    accumulator: Accumulator,
 ) -> tuple[Position, EpochRecord]:
     """One epoch of training and its validation, made safe: best weights, checkpoint, log, in this order."""
     started = time.time()
     method.train_only(run.method.trained_parts(stage))
-    train_loss, lr = train_epoch(run, stage, module, optimizer, batches, position, device)
+    train_loss, lr = train_epoch(run, stage, module, optimizer, batches, position, device, accumulator.backward)
     try:
         valid = evaluate(method, batches.evaluate("valid"), stage.name, device, method.spec.exclusive)
     except NonFiniteError as error:
@@ -198,8 +205,12 @@ def train_epoch(
     batches: BatchSource,
     position: Position,
     device: torch.device,
+    backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
 ) -> tuple[float, float]:
-    """One pass over the training split. Returns the mean loss of this rank and the last learning rate."""
+    """One pass over the training split. Returns the mean loss of this rank and the last learning rate.
+
+    backward: adds the gradients of a batch to the module's and returns its loss.
+    """
     schedule = stage.optimizer_under(run.optim)
     steps = batches.steps()
     total, lr = 0.0, 0.0
@@ -210,14 +221,12 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
-            loss = module(batch.to(device), stage.name)["loss"]
-            value = float(loss.detach())
+            value = backward(module, batch.to(device), stage.name)
             if not math.isfinite(value):
                 raise DivergedError(
                     f"loss is {value} in stage {stage.name!r}, epoch {position.epoch + 1}, step {step + 1} of {steps}, "
                     f"lr {lr:.2e}; {REMEDY}"
                 )
-            loss.backward()
             optimizer.step()
             total += value
     return total / steps, lr

@@ -2,7 +2,8 @@
 
 config.json        the resolved RunConfig           data_spec.json   the DataSpec its model is built from
 about.json         number, name, parameters searched, start time, device, model size
-log.jsonl          one line per epoch, and one at the end: {"event": "epoch", ...}, {"event": "end", "state", "reason"}
+log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
+                   {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
 checkpoint.pt      the last finished epoch: weights, optimizer, position
 best.safetensors   weights of the epoch with the best validation score
 """
@@ -86,6 +87,10 @@ class RunFolder:
     def add_epoch(self, record: EpochRecord) -> None:
         """Append an epoch's line."""
         self.store.append_line(LOG, json.dumps({"event": "epoch", **dataclasses.asdict(record)}, allow_nan=False))
+
+    def note(self, cause: str, text: str) -> None:
+        """Append what happened to the run on its way, for the report."""
+        self.store.append_line(LOG, json.dumps({"event": "note", "cause": cause, "text": text, "time": time.time()}))
 
     def end(self, state: str, reason: str | None = None) -> None:
         """Append how the run ended: complete, pruned, diverged or failed."""

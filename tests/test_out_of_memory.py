@@ -1,0 +1,82 @@
+"""Out of memory: the batch is halved once, the step stays that of the whole, and the log says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from atose_ray.store import Store
+from atose_ray.training.accumulate import Accumulator, NoMemoryError, backward
+from atose_ray.training.loop import fit
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job, open_run
+from atose_ray.types import Batch
+
+
+class Linear(nn.Module):
+    """Mean squared error of a linear layer, with memory for `room` clips."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.layer = room, nn.Linear(6, 3)
+
+    def forward(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
+        if len(batch.audio_BT) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"loss": ((self.layer(batch.audio_BT) - batch.tags_BC) ** 2).mean()}
+
+
+def batch(clips: int) -> Batch:
+    generator = torch.Generator().manual_seed(clips)
+    return Batch(
+        torch.rand(clips, 6, generator=generator), torch.rand(clips, 3, generator=generator), torch.arange(clips)
+    )
+
+
+@pytest.mark.parametrize("clips", [8, 7])
+def test_two_halves_are_the_step_of_the_whole(clips: int, tmp_path) -> None:
+    folder = RunFolder(Store(str(tmp_path)))
+    small, large = Linear(4), Linear(8)
+    small.load_state_dict(large.state_dict())
+    accumulator = Accumulator(folder)
+    expected = backward(large, batch(clips), "s")
+    assert accumulator.backward(small, batch(clips), "s") == pytest.approx(expected, rel=1e-6)
+    for a, b in zip(small.parameters(), large.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+    notes = [event for event in folder.events() if event["event"] == "note"]
+    assert len(notes) == 1 and f"with {clips} clips" in notes[0]["text"]
+    assert Accumulator(folder).pieces == 2, "a run that goes on begins halved"
+
+
+def test_half_a_batch_that_does_not_fit_ends_the_run_with_the_way_out(tmp_path) -> None:
+    accumulator = Accumulator(RunFolder(Store(str(tmp_path))))
+    with pytest.raises(NoMemoryError, match=r"with 4 clips at a time.*data\.batch_size"):
+        accumulator.backward(Linear(3), batch(8), "s")
+
+
+def test_one_of_several_workers_leaves_the_change_to_the_next_group(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("atose_ray.training.accumulate.world", lambda: 2)
+    folder = RunFolder(Store(str(tmp_path)))
+    with pytest.raises(torch.OutOfMemoryError):
+        Accumulator(folder).backward(Linear(4), batch(8), "s")
+    assert Accumulator(folder).pieces == 2
+
+
+def test_a_training_goes_on_in_halves(tiny_run, tiny_store: Store, tmp_path, monkeypatch) -> None:
+    opened = open_run(Job(tiny_run(), tiny_store.uri, str(tmp_path / "run")))
+    forward, whole = opened.method.forward, opened.run.data.batch_size
+    seen: list[int] = []
+
+    def small(self, heard, stage):
+        if self.training:
+            seen.append(len(heard.clip_id_B))
+            if len(heard.clip_id_B) > whole // 2 + 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(heard, stage)
+
+    monkeypatch.setattr(type(opened.method), "forward", small)
+    result = fit(opened.run, opened.method, opened.batches, opened.folder)
+    assert result.state == "complete" and result.objective is not None
+    assert seen[0] > whole // 2 + 1 and max(seen[1:]) <= whole // 2 + 1
+    assert sum(event["event"] == "note" for event in opened.folder.events()) == 1
