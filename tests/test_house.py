@@ -9,7 +9,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "atose_ray"
-VERBS = {"prepare", "train", "tune", "evaluate", "report", "tag", "doctor", "cli", "__main__"}
+VERBS = {
+    "prepare",
+    "train",
+    "tune",
+    "evaluate",
+    "report",
+    "tag",
+    "doctor",
+    "status",
+    "rerun",
+    "promote",
+    "cli",
+    "__main__",
+}
 ORDER = [
     {"types", "store"},
     {"audio", "objectives", "metrics", "optim", "tags"},

@@ -1,0 +1,103 @@
+"""`python -m atose_ray.promote STUDY`: the best trials with other seeds: is the winner better, or was it lucky?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from atose_ray import cli
+from atose_ray.data.shards import load_manifest
+from atose_ray.metrics import PROTOCOL
+from atose_ray.search.progress import read_study
+from atose_ray.search.record import best_trial, load_study_record, study_store
+from atose_ray.search.report import render_report
+
+SEEDS, TOP = 5, 3
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this verb."""
+    parser = cli.parser(
+        "promote",
+        "Train a study's winner, and the trials next to it, again with other seeds; compare them on the same\n"
+        "validation clips (paired bootstrap); then score the test split with the winner's\n"
+        "trainings. Killed, it goes on.",
+        "  python -m atose_ray.promote demo --seeds 5\n  python -m atose_ray.promote mtat --trial 17 --top 2",
+    )
+    parser.add_argument("study", help="name of the study folder")
+    parser.add_argument("--trial", type=int, help="number of the trial to promote (default: the best)")
+    parser.add_argument("--seeds", type=cli.at_least_one, default=SEEDS, help=f"trainings of each (default: {SEEDS})")
+    parser.add_argument(
+        "--top", type=cli.at_least_one, default=TOP, help=f"trials that are compared (default: {TOP}); 1: it alone"
+    )
+    parser.add_argument(
+        "--baseline", type=int, help="a further trial to compare with (default: trial 0, the first one)"
+    )
+    cli.add_cluster(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Choose, train, compare, score the test split, write the report again."""
+    options = arguments().parse_args(argv)
+    store = cli.open_store(options)
+    study, trials = read_study(store, options.study)
+    best, folder, metric = best_trial(trials), study_store(store, options.study), study.search.metric
+    if best is None:
+        raise ValueError(f"no trial of the study {options.study!r} finished an epoch, so there is nothing to promote")
+    first = best.number if options.trial is None else options.trial
+    load_manifest(store, best.config["data"]["dataset"])
+    folder.check_writable()
+
+    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.nodes import check_nodes
+    from atose_ray.runtime.promote import PROMOTION, candidates, judge, score_test, train_all
+
+    baseline = options.baseline
+    if baseline is None and options.top > 1:
+        baseline = min((trial.number for trial in trials if trial.value is not None), default=None)
+    chosen = candidates(trials, first, baseline, options.top, options.seeds, folder, store)
+    jobs = [job for candidate in chosen for job in candidate.jobs]
+    with cluster(options.cpus, options.address):
+        search = study.search.model_copy(update={"trials": len(jobs)})
+        plan = make_plan(search, best.config["execution"]["ingest"] == "ray_data", cluster_resources())
+        check_nodes(store, folder, best.config["data"]["dataset"])
+        print(f"promote {options.study}: {len(chosen)} trials x {options.seeds} seeds\nplan: {plan.arithmetic()}")
+        for count, job in enumerate(train_all(jobs, study.search, plan), 1):
+            print(f"[{count}/{len(jobs)}] {job.about['name']}", flush=True)
+        found = judge(chosen, store, metric, plan)
+        folder.write_json(PROMOTION, found)
+        found["test"] = score_test(chosen[0], metric, plan)
+        folder.write_json(PROMOTION, found)
+    folder.write("report.html", render_report(load_study_record(store, options.study)).encode())
+    print("\n".join([*verdict(found), f"report: {folder.child('report.html').uri}"]))
+
+
+def verdict(found: dict[str, Any]) -> list[str]:
+    """What came of it, a line per trial and per comparison."""
+    lines, names = [], {row["number"]: row["name"] for row in found["trials"]}
+    for row in found["trials"]:
+        lost = f"; {row['diverged']} diverged" if row["diverged"] else ""
+        lines.append(f"{row['role']:<8} {row['name']}  valid {found['metric']} {interval(row)}{lost}")
+    for row in found["comparisons"]:
+        sure = "decided" if row["low"] > 0 or row["high"] < 0 else "not decided by these clips"
+        lines.append(
+            f"{names[row['a']]} minus {names[row['b']]}: {row['difference']:+.4f} "
+            f"[{row['low']:+.4f}, {row['high']:+.4f}] on the same clips, ahead in "
+            f"{row['better']:.0%} of {row['resamples']} resamples: {sure}"
+        )
+    if found["test"]:
+        lines.append(f"test {found['metric']} of the winner, scored once each: {interval(found['test'])} [{PROTOCOL}]")
+    return lines
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Mean and interval of some trainings."""
+    values = row.get("valid", row.get("values")) or []
+    if not values:
+        return "no training finished an epoch"
+    return f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}] over {len(values)} seeds"
+
+
+if __name__ == "__main__":
+    cli.run(main)

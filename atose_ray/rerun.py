@@ -1,0 +1,129 @@
+"""`python -m atose_ray.rerun STUDY TRIAL`: train a trial again and hold what comes out against what is on record."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from atose_ray import cli
+from atose_ray.config import RunConfig
+from atose_ray.data.shards import load_manifest
+from atose_ray.search.progress import read_study
+from atose_ray.search.record import TrialRecord, study_store
+from atose_ray.store import Store
+from atose_ray.training.loop import fit
+from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.run import Job, open_run, use_threads
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this verb."""
+    parser = cli.parser(
+        "rerun",
+        "Train a trial of a study again: same configuration, same seed, same threads and workers. On the same\n"
+        "hardware and versions its scores are the same to the last bit; every epoch is held against the record.",
+        "  python -m atose_ray.rerun demo 11",
+    )
+    parser.add_argument("study", help="name of the study folder")
+    parser.add_argument("trial", type=int, help="number of the trial")
+    parser.add_argument("--resume", action="store_true", help="go on with the last rerun of this trial, if one was cut")
+    cli.add_cluster(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Find the trial, train, compare. Exit code 1 where the scores differ."""
+    options = arguments().parse_args(argv)
+    store = cli.open_store(options)
+    study, trials = read_study(store, options.study)
+    trial = find(trials, options.trial)
+    run = RunConfig.model_validate(trial.config)
+    content_hash = load_manifest(store, run.data.dataset).content_hash
+    if run.data.content_hash != content_hash:
+        raise ValueError(
+            f"trial {trial.number} was trained on other data than {run.data.dataset!r} holds now (prepared "
+            "again in between), so its scores cannot come out the same; prepare the data as it was"
+        )
+    folder = next_folder(study_store(store, options.study), trial.number, options.resume)
+    folder.check_writable()
+    about = {"number": trial.number, "name": trial.name, "params": trial.params, "distributions": trial.distributions}
+    job = Job(run, store.uri, folder.uri, about)
+    print(f"rerun {trial.name} in {folder.uri}", flush=True)
+    if study.search.workers_per_trial:
+        on_ray(job, study.search, options)
+    else:
+        here(job, trial)
+    lines, same = compare(trial, RunFolder(folder))
+    print("\n".join(lines))
+    if not same:
+        raise SystemExit(1)
+
+
+def find(trials: Sequence[TrialRecord], number: int) -> TrialRecord:
+    """The trial of a number. Raises ValueError, naming those there are."""
+    found = next((trial for trial in trials if trial.number == number), None)
+    if found is None:
+        known = ", ".join(str(trial.number) for trial in trials) or "none"
+        raise ValueError(f"there is no trial {number} in this study; it has: {known}")
+    return found
+
+
+def next_folder(study: Store, number: int, resume: bool) -> Store:
+    """The folder of a new rerun, or of the last one of this trial."""
+    reruns = study.child("reruns")
+    count = len([name for name in reruns.names(f"{number:03d}-") if name.rpartition("-")[2].isdecimal()])
+    return reruns.child(f"{number:03d}-{max(0, count - 1) if resume else count}")
+
+
+def here(job: Job, trial: TrialRecord) -> None:
+    """Train in this process, with as many threads as the trial had."""
+    use_threads(trial.threads or job.run.execution.threads or 1)
+    opened = open_run(job)
+    fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
+
+
+def on_ray(job: Job, search: Any, options: argparse.Namespace) -> None:
+    """Train in as many Ray Train workers as the trial had."""
+    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.nodes import check_nodes
+    from atose_ray.runtime.train import train_on_ray, with_device
+
+    with cluster(options.cpus, options.address):
+        one = search.model_copy(update={"trials": 1})
+        plan = make_plan(one, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
+        check_nodes(Store(job.store_uri), Store(job.folder_uri), job.run.data.dataset)
+        job = with_device(job, plan.worker_gpus)
+        train_on_ray(job, one, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)
+
+
+def show(record: EpochRecord, job: Job) -> None:
+    """One line per epoch."""
+    metric = job.run.metric
+    print(f"epoch {record.epoch}/{job.run.method.epochs} valid {metric} {record.valid[metric]:.4f}", flush=True)
+
+
+def compare(trial: TrialRecord, folder: RunFolder) -> tuple[list[str], bool]:
+    """What differs between a trial's record and its rerun, over the epochs that both have."""
+    metric = str(trial.config["metric"])
+    again = folder.epochs()
+    pairs = list(zip(trial.epochs, again, strict=False))
+    if not pairs:
+        return ["nothing to compare: the trial or its rerun finished no epoch"], False
+    apart = [(old, new) for old, new in pairs if old.valid != new.valid or old.train_loss != new.train_loss]
+    if not apart:
+        value = pairs[-1][0].objective
+        return [f"the same to the last bit: {len(pairs)} epochs, best valid {metric} {value:.4f}"], True
+    old, new = apart[0]
+    device = folder.about().get("device")
+    lines = [
+        f"not the same from epoch {old.epoch} on: valid {metric} {old.valid[metric]:.6f} on record, "
+        f"{new.valid[metric]:.6f} now; best {trial.epochs[-1].objective:.4f} on record, {again[-1].objective:.4f} now"
+    ]
+    if device != trial.device:
+        lines.append(f"it ran on {trial.device}, now on {device}: other hardware rounds differently")
+    return lines, False
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,156 @@
+"""Is one model better than another, or only luckier with these clips or this seed?
+
+Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshirani 1993; both models are scored on the
+same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from atose_ray.metrics import OBJECTIVES, check_scores
+
+Array = npt.NDArray[Any]
+RESAMPLES = 1000
+BLOCK_NUMBERS = 1 << 23  # of a block of resamples, so that it stays within some 100 MB
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A - B of one metric over resampled clips. low, high: 95 % percentile interval; better: share of resamples where A
+    is ahead, ties counted half."""
+
+    difference: float
+    low: float
+    high: float
+    better: float
+    resamples: int
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Scores of trainings that differ only in their seed. low, high: 95 % interval of the mean (Student);
+    of one training they are the score itself."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def spread(values: list[float]) -> Spread:
+    """Mean, sample standard deviation and confidence interval. Raises ValueError for no value."""
+    if not values:
+        raise ValueError("expected the score of one training or more, but got none")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Spread(tuple(values), mean, 0.0, mean, mean)
+    deviation = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return Spread(tuple(values), mean, deviation, mean - half, mean + half)
+
+
+def paired_bootstrap(
+    a_SNC: Sequence[Array],
+    b_SNC: Sequence[Array],
+    tags_NC: Array,
+    metric: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Scores [N, C] of S trainings of A and of B, on the same clips with {0, 1} tags -> is A better?
+
+    A's figure on a resample is the mean of its trainings' metrics. Raises ValueError for another metric than those of
+    metrics.OBJECTIVES, no training, shapes that differ or scores not finite.
+    """
+    if metric not in OBJECTIVES:
+        raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {metric!r}")
+    if not a_SNC or not b_SNC:
+        raise ValueError("expected the scores of one training or more on each side, but got none")
+    for scores_NC in (*a_SNC, *b_SNC):
+        check_scores(scores_NC, tags_NC)
+    generator, count = np.random.default_rng(seed), len(tags_NC)
+    block = max(1, BLOCK_NUMBERS // (tags_NC.size if metric == "pr_auc_micro" else count))
+
+    def difference(weight_RN: Array) -> Array:
+        means = [np.mean([resampled(s, tags_NC, weight_RN, metric) for s in side], axis=0) for side in (a_SNC, b_SNC)]
+        return np.asarray(means[0] - means[1])
+
+    parts = [
+        difference(generator.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - first)))
+        for first in range(0, resamples, block)
+    ]
+    differences_R = np.concatenate(parts)
+    low, high = np.percentile(differences_R, (2.5, 97.5))
+    better = np.mean(differences_R > 0) + np.mean(differences_R == 0) / 2
+    whole = difference(np.ones((1, count), int))[0]
+    return Comparison(float(whole), float(low), float(high), float(better), resamples)
+
+
+def resampled(scores_NC: Array, tags_NC: Array, weight_RN: Array, metric: str) -> Array:
+    """[N, C], [N, C], how often each clip was drawn [R, N] -> the metric of each resample [R].
+
+    Tags without a positive or a negative among the drawn clips are left out of a macro mean.
+    """
+    if metric == "accuracy":
+        right_N = scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)
+        return np.asarray(weight_RN @ right_N / weight_RN.sum(axis=1))
+    if metric == "pr_auc_micro":
+        flat_RN = np.repeat(weight_RN, tags_NC.shape[1], axis=1)
+        return average_precision(scores_NC.ravel(), tags_NC.ravel(), flat_RN)
+    if metric == "f1_macro_at_0.5":
+        predicted_NC = scores_NC > 0.5
+        hits_RC = weight_RN @ (predicted_NC * tags_NC)
+        total_RC = weight_RN @ (predicted_NC + tags_NC)
+        values_CR = np.divide(2 * hits_RC, total_RC, out=np.zeros(hits_RC.shape), where=total_RC > 0).T
+    else:
+        ranking = average_precision if metric == "pr_auc_macro" else roc_auc
+        values_CR = np.stack([ranking(scores_NC[:, c], tags_NC[:, c], weight_RN) for c in range(tags_NC.shape[1])])
+    positives_CR = (weight_RN @ tags_NC).T
+    rankable_CR = (positives_CR > 0) & (positives_CR < weight_RN.sum(axis=1))
+    kept_R = rankable_CR.sum(axis=0)
+    total_R = np.where(rankable_CR, values_CR, 0.0).sum(axis=0)
+    return np.asarray(np.divide(total_R, kept_R, out=np.zeros(len(kept_R)), where=kept_R > 0))
+
+
+def average_precision(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
+    """Sum over distinct scores of precision times recall step, with every clip counted as often as drawn: [R]."""
+    true_RK, all_RK = _cumulated(scores_N, labels_N, weight_RN)
+    precision_RK = np.divide(true_RK, all_RK, out=np.zeros(true_RK.shape), where=all_RK > 0)
+    step_RK = np.diff(true_RK, axis=1, prepend=0)
+    positives_R = true_RK[:, -1]
+    area_R = (precision_RK * step_RK).sum(axis=1)
+    return np.asarray(np.divide(area_R, positives_R, out=np.zeros(len(area_R)), where=positives_R > 0))
+
+
+def roc_auc(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
+    """Area under the ROC curve by trapezoids, with every clip counted as often as drawn: [R]."""
+    true_RK, all_RK = _cumulated(scores_N, labels_N, weight_RN)
+    false_RK = all_RK - true_RK
+    middle_RK = true_RK - np.diff(true_RK, axis=1, prepend=0) / 2
+    area_R = (np.diff(false_RK, axis=1, prepend=0) * middle_RK).sum(axis=1)
+    pairs_R = true_RK[:, -1] * false_RK[:, -1]
+    return np.asarray(np.divide(area_R, pairs_R, out=np.zeros(len(area_R)), where=pairs_R > 0))
+
+
+def _cumulated(scores_N: Array, labels_N: Array, weight_RN: Array) -> tuple[Array, Array]:
+    """Drawn positives, and drawn clips, whose score is at least each distinct score, from the highest: [R, K]."""
+    order_N = np.argsort(-scores_N, kind="stable")
+    last_K = np.flatnonzero(np.append(np.diff(scores_N[order_N]) != 0, True))
+    drawn_RN = weight_RN[:, order_N]
+    all_RK = np.cumsum(drawn_RN, axis=1)[:, last_K]
+    true_RK = np.cumsum(drawn_RN * labels_N[order_N], axis=1)[:, last_K]
+    return true_RK.astype(float), all_RK.astype(float)
