@@ -20,12 +20,16 @@ from atose_ray import cli, train
 from atose_ray.store import Store
 from atose_ray.training.checkpoint import load_model
 
-VERBS = ("prepare", "doctor", "train", "tune", "evaluate", "report", "tag")
+VERBS = ("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "evaluate", "report", "tag")
 OPTIONS = {
-    "prepare": {"dataset", "--store", "--source", "--option", "--address", "--cpus"},
+    "prepare": {"dataset", "--store", "--source", "--option", "--workers", "--address", "--cpus"},
     "doctor": {"dataset", "--store", "--json"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
-    "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus"},
+    "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus", "--object-store"},
+    "status": {"study", "--store", "--watch", "--json"},
+    "stop": {"study", "--store", "--wait"},
+    "rerun": {"study", "trial", "--store", "--resume", "--address", "--cpus"},
+    "promote": {"study", "--store", "--trial", "--seeds", "--top", "--baseline", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
     "report": {"study", "--store"},
     "tag": {"model", "files", "--top", "--json"},

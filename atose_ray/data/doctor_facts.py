@@ -29,7 +29,7 @@ SHAPE_SAMPLES, SHAPE_STEP, SHAPE_BINS = 1 << 14, 256, 12
 Pcm = npt.NDArray[np.int16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipFacts:
     """One clip's facts. Levels are of the stored audio, 1 is full scale, except `source_peak`.
 
@@ -50,7 +50,7 @@ class ClipFacts:
     source_peak: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A clip of a store: what the shards say, its facts, and where its audio lies."""
 

@@ -1,0 +1,102 @@
+"""A trial again: with its own seed to the last bit (rerun), with other seeds to see what was luck (promote)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from atose_ray import promote, rerun
+from atose_ray.config import RunConfig, StudyConfig
+from atose_ray.data.shards import load_manifest
+from atose_ray.runtime.tune import data_facts
+from atose_ray.search.record import load_trials, study_store, trial_store
+from atose_ray.store import Store
+from atose_ray.training.loop import fit
+from atose_ray.training.run import Job, open_run
+
+
+@pytest.fixture
+def store(tiny_run, tiny_store: Store, tiny_manifest, tmp_path: Path) -> Store:
+    """A study of two trials that were trained as a search trains them, the second at a useless learning rate."""
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
+    store = Store(str(tmp_path))
+    folder = study_store(store, "mine")
+    study = StudyConfig.model_validate({"base": {"data": {"dataset": "folder"}}, "search": {"trials": 2}})
+    folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": {}})
+    folder.write_json("data.json", data_facts(tiny_manifest, store.child("data", "folder")))
+    for number, lr in enumerate((3e-3, 1e-7)):
+        run: RunConfig = tiny_run(seed=number, optim={"kind": "adam", "lr": lr}, execution={"precision": "float32"})
+        about = {"number": number, "name": f"{number:03d}-sample_cnn", "params": {}, "distributions": {}}
+        opened = open_run(Job(run, store.uri, trial_store(folder, run.signature()).uri, about))
+        fit(opened.run, opened.method, opened.batches, opened.folder)
+    return store
+
+
+def test_a_rerun_is_the_same_to_the_last_bit_and_a_difference_is_found(store: Store, capsys) -> None:
+    rerun.main(["mine", "0", "--store", store.uri])
+    assert "the same to the last bit: 3 epochs" in capsys.readouterr().out
+    folder = study_store(store, "mine")
+    log = Path(trial_store(folder, load_trials(folder)[0].signature).path("log.jsonl"))
+    lines = log.read_text().splitlines()
+    second = json.loads(lines[1])
+    second["valid"]["pr_auc_macro"] += 1e-9
+    log.write_text("\n".join([lines[0], json.dumps(second), *lines[2:]]) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        rerun.main(["mine", "0", "--store", store.uri])
+    assert ended.value.code == 1 and "not the same from epoch 2 on" in capsys.readouterr().out
+    assert folder.child("reruns").names() == ["000-0", "000-1"]
+    assert len(load_trials(folder)) == 2, "a rerun is no trial of the study"
+
+
+def test_a_rerun_uses_the_threads_of_the_trial(store: Store, monkeypatch) -> None:
+    seen: list[int | None] = []
+    monkeypatch.setattr(rerun, "use_threads", seen.append)
+    rerun.main(["mine", "1", "--store", store.uri])
+    assert seen == [torch.get_num_threads()]
+
+
+def test_a_rerun_of_other_data_or_of_no_trial_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"no trial 7 in this study; it has: 0, 1"):
+        rerun.main(["mine", "7", "--store", store.uri])
+    manifest = load_manifest(store, "folder").model_copy(update={"content_hash": "other"})
+    store.child("data", "folder").write_json("manifest.json", manifest.model_dump(mode="json"))
+    with pytest.raises(ValueError, match="trained on other data"):
+        rerun.main(["mine", "0", "--store", store.uri])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_winner_is_held_against_the_others_and_scored_on_test_last(ray_cluster, store: Store, capsys) -> None:
+    arguments = ["mine", "--seeds", "3", "--top", "2", "--trial", "0", "--store", store.uri]
+    promote.main(arguments)
+    shown = capsys.readouterr().out
+    folder = study_store(store, "mine")
+    found = folder.read_json("promotion.json")
+    winner, second = found["trials"]
+    assert [winner["role"], second["role"]] == ["winner", "second"] and winner["number"] == 0
+    assert len(set(winner["seeds"])) == 3 and len(winner["valid"]) == 3
+    assert winner["low"] < winner["mean"] < winner["high"]
+    [comparison] = found["comparisons"]
+    assert comparison["difference"] == pytest.approx(winner["mean"] - second["mean"], abs=1e-6)
+    assert len(found["test"]["values"]) == 3 and "decided" in shown and "test pr_auc_macro of the winner" in shown
+    runs = folder.child("promoted").names()
+    scored = [name for name in runs if folder.child("promoted", name).exists("best/metrics.json")]
+    assert len(runs) == 6 and len(scored) == 3, "only the winner's trainings are scored on test"
+    stamps = {path: path.stat().st_mtime_ns for path in Path(folder.root).glob("promoted/*/**/*") if path.is_file()}
+    promote.main(arguments)
+    assert folder.read_json("promotion.json") == found
+    after = {path: path.stat().st_mtime_ns for path in Path(folder.root).glob("promoted/*/**/*") if path.is_file()}
+    assert after == stamps, "what was trained and scored is not done again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--trial", "5"], "trial 5 finished no epoch.*did: 0, 1"), (["--baseline", "9"], "trial 9 finished no epoch")],
+)
+def test_a_trial_that_is_not_there_is_refused(arguments: list[str], message: str, store: Store) -> None:
+    with pytest.raises(ValueError, match=message):
+        promote.main(["mine", "--store", store.uri, *arguments])
