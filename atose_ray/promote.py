@@ -9,7 +9,7 @@ from atose_ray import cli
 from atose_ray.data.shards import load_manifest
 from atose_ray.metrics import PROTOCOL
 from atose_ray.search.progress import read_study
-from atose_ray.search.record import best_trial, load_study_record, study_store
+from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
 
 SEEDS, TOP = 5, 3
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
     from atose_ray.runtime.nodes import check_nodes
-    from atose_ray.runtime.promote import PROMOTION, candidates, judge, score_test, train_all
+    from atose_ray.runtime.promote import candidates, judge, score_test, train_all
 
     baseline = options.baseline
     if baseline is None and options.top > 1:

@@ -30,8 +30,6 @@ from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run, pick_device, use_threads
 
-PROMOTION = "promotion.json"
-
 
 @dataclass(frozen=True)
 class Candidate:

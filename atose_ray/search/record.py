@@ -5,7 +5,9 @@ A study folder holds
     study.json             the StudyConfig and the versions of what ran it
     data.json              facts about the data: DataSpec, tag counts, tag correlation, skipped files, content hash
     trials/<signature>/    one run folder per trial (training/record.py)
-    best/                  the chosen model and its one test score
+    best/                  the chosen model, its one test score, and what it gets wrong (examples.json)
+    examples/<number>.json the same of other trials, for which somebody asked
+    promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
     tag_embeddings.json    what the best trial that embeds tags learned of them
     report.html
 """
@@ -13,17 +15,19 @@ A study folder holds
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from atose_ray.store import Store
+from atose_ray.training.examples import EXAMPLES
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
 __all__ = [
     "BestRecord",
     "EpochRecord",
+    "Note",
     "StudyRecord",
     "TagEmbeddings",
     "TrialRecord",
@@ -33,13 +37,25 @@ __all__ = [
 ]
 
 EMBEDDINGS = "tag_embeddings.json"
+PROMOTION = "promotion.json"
 TrialState = Literal["running", "complete", "pruned", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What happened to a run on its way, at the Unix time `time`."""
+
+    time: float
+    cause: str
+    text: str
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial. `params` maps config path (`encoder[sample_cnn].block`) to the value Optuna chose;
-    `distributions` maps the same paths to Optuna's JSON of the range. `objective` of an epoch is best so far."""
+    `distributions` maps the same paths to Optuna's JSON of the range. `objective` of an epoch is best so far.
+    resources: cpus, gpus and workers that the trial holds; threads: of each process that trains. latency_ms: of one
+    clip, where it was measured. opened: Unix time at which a process took the trial, where it was recorded."""
 
     number: int
     name: str
@@ -54,6 +70,13 @@ class TrialRecord:
     device: str
     parameters: int
     epochs: tuple[EpochRecord, ...]
+    resources: dict[str, float] = field(default_factory=dict)
+    threads: int | None = None
+    notes: tuple[Note, ...] = ()
+    precision: str | None = None
+    residency: str | None = None
+    latency_ms: float | None = None
+    opened: float | None = None
 
     @property
     def value(self) -> float | None:
@@ -86,7 +109,8 @@ class TagEmbeddings:
 @dataclass(frozen=True)
 class StudyRecord:
     """Everything the report shows. `tag_counts`: tag -> split -> positive clips. `tag_correlation_CC`: Pearson (phi)
-    correlation of the tags over the train split. `tag_embeddings`: None when no finished trial embeds tags."""
+    correlation of the tags over the train split. `tag_embeddings`: None when no finished trial embeds tags.
+    `examples`: trial number -> examples.json. `promotion`: promotion.json. `arguments` name it to a verb."""
 
     name: str
     metric: str
@@ -100,6 +124,9 @@ class StudyRecord:
     versions: dict[str, str]
     skipped: tuple[tuple[str, str], ...] = ()
     tag_embeddings: TagEmbeddings | None = None
+    examples: dict[int, dict[str, Any]] = field(default_factory=dict)
+    promotion: dict[str, Any] | None = None
+    arguments: str = ""
 
 
 def study_store(store: Store, name: str) -> Store:
@@ -112,10 +139,10 @@ def trial_store(study: Store, signature: str) -> Store:
     return study.child("trials", signature)
 
 
-def load_trials(study: Store) -> tuple[TrialRecord, ...]:
-    """All trials of a study, by number."""
-    trials = study.child("trials")
-    found = (_load_trial(trials.child(signature), signature) for signature in trials.names())
+def load_trials(study: Store, ended: Mapping[str, TrialRecord] | None = None) -> tuple[TrialRecord, ...]:
+    """All trials of a study, by number. ended: signature -> what is known already, and not read again."""
+    trials, known = study.child("trials"), ended or {}
+    found = (known.get(signature) or _load_trial(trials.child(signature), signature) for signature in trials.names())
     return tuple(sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number))
 
 
@@ -124,7 +151,9 @@ def _load_trial(store: Store, signature: str) -> TrialRecord | None:
     about = folder.about()
     if not about:
         return None  # its actor died before it began: nothing was computed
-    ending = folder.ending() or {"state": "running", "reason": None, "time": None}
+    events = folder.events()
+    ending = folder.ending(events) or {"state": "running", "reason": None, "time": None}
+    notes = (event for event in events if event["event"] == "note")
     return TrialRecord(
         number=about["number"],
         name=about["name"],
@@ -138,7 +167,14 @@ def _load_trial(store: Store, signature: str) -> TrialRecord | None:
         finished=ending["time"],
         device=about["device"],
         parameters=about["parameters"],
-        epochs=folder.epochs(),
+        epochs=folder.epochs(events),
+        resources=about.get("resources", {}),
+        threads=about.get("threads"),
+        notes=tuple(Note(event["time"], event["cause"], event["text"]) for event in notes),
+        precision=about.get("precision"),
+        residency=about.get("residency"),
+        latency_ms=about.get("latency_ms"),
+        opened=about.get("opened"),
     )
 
 
@@ -148,8 +184,11 @@ def best_trial(trials: Iterable[TrialRecord]) -> TrialRecord | None:
     return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def load_study_record(store: Store, name: str) -> StudyRecord:
-    """Read a study folder. Raises ValueError, naming the studies that are there, when it does not exist."""
+def load_study_record(store: Store, name: str, before: StudyRecord | None = None) -> StudyRecord:
+    """Read a study folder. before: an earlier reading; trials that had ended by then are not read again.
+
+    Raises ValueError, naming the studies that are there, when it does not exist.
+    """
     folder = study_store(store, name)
     if not folder.exists("study.json"):
         there = ", ".join(store.child("studies").names()) or "none"
@@ -159,6 +198,7 @@ def load_study_record(store: Store, name: str) -> StudyRecord:
     if folder.child("best").exists("metrics.json"):
         metrics = folder.child("best").read_json("metrics.json")
         best = BestRecord(metrics["number"], folder.child("best").read_json("config.json"), metrics)
+    ended = {trial.signature: trial for trial in (before.trials if before else ()) if trial.state != "running"}
     return StudyRecord(
         name=name,
         metric=study["config"]["search"]["metric"],
@@ -166,13 +206,25 @@ def load_study_record(store: Store, name: str) -> StudyRecord:
         data_spec=DataSpec.model_validate(data["data_spec"]),
         tag_counts=data["tag_counts"],
         tag_correlation_CC=data["tag_correlation_CC"],
-        trials=load_trials(folder),
+        trials=load_trials(folder, ended),
         best=best,
         rerun_command=rerun_command(store, folder) if best else None,
         versions=study["versions"],
         skipped=tuple((name, reason) for name, reason in data["skipped"]),
         tag_embeddings=TagEmbeddings(**folder.read_json(EMBEDDINGS)) if folder.exists(EMBEDDINGS) else None,
+        examples=load_examples(folder),
+        promotion=folder.read_json(PROMOTION) if folder.exists(PROMOTION) else None,
+        arguments=f"{shlex.quote(name)} --store {shlex.quote(store.uri)}",
     )
+
+
+def load_examples(folder: Store) -> dict[int, dict[str, Any]]:
+    """Trial number -> its examples.json, of the chosen model and of the trials for which somebody asked."""
+    others, best = folder.child("examples"), folder.child("best")
+    found = [others.read_json(name) for name in others.names() if name.endswith(".json")]
+    if best.exists(EXAMPLES):
+        found.append(best.read_json(EXAMPLES))
+    return {one["number"]: one for one in found}
 
 
 def rerun_command(store: Store, folder: Store) -> str:

@@ -1,8 +1,8 @@
 """The study as one page: `render_report(study)` returns HTML that opens offline and asks no network for anything.
 
-Python decides what is shown and does the arithmetic (this file, `importance.py`); the page gets it as one JSON object
-and draws it with the small scripts in `assets/`. Text from the data reaches the page only through JSON and
-`textContent`, so no tag, file name or error message can become markup.
+Python decides what is shown and does the arithmetic (this file, `report_trials.py`, `importance.py`); the page gets it
+as one JSON object and draws it with the small scripts in `assets/`. Text from the data reaches the page only through
+JSON and `textContent`, so no tag, file name or error message can become markup.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import html
 import json
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -19,12 +20,18 @@ from typing import Any
 import numpy as np
 
 from atose_ray.metrics import COUNTS, PROTOCOL
-from atose_ray.search.importance import MIN_TRIALS, parameter_importances
+from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_importances
+from atose_ray.search.progress import last_sign, measure
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
+from atose_ray.search.report_trials import NAME_CHARACTERS, devices_data, shortened, trials_data
 from atose_ray.types import SPLITS
 
 DIGITS = 5  # significant digits of every float in the page
-SCRIPTS = ("core.js", "plot.js", "overview.js", "curves.js", "parallel.js", "tags.js", "tables.js", "main.js")
+TEXT_CHARACTERS = 5000  # of one text in the page
+SCRIPTS = (
+    *("core.js", "plot.js", "marks.js", "overview.js", "curves.js", "parallel.js", "pareto.js", "tags.js", "tables.js"),
+    *("promotion.js", "sound.js", "examples.js", "trial.js", "compare.js", "live.js", "main.js"),
+)
 METRIC_MEANING = {
     "pr_auc_macro": "average precision (area under the precision-recall curve) of each tag over all clips, "
     "then the mean over the tags that have a positive clip",
@@ -41,35 +48,66 @@ METRIC_MEANING = {
 Matrix = list[list[float]]
 
 
-def render_report(study: StudyRecord) -> str:
-    """The whole report as one self-contained HTML page."""
+def render_report(
+    study: StudyRecord, live_s: int | None = None, importances: tuple[Importance, ...] | None = None
+) -> str:
+    """The whole report as one self-contained HTML page.
+
+    live_s: seconds until it is written again, if it will be. importances: where they are known; None computes them,
+    which takes most of the time.
+    """
     assets = resources.files("atose_ray.search").joinpath("assets")
     page = assets.joinpath("page.html").read_text(encoding="utf-8")
     parts = {
-        "TITLE": html.escape(_well_formed(study.name)),
+        "TITLE": html.escape(_well_formed(shortened(study.name, NAME_CHARACTERS))),
         "STYLE": assets.joinpath("page.css").read_text(encoding="utf-8"),
         "SCRIPT": "\n".join(assets.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
-        "DATA": _script_safe(report_data(study)),
+        "DATA": _script_safe(report_data(study, live_s, importances)),
     }
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page)  # one pass: data may hold a placeholder
 
 
-def report_data(study: StudyRecord) -> dict[str, Any]:
+def report_data(
+    study: StudyRecord, live_s: int | None = None, importances: tuple[Importance, ...] | None = None
+) -> dict[str, Any]:
     """The JSON object that the page draws: only JSON types, floats rounded, what is not finite is null."""
     order = sorted(study.trials, key=lambda trial: (trial.started, trial.number))
     data = {
         "study": _study_facts(study),
         "data": _data_facts(study),
         "space": _space(order),
-        "trials": [_trial(trial) for trial in order],
+        **trials_data(study, order),
+        "devices": devices_data(order),
         "best": _best(study.best),
-        "importances": [asdict(one) for one in parameter_importances(order)],
+        "importances": [asdict(one) for one in (parameter_importances(order) if importances is None else importances)],
         "tag_maps": _tag_maps(study),
+        "examples": {str(number): _silent(one) for number, one in study.examples.items()},
+        "promotion": study.promotion,
+        "live": None if live_s is None else _live(study, live_s),
         "meanings": METRIC_MEANING,
         "protocol": PROTOCOL,
         "versions": study.versions,
     }
-    return {name: _compact(part) for name, part in data.items()}
+    return {**{name: _compact(part) for name, part in data.items()}, "sound": _sound(study)}
+
+
+def _live(study: StudyRecord, live_s: int) -> dict[str, Any]:
+    """Seconds until the page is written again, trials an hour, and the forecast of the seconds that are left."""
+    wanted = study.config.get("search", {}).get("trials", len(study.trials))
+    found = measure(study.trials, wanted, time.time())
+    return {"seconds": live_s, "rate": found.trials_per_hour, "left": found.seconds_left}
+
+
+def _silent(examples: dict[str, Any]) -> dict[str, Any]:
+    """examples.json without its excerpts."""
+    clips = {key: {**clip, "wav": None} for key, clip in examples["clips"].items()}
+    return {**examples, "clips": clips}
+
+
+def _sound(study: StudyRecord) -> dict[str, str]:
+    """clip id -> WAV in base64, of the chosen model's mistakes: those of other trials would be too much for a page."""
+    of_best = study.examples.get(study.best.number) if study.best else None
+    return {key: clip["wav"] for key, clip in of_best["clips"].items()} if of_best else {}
 
 
 def cluster_order(similarity_CC: Matrix) -> list[int]:
@@ -110,7 +148,7 @@ def _join(left: list[int], right: list[int], S: np.ndarray[Any, Any]) -> list[in
 
 def _study_facts(study: StudyRecord) -> dict[str, Any]:
     starts = [trial.started for trial in study.trials]
-    ends = [_last_sign(trial) for trial in study.trials]
+    ends = [last_sign(trial) for trial in study.trials]
     return {
         "name": study.name,
         "metric": study.metric,
@@ -118,16 +156,13 @@ def _study_facts(study: StudyRecord) -> dict[str, Any]:
         "configured_space": study.config.get("space", {}),
         "search": study.config.get("search", {}),
         "rerun": study.rerun_command,
+        "arguments": study.arguments,
         "started": min(starts) if starts else None,
         "wall_seconds": max(ends) - min(starts) if starts else None,
+        "ended": sum(trial.state != "running" for trial in study.trials),
+        "wanted": study.config.get("search", {}).get("trials"),
         "min_trials_for_importance": MIN_TRIALS,
     }
-
-
-def _last_sign(trial: TrialRecord) -> float:
-    if trial.finished is not None:
-        return trial.finished
-    return max([trial.started, *(epoch.time for epoch in trial.epochs)])
 
 
 def _data_facts(study: StudyRecord) -> dict[str, Any]:
@@ -138,16 +173,16 @@ def _data_facts(study: StudyRecord) -> dict[str, Any]:
         "exclusive": spec.exclusive,
         "tags": list(spec.tags),
         "clips": {split: spec.counts[split] for split in SPLITS if split in spec.counts},
-        "tag_counts": _counts_by_split(study.tag_counts),
+        "tag_counts": _counts_by_split(study.tag_counts, spec.tags),
         "skipped": [list(pair) for pair in study.skipped],
     }
 
 
-def _counts_by_split(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """split -> tag -> clips, from that or from tag -> split -> clips."""
-    if all(name in SPLITS for name in counts):
-        return counts
-    return {split: {tag: of[split] for tag, of in counts.items() if split in of} for split in SPLITS}
+def _counts_by_split(counts: dict[str, dict[str, int]], tags: Sequence[str]) -> dict[str, list[int]]:
+    """split -> clips of every tag, from split -> tag -> clips or from tag -> split -> clips."""
+    if not all(name in SPLITS for name in counts):
+        counts = {split: {tag: of[split] for tag, of in counts.items() if split in of} for split in SPLITS}
+    return {split: [of.get(tag, 0) for tag in tags] for split, of in counts.items() if of}
 
 
 def _space(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
@@ -179,32 +214,6 @@ def _range(text: str | None) -> dict[str, Any]:
 
 def _distinct(values: list[Any]) -> list[Any]:
     return list({json.dumps(value, default=str, sort_keys=True): value for value in values}.values())
-
-
-def _trial(trial: TrialRecord) -> dict[str, Any]:
-    stages = list(dict.fromkeys(epoch.stage for epoch in trial.epochs))
-    metrics = sorted({name for epoch in trial.epochs for name in epoch.valid if name not in COUNTS})
-    return {
-        "number": trial.number,
-        "name": trial.name,
-        "signature": trial.signature,
-        "state": trial.state,
-        "reason": trial.reason,
-        "started": round(trial.started, 2),
-        "ended": round(_last_sign(trial), 2),
-        "device": trial.device,
-        "parameters": trial.parameters,
-        "params": trial.params,
-        "value": trial.value,
-        "stages": stages,
-        "epochs": {
-            "epoch": [epoch.epoch for epoch in trial.epochs],
-            "stage": [stages.index(epoch.stage) for epoch in trial.epochs],
-            "seconds": [epoch.seconds for epoch in trial.epochs],
-            "train_loss": [epoch.train_loss for epoch in trial.epochs],
-            "valid": {name: [epoch.valid.get(name) for epoch in trial.epochs] for name in metrics},
-        },
-    }
 
 
 def _best(best: BestRecord | None) -> dict[str, Any] | None:
@@ -244,11 +253,11 @@ def _hundredths(matrix_CC: Matrix) -> list[list[float | None]]:
 def _compact(value: Any) -> Any:
     """JSON types only: floats with DIGITS significant digits (times, which are large, keep hundredths), no NaN."""
     if isinstance(value, dict):
-        return {_well_formed(str(key)): _compact(one) for key, one in value.items()}
+        return {_well_formed(shortened(str(key), TEXT_CHARACTERS)): _compact(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_compact(one) for one in value]
     if isinstance(value, str):
-        return _well_formed(value)
+        return _well_formed(shortened(value, TEXT_CHARACTERS))
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, (float, np.floating)):

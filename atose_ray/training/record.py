@@ -70,13 +70,14 @@ class RunFolder:
                 continue
         return events
 
-    def epochs(self) -> tuple[EpochRecord, ...]:
+    def epochs(self, events: list[dict[str, Any]] | None = None) -> tuple[EpochRecord, ...]:
         """The finished epochs in order, up to the run's end; of an epoch repeated after a crash the last counts.
 
-        (A worker that is told to stop may finish one more epoch after the end was written.)
+        (A worker that is told to stop may finish one more epoch after the end was written.) events: of the log, where
+        they are read already.
         """
         by_epoch: dict[int, EpochRecord] = {}
-        for event in self.events():
+        for event in self.events() if events is None else events:
             if event["event"] == "end":
                 break
             if event["event"] == "epoch":
@@ -97,6 +98,6 @@ class RunFolder:
         line = {"event": "end", "state": state, "reason": reason, "time": time.time()}
         self.store.append_line(LOG, json.dumps(line))
 
-    def ending(self) -> dict[str, Any] | None:
-        """The line that says how the run ended, or None while it has not."""
-        return next((event for event in self.events() if event["event"] == "end"), None)
+    def ending(self, events: list[dict[str, Any]] | None = None) -> dict[str, Any] | None:
+        """The line that says how the run ended, or None while it has not. events: as in `epochs`."""
+        return next((event for event in (self.events() if events is None else events) if event["event"] == "end"), None)

@@ -3,6 +3,7 @@ in a trial's actor and in a DDP worker."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,7 @@ def open_run(
     if rank == 0:
         about = {"device": device_name(device), "parameters": count_parameters(method), **job.about}
         about |= {"residency": kept_in(batches), "precision": precision, "threads": torch.get_num_threads()}
+        about["opened"] = folder.about().get("opened", time.time())  # what was before was waiting for resources
         folder.start(job.run, method.spec, about)
     return OpenRun(job.run, method, batches, folder, device)
 

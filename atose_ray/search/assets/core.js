@@ -1,5 +1,5 @@
 "use strict";
-// What every part of the page uses: the data, making elements, writing numbers, the selected trial, the tooltip.
+// What every part of the page uses: the data, making elements, writing numbers, the trials, the marked one, the tooltip.
 
 const REPORT = JSON.parse(document.getElementById("data").textContent);
 const STATES = ["complete", "pruned", "diverged", "failed", "running"];
@@ -36,8 +36,11 @@ function table(headings, rows, className) {
   return h("table", { class: className || null }, h("thead", {}, head), h("tbody", {}, body));
 }
 
+// A name from outside: as long as a line of it makes sense, and right-to-left letters turn nothing around them.
+const named = (text, length) => h("bdi", { title: text.length > (length || 120) ? shorten(text, 2000) : null }, shorten(text, length || 120));
+
 // A long path may break after a dot or a bracket, not in a word.
-const path = (text) => h("span", { class: "path" }, text.split(/(?<=[.\]/])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part])));
+const path = (text) => h("bdi", { class: "path" }, shorten(text, 500).split(/(?<=[.\]/])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part])));
 const folded = (title, ...content) => h("details", {}, h("summary", {}, title), content);
 
 // ---- numbers
@@ -47,6 +50,7 @@ const count = (value) => value.toLocaleString("en-US");
 const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many || one + "s"}`;
 const percent = (value) => (known(value) ? (100 * value).toFixed(value && value < 0.0995 ? 1 : 0) + " %" : "\u2013");
 const score = (value) => (known(value) ? value.toFixed(4) : "\u2013");
+const signed = (value) => (known(value) ? (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(4) : "\u2013");
 
 function number(value) {
   if (!known(value)) return "\u2013";
@@ -58,7 +62,7 @@ function number(value) {
 
 function setting(value) {
   if (typeof value === "number") return number(value);
-  return typeof value === "string" ? value : JSON.stringify(value);
+  return shorten(typeof value === "string" ? value : JSON.stringify(value), 300);
 }
 
 function size(parameters) {
@@ -93,7 +97,7 @@ function shortName(text) {
   const parts = text.replace(/\[[^\]]*\]/g, "").split(".");
   const last = parts[parts.length - 1];
   const alike = REPORT.space.filter((one) => one.path.replace(/\[[^\]]*\]/g, "").split(".").pop() === last).length;
-  return parts.length > 1 && (last === "kind" || alike > 1) ? parts.slice(-2).join(" ") : last;
+  return shorten(parts.length > 1 && (last === "kind" || alike > 1) ? parts.slice(-2).join(" ") : last, 60);
 }
 
 // ---- trials
@@ -103,9 +107,12 @@ const BEST = REPORT.best ? REPORT.best.number : null;
 const METRIC = REPORT.study.metric;
 const byNumber = new Map(TRIALS.map((trial) => [trial.number, trial]));
 const stateColor = (state) => `var(--${state})`;
-const label = (trial) => (trial.name ? `${trial.number}: ${trial.name}` : `trial ${trial.number}`);
+const label = (trial) => (trial.name ? `${trial.number}: ${shorten(trial.name, 80)}` : `trial ${trial.number}`);
 const countStates = () => STATES.map((state) => [state, TRIALS.filter((trial) => trial.state === state).length]).filter((pair) => pair[1]);
+const titleOf = (trial, length) => h("span", {}, trial.name ? [`${trial.number}: `, named(trial.name, length)] : `trial ${trial.number}`);
 const shape = (state, attributes) => s("path", { d: SHAPES[state], fill: stateColor(state), ...attributes });
+const trialHash = (trialNumber) => `#trial-${trialNumber}`;
+const trialLink = (trial, text) => h("a", { href: trialHash(trial.number), title: label(trial) }, text === undefined ? trial.number : text);
 
 function stateIcon(state) {
   return s("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape(state));
@@ -114,25 +121,38 @@ function stateIcon(state) {
 const stateWord = (state) => h("span", { class: "state" }, stateIcon(state), state);
 
 function stateLegend(host) {
-  host.replaceChildren(...countStates().map(([state, n]) => h("span", {}, stateIcon(state), `${state} (${n})`)));
+  host.replaceChildren(...countStates().map(([state, n]) => h("span", {}, stateIcon(state), `${state} (${count(n)})`)));
 }
 
-// ---- one selected trial and one filter, shown by every mark that was linked to a trial
+// ---- curves arrive packed: [lowest, highest, base64 of 16 bits a value], 65535 is a gap
 
-const view = { selected: null, kept: null };
-let marks = [];
+const unpacked = new Map();
 
-function link(node, trialNumber) {
-  node.classList.add("mark");
-  marks.push({ node, number: trialNumber });
-  return node;
+function unpack(packed) {
+  if (!packed) return [];
+  if (!unpacked.has(packed)) {
+    const [low, high, text] = packed;
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const steps = Array.from({ length: bytes.length / 2 }, (_, i) => bytes[2 * i] + 256 * bytes[2 * i + 1]);
+    unpacked.set(packed, steps.map((step) => (step === 65535 ? null : low + ((high - low) * step) / 65534)));
+  }
+  return unpacked.get(packed);
 }
 
-function clickable(node, trialNumber, details) {
-  node.addEventListener("click", () => select(trialNumber));
-  node.addEventListener("pointermove", (event) => showTip(event, trialTip(byNumber.get(trialNumber), details)));
-  node.addEventListener("pointerleave", hideTip);
-  return link(node, trialNumber);
+const LOSS = "train loss";
+const epochsOf = ({ curves }) => (typeof curves.epoch === "number" ? Array.from({ length: curves.epoch }, (_, i) => i + 1) : curves.epoch);
+const curveOf = (trial, name) => unpack(name === LOSS ? trial.curves.loss : trial.curves.valid[REPORT.metrics.indexOf(name)]);
+const stageAt = (trial, epoch) => trial.stages[trial.bounds.filter(([first]) => first <= epoch).pop()[1]];
+
+// ---- one marked trial and one filter, shown by every plot and the table; a click opens the trial's page
+
+const view = { selected: null, kept: null, pointed: null };
+
+function openTrial(trialNumber, event) {
+  if (event && (event.ctrlKey || event.metaKey || event.shiftKey)) return select(trialNumber);
+  view.selected = trialNumber;
+  location.hash = trialHash(trialNumber);
+  return undefined;
 }
 
 function select(trialNumber) {
@@ -145,13 +165,15 @@ function keepOnly(numbers) {
   showView();
 }
 
+function point(trialNumber) {
+  if (view.pointed === trialNumber) return;
+  view.pointed = trialNumber;
+  layers.forEach((one) => one.paintTop());
+}
+
 function showView() {
-  document.documentElement.classList.toggle("has-selection", view.selected !== null);
-  for (const { node, number: n } of marks) {
-    node.classList.toggle("sel", n === view.selected);
-    node.classList.toggle("out", view.kept !== null && !view.kept.has(n));
-    if (n === view.selected && node.classList.contains("raise")) node.parentNode.append(node);
-  }
+  layers.forEach((one) => one.paint());
+  markRows();
   showSelection();
 }
 
@@ -161,9 +183,12 @@ function showSelection() {
   bar.hidden = !trial;
   if (!trial) return;
   const chosen = Object.entries(trial.params).map(([name, value]) => `${shortName(name)} ${setting(value)}`).join(", ");
+  const other = BEST !== null && BEST !== trial.number ? BEST : null;
   bar.replaceChildren(
-    h("strong", {}, label(trial)), stateWord(trial.state), h("span", {}, `${METRIC} ${score(trial.value)}`),
-    h("span", { class: "what" }, chosen), h("button", { type: "button", onclick: () => select(trial.number) }, "Clear"),
+    h("strong", {}, trialLink(trial, titleOf(trial, 80))), stateWord(trial.state), h("span", {}, `${METRIC} ${score(trial.value)}`),
+    h("span", { class: "what" }, shorten(chosen, 600)),
+    h("a", { href: `#compare-${trial.number}${other === null ? "" : "-" + other}` }, "Compare"),
+    h("button", { type: "button", onclick: () => select(trial.number) }, "Clear"),
   );
 }
 
@@ -172,7 +197,7 @@ function showSelection() {
 function trialTip(trial, details) {
   const reason = trial.reason ? `: ${shorten(trial.reason.split("\n")[0], 90)}` : "";
   const lines = [`${trial.state}${reason}`, `${METRIC} ${score(trial.value)}`, ...(details || [])];
-  return [h("b", {}, label(trial)), ...lines.map((line) => h("div", {}, line))];
+  return [h("b", {}, titleOf(trial, 80)), ...lines.map((line) => h("div", {}, line))];
 }
 
 function showTip(event, content) {

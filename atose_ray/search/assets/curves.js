@@ -8,7 +8,7 @@ function drawHistory(host) {
   const values = TRIALS.map((trial) => trial.value);
   if (!TRIALS.length) return empty(host, "No trial has started.");
   const plot = frame(host, {
-    height: 330, label: `Best validation ${METRIC} of each trial in order of start`, margin: { top: 26, right: 14, bottom: 62, left: 52 },
+    height: 330, label: `Best validation ${METRIC} of each trial in order of start`, margin: { top: 26, right: 14, bottom: 62, left: 52 }, layered: true,
   });
   const x = linear(-0.5, TRIALS.length - 0.5, plot.left + 6, plot.right - 6);
   const y = linear(...scoreExtent(values), plot.bottom, plot.top);
@@ -20,11 +20,9 @@ function drawHistory(host) {
   }
   xAxis(axis, x, wholeTicks(0, TRIALS.length - 1, plot.width / 70), "trial, in order of start", (i) => TRIALS[i].number);
   plot.svg.append(s("path", { class: "bestline", d: bestSoFar(values, x, y) }));
-  TRIALS.forEach((trial, i) => {
-    const at = `translate(${x(i)} ${known(trial.value) ? y(trial.value) : noScore})`;
-    if (trial.number === BEST) plot.svg.append(s("circle", { class: "focus", r: 9, transform: at }));
-    plot.svg.append(clickable(shape(trial.state, { transform: at }), trial.number));
-  });
+  const items = TRIALS.map((trial, i) => ({ trial, x: x(i), y: known(trial.value) ? y(trial.value) : noScore }));
+  items.sort((a, b) => (a.trial.number === BEST) - (b.trial.number === BEST));
+  return layer(plot, items, { draw: stamp, find: nearest(items, 16), faint: TRIALS.length > 4 * MANY ? 0.6 : 1 });
 }
 
 function bestSoFar(values, x, y) {
@@ -42,13 +40,11 @@ function bestSoFar(values, x, y) {
 // ---- learning curves
 
 let curveShown = METRIC;
-const curveOf = (trial) => (curveShown === "train loss" ? trial.epochs.train_loss : trial.epochs.valid[curveShown] || []);
 
 function curveChoices() {
-  const names = new Set();
-  for (const trial of TRIALS) Object.keys(trial.epochs.valid).forEach((name) => names.add(name));
-  const sorted = [...names].sort((a, b) => (b === METRIC) - (a === METRIC) || a.localeCompare(b));
-  return sorted.length ? [...sorted, "train loss"] : [];
+  const names = REPORT.metrics.filter((name) => TRIALS.some((trial) => curveOf(trial, name).length));
+  const sorted = names.sort((a, b) => (b === METRIC) - (a === METRIC) || a.localeCompare(b));
+  return sorted.length ? [...sorted, LOSS] : [];
 }
 
 function drawCurves(host) {
@@ -58,126 +54,109 @@ function drawCurves(host) {
   const buttons = choices.map((name) => h("button", {
     type: "button", "aria-pressed": String(name === curveShown),
     onclick: () => { curveShown = name; drawCurves(host); showView(); document.querySelector("#curve-choice [aria-pressed=true]").focus(); },
-  }, name === "train loss" ? name : "validation " + name));
+  }, name === LOSS ? name : "validation " + name));
   document.getElementById("curve-choice").replaceChildren(...buttons);
-  marks = marks.filter((mark) => !host.contains(mark.node));
-  plotCurves(host);
+  return plotCurves(host);
 }
 
 function plotCurves(host) {
   const plot = frame(host, {
-    height: 420, label: `${curveShown} of every trial by epoch`, margin: { top: 42, right: 56, bottom: 42, left: 52 },
+    height: 420, label: `${curveShown} of every trial by epoch`, margin: { top: 42, right: 56, bottom: 42, left: 52 }, layered: true,
   });
-  plot.svg.classList.toggle("many", TRIALS.length > MANY);
-  const epochs = Math.max(...TRIALS.map((trial) => Math.max(0, ...trial.epochs.epoch)));
+  const epochs = TRIALS.reduce((most, trial) => Math.max(most, trial.epochs), 0);
   const x = linear(1, Math.max(2, epochs), plot.left + 8, plot.right - 4);
-  const y = curveScale(plot);
-  yAxis(plot, y, curveShown === "train loss" ? "train loss" : `validation ${curveShown}`);
+  const y = curveScale(plot, TRIALS.map((trial) => curveOf(trial, curveShown)).flat(), curveShown);
+  yAxis(plot, y, curveShown === LOSS ? LOSS : `validation ${curveShown}`);
   xAxis(plot, x, wholeTicks(1, Math.max(2, epochs), plot.width / 60), "epoch, over all stages");
-  drawBoundaries(plot, x);
-  const lines = s("g", {});
-  plot.svg.append(lines);
+  drawBoundaries(plot, x, stageStarts(TRIALS));
   const ordered = [...TRIALS].sort((a, b) => (a.number === BEST) - (b.number === BEST));
-  const points = ordered.flatMap((trial) => drawCurve(lines, trial, x, y));
-  endLabel(plot, points);
-  followPointer(plot, points);
+  const items = ordered.map((trial) => ({ trial, points: curvePoints(trial, curveShown, x, y) })).filter((item) => item.points.length);
+  const points = items.flatMap((item) => item.points);
+  const last = points.filter((one) => one.trial.number === BEST).pop();
+  if (last) plot.svg.append(s("text", { class: "strong halo", x: last.x + 6, y: last.y + 4 }, `best: ${BEST}`));
+  return layer(plot, items, {
+    draw: drawCurve, find: nearest(points, 30), faint: TRIALS.length > MANY ? Math.max(0.12, 0.45 * Math.sqrt(MANY / TRIALS.length)) : 1,
+    tip: (near) => [`epoch ${near.epoch}, stage ${stageAt(near.trial, near.epoch)}`, `${curveShown} ${number(near.value)}`], focus: (near) => [near.x, near.y],
+  });
 }
 
-function curveScale(plot) {
-  const values = TRIALS.flatMap(curveOf).filter(known);
+function curveScale(plot, values, name) {
   const [low, high] = extent(values, 0);
-  if (curveShown === "train loss" && low > 0 && high / low > 50) return logarithmic(low, high, plot.bottom, plot.top);
-  return linear(...(curveShown === "train loss" ? extent(values, 0.05) : scoreExtent(values)), plot.bottom, plot.top);
+  if (name === LOSS && low > 0 && high / low > 50) return logarithmic(low, high, plot.bottom, plot.top);
+  return linear(...(name === LOSS ? extent(values, 0.05) : scoreExtent(values)), plot.bottom, plot.top);
 }
 
-function drawCurve(lines, trial, x, y) {
-  const values = curveOf(trial);
-  const points = trial.epochs.epoch.map((epoch, i) => ({
-    trial, i, epoch, value: values[i], x: x(epoch), y: known(values[i]) ? y(values[i]) : NaN,
-  })).filter((point) => Number.isFinite(point.y));
-  if (!points.length) return [];
-  const best = trial.number === BEST ? " best" : "";
-  lines.append(link(s("path", {
-    class: `curve raise${best}`, stroke: best ? null : stateColor(trial.state), d: pointsPath(points.map((point) => [point.x, point.y])),
-  }), trial.number));
-  if (points.length === 1) lines.append(link(s("circle", { cx: points[0].x, cy: points[0].y, r: 2.5, fill: stateColor(trial.state) }), trial.number));
-  return points;
+function curvePoints(trial, name, x, y) {
+  const values = curveOf(trial, name);
+  return epochsOf(trial).map((epoch, i) => ({ trial, epoch, value: values[i], x: x(epoch), y: known(values[i]) ? y(values[i]) : NaN }))
+    .filter((one) => Number.isFinite(one.y));
 }
 
-function drawBoundaries(plot, x) {
+function drawCurve(pen, { trial, points }, strong, ink) {
+  const best = trial.number === BEST;
+  pen.strokeStyle = ink[best ? "ink" : trial.state];
+  pen.fillStyle = pen.strokeStyle;
+  pen.lineWidth = strong ? 3.4 : best ? 2.6 : TRIALS.length > MANY ? 1 : 1.5;
+  polyline(pen, points.map((one) => [one.x, one.y]));
+  if (points.length > 1) return;
+  pen.beginPath();
+  pen.arc(points[0].x, points[0].y, 2.5, 0, 2 * Math.PI);
+  pen.fill();
+}
+
+function stageStarts(trials) {
   const found = new Map();
-  for (const trial of TRIALS) {
-    trial.epochs.stage.forEach((stage, i) => {
-      if (i && stage !== trial.epochs.stage[i - 1]) found.set(`${trial.epochs.epoch[i]} ${trial.stages[stage]}`, [trial.epochs.epoch[i], trial.stages[stage]]);
-    });
+  for (const trial of trials) {
+    for (const [epoch, stage] of trial.bounds.slice(1)) found.set(`${epoch} ${trial.stages[stage]}`, [epoch, trial.stages[stage]]);
   }
   const sorted = [...found.values()].sort((a, b) => a[0] - b[0]);
-  if (sorted.length > 12) return; // stages of very different lengths: the tooltip names the stage
+  return sorted.length > 12 ? [] : sorted; // stages of very different lengths: the tooltip names the stage
+}
+
+function drawBoundaries(plot, x, starts) {
   const ends = [-Infinity, -Infinity];
-  for (const [epoch, stage] of sorted) {
+  for (const [epoch, stage] of starts) {
     const at = x(epoch - 0.5);
     const text = shorten(stage, 22);
     const start = Math.min(at + 4, plot.width - textWidth(text, 10.5));
     const line = start > ends[0] ? 0 : 1;
-    plot.svg.append(s("line", { class: "boundary", x1: at, x2: at, y1: plot.top - 8, y2: plot.bottom }));
+    plot.back.append(s("line", { class: "boundary", x1: at, x2: at, y1: plot.top - 8, y2: plot.bottom }));
     if (start > ends[line]) plot.svg.append(s("text", { class: "small halo", x: start, y: plot.top - 4 - 12 * line }, text));
     if (start > ends[line]) ends[line] = start + textWidth(text, 10.5) + 8;
   }
 }
 
-function endLabel(plot, points) {
-  const last = points.filter((point) => point.trial.number === BEST).pop();
-  if (last) plot.svg.append(s("text", { class: "strong halo", x: last.x + 6, y: last.y + 4 }, `best: ${BEST}`));
-}
-
-function followPointer(plot, points) {
-  const dot = s("circle", { class: "focus", r: 5, visibility: "hidden" });
-  plot.svg.append(dot);
-  const near = (event) => {
-    const box = plot.svg.getBoundingClientRect();
-    const px = ((event.clientX - box.left) * plot.width) / box.width;
-    const py = ((event.clientY - box.top) * plot.height) / box.height;
-    let found = null;
-    let least = 30 ** 2;
-    for (const point of points) {
-      if (view.kept && !view.kept.has(point.trial.number)) continue;
-      const distance = (point.x - px) ** 2 + (point.y - py) ** 2;
-      if (distance < least) [found, least] = [point, distance];
-    }
-    return found;
-  };
-  plot.svg.addEventListener("pointermove", (event) => {
-    const point = near(event);
-    dot.setAttribute("visibility", point ? "visible" : "hidden");
-    if (!point) return hideTip();
-    element(dot, { cx: point.x, cy: point.y }, []);
-    return showTip(event, trialTip(point.trial, [
-      `epoch ${point.epoch}, stage ${point.trial.stages[point.trial.epochs.stage[point.i]]}`, `${curveShown} here ${number(point.value)}`,
-    ]));
-  });
-  plot.svg.addEventListener("pointerleave", () => { dot.setAttribute("visibility", "hidden"); hideTip(); });
-  plot.svg.addEventListener("click", (event) => { const point = near(event); if (point) select(point.trial.number); });
-}
-
-// ---- timeline
+// ---- when each trial ran
 
 function drawTimeline(host) {
   if (!TRIALS.length) return empty(host, "No trial has started.");
   const lanes = TRIALS.length <= 40 ? TRIALS.map((trial) => [trial]) : packLanes();
-  const row = lanes.length > 40 ? 10 : 18;
+  const row = Math.max(5, Math.min(18, Math.floor(700 / lanes.length)));
   const plot = frame(host, {
-    height: lanes.length * row + 62, label: "When each trial ran", margin: { top: 8, right: 14, bottom: 42, left: TRIALS.length <= 40 ? 40 : 12 },
+    height: lanes.length * row + 46, label: "When each trial ran", margin: { top: 4, right: 14, bottom: 42, left: TRIALS.length <= 40 ? 44 : 14 }, layered: true,
   });
   const start = REPORT.study.started;
-  const span = Math.max(REPORT.study.wall_seconds, 1e-3);
+  const x = clockAxis(plot, Math.max(REPORT.study.wall_seconds, 1e-3), "since the first trial started");
+  const items = lanes.flatMap((lane, i) => lane.map((trial) => {
+    const from = x(trial.started - start);
+    const gap = TRIALS.length > 40 ? 0.7 : 0;
+    return { trial, x: from, y: plot.top + i * row + 1, width: Math.max(1.5, x(trial.ended - start) - from - gap), height: Math.max(2, row - 3) };
+  }));
+  if (TRIALS.length <= 40) TRIALS.forEach((trial, i) => plot.svg.append(
+    s("text", { x: plot.left - 8, y: plot.top + i * row + row / 2 + 4, "text-anchor": "end" }, trial.number)));
+  return layer(plot, items, {
+    draw: drawSpan, tip: ({ trial }) => [`${duration(trial.ended - trial.started)} on ${shorten(trial.device, 60)}`, plural(trial.epochs, "epoch")],
+    find: (px, py) => items.find((one) => px >= one.x - 1 && px <= one.x + one.width + 1 && py >= one.y - 1 && py <= one.y + one.height + 1) || null,
+  });
+}
+
+function clockAxis(plot, span, words) {
   const x = linear(0, span, plot.left, plot.right);
   const [unit, name] = span > 3 * 3600 ? [3600, "hours"] : span > 180 ? [60, "minutes"] : [1, "seconds"];
   const ticks = linearTicks(0, span / unit, plot.width / 90).map((tick) => tick * unit);
-  ticks.forEach((tick) => plot.svg.append(s("line", { class: "grid", x1: x(tick), x2: x(tick), y1: plot.top, y2: plot.bottom })));
-  xAxis(plot, x, ticks, `${name} since the first trial started`, (tick) => number(tick / unit));
-  lanes.forEach((lane, i) => lane.forEach((trial) => plot.svg.append(spanBar(trial, x, start, plot.top + i * row, row))));
-  if (TRIALS.length <= 40) TRIALS.forEach((trial, i) => plot.svg.append(
-    s("text", { x: plot.left - 8, y: plot.top + i * row + row / 2 + 4, "text-anchor": "end" }, trial.number)));
+  ticks.forEach((tick) => plot.back.append(s("line", { class: "grid", x1: x(tick), x2: x(tick), y1: plot.top, y2: plot.bottom })));
+  xAxis(plot, x, ticks, `${name} ${words}`, (tick) => number(tick / unit));
+  return x;
 }
 
 function packLanes() {
@@ -190,22 +169,16 @@ function packLanes() {
   return lanes;
 }
 
-function spanBar(trial, x, start, top, row) {
-  const from = x(trial.started - start);
-  const width = Math.max(1.5, x(trial.ended - start) - from - (TRIALS.length > 40 ? 0.7 : 0));
-  const node = s("rect", { x: from, y: top + 2, width, height: row - 4, rx: Math.min(2, width / 3), fill: stateColor(trial.state) });
-  const facts = [`${duration(trial.ended - trial.started)} on ${trial.device}`, plural(trial.epochs.epoch.length, "epoch")];
-  return clickable(node, trial.number, facts);
+function drawSpan(pen, { trial, x, y, width, height }, strong, ink) {
+  pen.fillStyle = ink[strong ? "ink" : trial.state];
+  pen.fillRect(x, y, width, height);
 }
 
 function drawDevices(host) {
-  const rows = devices().map((device) => {
-    const here = TRIALS.filter((trial) => trial.device === device);
-    const seconds = here.flatMap((trial) => trial.epochs.seconds).filter(known);
-    const busy = here.reduce((sum, trial) => sum + trial.ended - trial.started, 0);
-    const range = seconds.length ? `${duration(extent(seconds)[0])} to ${duration(extent(seconds)[1])}` : "\u2013";
-    return [device, count(here.length), duration(busy), count(seconds.length), duration(median(seconds)), range];
-  });
+  const rows = REPORT.devices.map(({ device, trials, busy, pace }) => [
+    named(device), count(trials), duration(busy), count(pace ? pace.count : 0), duration(pace && pace.median),
+    pace ? `${duration(pace.least)} to ${duration(pace.most)}` : "\u2013",
+  ]);
   if (!rows.length) return host.replaceChildren();
   const headings = [
     { title: "Device" }, { title: "Trials", num: true }, { title: "Trial time", num: true }, { title: "Epochs", num: true },

@@ -1,15 +1,16 @@
-// Draw everything; draw again when the width, the colours or the medium change. One broken part must not take the rest.
+// Draw everything; draw again when the width, the colours or the medium change; show the overview or the page of a
+// trial, as the address says. One broken part must not take the rest.
 
 let printing = false;
 const darkPaper = matchMedia("(prefers-color-scheme: dark)");
 const theme = () => (darkPaper.matches && !printing ? "dark" : "light");
 
 const PARTS = {
-  best: drawBest, space: drawSpace, data: drawData, history: drawHistory, curves: drawCurves, parallel: drawParallel,
-  importances: drawImportances, perTag: drawPerTag, tagMaps: drawTagMaps, failures: drawFailures, timeline: drawTimeline,
-  devices: drawDevices, trials: drawTrials,
+  live: drawLive, best: drawBest, promotion: drawPromotion, space: drawSpace, data: drawData, history: drawHistory, pareto: drawPareto, curves: drawCurves,
+  parallel: drawParallel, importances: drawImportances, perTag: drawPerTag, mistakes: drawMistakes, tagMaps: drawTagMaps, failures: drawFailures,
+  timeline: drawTimeline, devices: drawDevices, trials: drawTrials,
 };
-const SIZED = ["history", "curves", "parallel", "importances", "perTag", "tagMaps", "timeline"];
+const SIZED = ["promotion", "history", "pareto", "curves", "parallel", "importances", "perTag", "mistakes", "tagMaps", "timeline"];
 
 function complain(where, error) {
   const box = document.getElementById("errors");
@@ -30,14 +31,15 @@ function attempt(name, draw) {
 
 function draw(names) {
   for (const name of names) attempt(name, () => PARTS[name](document.querySelector(`[data-draw="${name}"]`)));
-  marks = marks.filter((mark) => mark.node.isConnected);
   showView();
 }
 
 function drawAgain() {
   brushes.clear(); // they are kept in pixels
   hideTip();
-  draw(SIZED);
+  stale = overview.hidden;
+  if (stale) showDetail();
+  else draw(SIZED);
 }
 
 function drawAll() {
@@ -45,14 +47,69 @@ function drawAll() {
   attempt("versions", drawVersions);
   document.querySelectorAll("[data-legend=states]").forEach(stateLegend);
   draw(Object.keys(PARTS));
+  route();
+  returnToPlace();
   document.documentElement.dataset.ready = "true";
 }
+
+// ---- the address: #trial-17, #compare-17-3, or a part of the overview
+
+const overview = document.getElementById("overview");
+const detail = document.getElementById("detail");
+const reportTitle = document.title;
+let stale = false; // the overview was drawn for another width or other colours
+let overviewTop = 0;
+
+function route() {
+  const asked = /^#(trial|compare)(?:-(\d+))?(?:-(\d+))?$/.exec(location.hash);
+  hideTip();
+  point(null);
+  if (!asked) return showOverview();
+  if (!overview.hidden) overviewTop = scrollY;
+  overview.hidden = true;
+  detail.hidden = false;
+  showDetail();
+  scrollTo({ top: 0, behavior: "instant" });
+  const title = detail.querySelector("h1");
+  document.title = `${title.textContent}: ${reportTitle}`;
+  return title.focus({ preventScroll: true });
+}
+
+function showDetail() {
+  const [, kind, ...numbers] = /^#(trial|compare)(?:-(\d+))?(?:-(\d+))?$/.exec(location.hash) || [];
+  const [first, second] = numbers.map((text) => (text === undefined ? undefined : byNumber.get(Number(text))));
+  if (kind === "trial" && first) view.selected = first.number;
+  if (kind === "trial" && !first) return missingPage(numbers[0]);
+  return attempt("page", () => (kind === "trial" ? drawTrialPage(detail, first) : drawComparePage(detail, first, second)));
+}
+
+function missingPage(text) {
+  detail.replaceChildren(h("header", {}, h("nav", {}, h("a", { href: "#summary" }, "\u2190 the whole search")), h("h1", { tabindex: -1 }, `There is no trial ${text || ""} in this report`)));
+}
+
+function showOverview() {
+  if (!overview.hidden) return;
+  overview.hidden = false;
+  detail.hidden = true;
+  detail.replaceChildren();
+  document.title = reportTitle;
+  if (stale) draw(SIZED);
+  else showView();
+  stale = false;
+  const place = location.hash.length > 1 && location.hash !== "#summary" && document.getElementById(location.hash.slice(1));
+  if (place) place.scrollIntoView({ behavior: "instant" });
+  else scrollTo({ top: overviewTop, behavior: "instant" });
+}
+
+// ---- print, width, colours
 
 let closed = [];
 
 function forPrint(on) {
   printing = on;
+  document.documentElement.toggleAttribute("data-print", on);
   drawAgain();
+  if (on) drawAllPictures();
   if (on) closed = [...document.querySelectorAll("details:not([open])")];
   closed.forEach((one) => { one.open = on; });
 }
@@ -66,7 +123,8 @@ addEventListener("resize", () => {
   waiting = setTimeout(drawAgain, 150);
 });
 darkPaper.addEventListener("change", drawAgain);
+addEventListener("hashchange", route);
 addEventListener("beforeprint", () => forPrint(true));
 addEventListener("afterprint", () => forPrint(false));
-addEventListener("keydown", (event) => { if (event.key === "Escape" && view.selected !== null) select(view.selected); });
+addEventListener("keydown", (event) => { if (event.key === "Escape" && view.selected !== null && !overview.hidden) select(view.selected); });
 drawAll();

@@ -1,6 +1,6 @@
 // The head of the page, the best trial, what was searched and on which data.
 
-const devices = () => [...new Set(TRIALS.map((trial) => trial.device).filter(Boolean))];
+const devices = () => REPORT.devices.map((one) => shorten(one.device, 90));
 const tested = () => (REPORT.best ? REPORT.best.metrics.test || {} : {});
 const chance = () => (REPORT.best ? REPORT.best.metrics.test_prevalence_mean : null);
 const bestValid = () => {
@@ -8,13 +8,16 @@ const bestValid = () => {
   return known(chosen) ? chosen : null;
 };
 
+const highest = () => TRIALS.reduce((best, { value }) => (known(value) && (best === null || value > best) ? value : best), null);
+
 function drawHead() {
   document.getElementById("sentence").textContent = sentence();
   const tiles = [
-    ["Best on validation", score(bestValid()), `${METRIC}, what the search maximised`],
+    REPORT.best ? ["Best on validation", score(bestValid()), `${METRIC}, what the search maximised`]
+      : ["Best so far on validation", score(highest()), `${METRIC}, what the search maximises`],
     ["The same model on test", score(tested()[METRIC]), REPORT.best ? `${METRIC}, scored once, at the end` : "not scored"],
     ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
-    ["Trials", count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
+    ["Trials", REPORT.study.wanted > TRIALS.length ? `${count(TRIALS.length)} of ${count(REPORT.study.wanted)}` : count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
     ["Wall time", duration(REPORT.study.wall_seconds), startedAt()],
   ];
   const words = devices().join(", ") || "\u2013";
@@ -57,7 +60,7 @@ function drawBest(host) {
     trial && `signature ${trial.signature}`,
   ].filter(Boolean).join(", ");
   host.replaceChildren(
-    h("p", {}, h("strong", {}, trial ? label(trial) : `trial ${BEST}`), from && h("span", { class: "soft" }, ` \u00b7 ${from}`)),
+    h("p", {}, h("strong", {}, trial ? trialLink(trial, titleOf(trial)) : `trial ${BEST}`), from && h("span", { class: "soft" }, ` \u00b7 ${from}`)),
     h("div", { class: "columns" }, bestParameters(trial), bestMetrics(metrics)),
     h("h3", {}, "The command that repeats it"), rerunCommand(),
     folded("The whole configuration of this trial", h("pre", { tabindex: 0 }, JSON.stringify(REPORT.best.config, null, 2))),
@@ -78,7 +81,7 @@ function whyNoBest() {
 function bestParameters(trial) {
   const rows = Object.entries(trial ? trial.params : {}).map(([name, value]) => [path(name), setting(value)]);
   if (!rows.length) return h("p", { class: "note" }, "Nothing was searched: the base configuration is the model.");
-  return table([{ title: "Parameter" }, { title: "Value", num: true }], rows, "wide");
+  return table([{ title: "Parameter" }, { title: "Value", num: true }], rows, "wide sides");
 }
 
 function bestMetrics(metrics) {
@@ -96,7 +99,12 @@ function bestMetrics(metrics) {
 
 function rerunCommand() {
   const command = REPORT.study.rerun;
-  if (!command) return h("p", { class: "note" }, "No command was recorded.");
+  return command ? commandLine(command) : h("p", { class: "note" }, "No command was recorded.");
+}
+
+const commandOf = (verb, more) => ["python -m", `atose_ray.${verb}`, REPORT.study.arguments, more].filter(Boolean).join(" ");
+
+function commandLine(command) {
   const text = h("pre", { tabindex: 0 }, command);
   const button = h("button", { type: "button", onclick: () => copy(command, text, button) }, "Copy");
   return h("div", { class: "command" }, text, button);
@@ -133,7 +141,7 @@ function drawSpace(host) {
   );
 }
 
-const values = (one) => (one.kind === "choice" ? one.choices.map(setting).join(", ") : `${number(one.low)} to ${number(one.high)}`);
+const values = (one) => (one.kind === "choice" ? shorten(one.choices.map(setting).join(", "), 600) : `${number(one.low)} to ${number(one.high)}`);
 
 function scaleName(one) {
   if (one.kind === "choice") return `choice of ${one.choices.length}`;
@@ -164,15 +172,15 @@ function drawData(host) {
 
 function skippedFiles(skipped) {
   if (!skipped.length) return null;
-  const rows = skipped.map(([file, reason]) => [path(file), reason]);
+  const rows = skipped.map(([file, reason]) => [path(file), named(reason, 500)]);
   return folded(`Skipped files (${count(skipped.length)}), with the reason`,
     h("div", { class: "tall", tabindex: 0 }, table([{ title: "File" }, { title: "Reason" }], rows, "wide")));
 }
 
 function tagCounts(data) {
-  const splits = Object.keys(data.tag_counts).filter((split) => Object.keys(data.tag_counts[split]).length);
+  const splits = Object.keys(data.tag_counts).filter((split) => data.tag_counts[split].length);
   if (!splits.length) return null;
-  const rows = data.tags.map((tag) => [tag, ...splits.map((split) => count(data.tag_counts[split][tag] || 0))]);
+  const rows = data.tags.map((tag, i) => [named(tag), ...splits.map((split) => count(data.tag_counts[split][i]))]);
   const headings = [{ title: "Tag" }, ...splits.map((split) => ({ title: split, num: true }))];
   return folded("Clips per tag", h("div", { class: "tall", tabindex: 0 }, table(headings, rows)));
 }

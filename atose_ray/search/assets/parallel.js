@@ -6,17 +6,20 @@ function drawParallel(host) {
   if (!TRIALS.length || !REPORT.space.length) return empty(host, "No trial has drawn a parameter yet.");
   const axes = parallelAxes();
   const plot = frame(host, {
-    height: 440, minWidth: axes.length * 100, label: "Parameters and score of every trial", margin: { top: 58, right: 72, bottom: 50, left: 30 }, role: "group",
+    height: 440, minWidth: axes.length * 100, label: "Parameters and score of every trial", margin: { top: 58, right: 72, bottom: 50, left: 30 }, role: "group", layered: true,
   });
-  plot.svg.classList.toggle("many", TRIALS.length > MANY);
   plot.unused = plot.bottom + 30;
   axes.forEach((axis, i) => placeAxis(plot, axis, axes.length > 1 ? plot.left + (i * (plot.right - plot.left)) / (axes.length - 1) : plot.left));
   axes.forEach((axis) => drawAxisLine(plot, axis));
-  const threads = s("g", {});
-  plot.svg.append(threads);
-  const color = scoreColors();
-  [...TRIALS].sort(lowFirst).forEach((trial) => drawThread(plot, threads, axes, trial, color));
   axes.forEach((axis) => drawAxisText(plot, axis));
+  const color = scoreColors();
+  const items = [...TRIALS].sort(lowFirst).map((trial) => ({
+    trial, color: known(trial.value) ? color(trial.value) : null, points: axes.map((axis) => [axis.x, threadY(plot, axis, trial)]),
+  }));
+  layer(plot, items, {
+    draw: drawThread, find: nearestThread(items, axes), faint: TRIALS.length > MANY ? Math.max(0.12, 0.5 * Math.sqrt(MANY / TRIALS.length)) : 0.75,
+    tip: ({ trial }) => [parameterLine(trial)],
+  });
   axes.forEach((axis) => addBrush(plot, axes, axis));
   filterBrushed(plot, axes);
   return undefined;
@@ -61,21 +64,31 @@ function threadY(plot, axis, trial) {
   return Number.isFinite(y) ? y + shift * 2 * axis.spread : plot.unused + shift * 8;
 }
 
-function drawThread(plot, threads, axes, trial, color) {
-  const d = pointsPath(axes.map((axis) => [axis.x, threadY(plot, axis, trial)]));
-  const best = trial.number === BEST ? " best" : "";
-  const none = known(trial.value) ? "" : " empty";
-  const thread = link(s("path", { class: `thread raise${best}${none}`, d, stroke: best ? null : color(trial.value) }), trial.number);
-  const touch = s("path", { class: "touch", d });
-  touch.addEventListener("pointerenter", () => thread.classList.add("hot"));
-  touch.addEventListener("pointerleave", () => { thread.classList.remove("hot"); hideTip(); });
-  touch.addEventListener("pointermove", (event) => showTip(event, trialTip(trial, [parameterLine(trial)])));
-  touch.addEventListener("click", () => select(trial.number));
-  threads.append(thread);
-  plot.svg.append(touch);
+function drawThread(pen, { trial, points, color }, strong, ink) {
+  const best = trial.number === BEST;
+  pen.strokeStyle = best ? ink.ink : color || ink.failed;
+  pen.lineWidth = strong ? 3.4 : best ? 2.8 : TRIALS.length > MANY ? 1 : 1.5;
+  pen.setLineDash(color ? [] : [2, 3]);
+  polyline(pen, points);
 }
 
-const parameterLine = (trial) => Object.entries(trial.params).map(([name, value]) => `${shortName(name)} ${setting(value)}`).join(", ");
+function nearestThread(items, axes) {
+  return (x, y) => {
+    const right = axes.findIndex((axis) => axis.x >= x);
+    if (right < 1 || y < 40) return null;
+    const share = (x - axes[right - 1].x) / (axes[right].x - axes[right - 1].x);
+    let [found, least] = [null, 6];
+    for (const item of items) {
+      if (view.kept !== null && !view.kept.has(item.trial.number)) continue;
+      const [from, to] = [item.points[right - 1][1], item.points[right][1]];
+      const away = Math.abs(from + (to - from) * share - y) / Math.hypot(1, (to - from) / (axes[right].x - axes[right - 1].x));
+      if (away < least) [found, least] = [item, away];
+    }
+    return found;
+  };
+}
+
+const parameterLine = (trial) => Object.entries(trial.params).map(([name, value]) => `${shortName(name)} ${setting(value)}`).join(", ").slice(0, 600);
 
 // A scale of lightness, low to high: readable without colour vision, and the high end stands out on both papers.
 const RAMPS = { light: ["#d8c9a0", "#7fa79b", "#2b7499", "#08306b"], dark: ["#5d5136", "#4d7f78", "#5fb3d4", "#e4f5ff"] };
@@ -132,12 +145,10 @@ function addBrush(plot, axes, axis) {
   const shown = s("rect", { class: "brush", x: axis.x - 7, width: 14, rx: 2, visibility: "hidden" });
   const grip = s("rect", { class: "grip", x: axis.x - 10, width: 20, y: plot.top - 8, height: plot.unused - plot.top + 18 });
   let from = null;
-  const place = (event) => {
-    const box = plot.svg.getBoundingClientRect();
-    return ((event.clientY - box.top) * plot.height) / box.height;
-  };
+  const place = (event) => placeIn(plot, event)[1];
   grip.addEventListener("pointerdown", (event) => { from = place(event); grip.setPointerCapture(event.pointerId); });
   grip.addEventListener("pointermove", (event) => { if (from !== null) paintBrush(shown, [from, place(event)]); });
+  grip.addEventListener("click", (event) => event.stopPropagation()); // a brush is no click on a thread
   grip.addEventListener("pointerup", (event) => {
     const range = [from, place(event)].sort((a, b) => a - b);
     from = null;

@@ -8,10 +8,15 @@ function textWidth(text, pixels) {
 }
 
 function fitText(text, width, pixels) {
-  if (textWidth(text, pixels) <= width) return text;
-  let keep = text.length;
-  while (keep > 1 && textWidth(text.slice(0, keep) + "\u2026", pixels) > width) keep -= 1;
-  return text.slice(0, keep) + "\u2026";
+  const start = text.slice(0, 400);
+  if (start === text && textWidth(text, pixels) <= width) return text;
+  let [fits, not] = [1, start.length];
+  while (not - fits > 1) {
+    const middle = (fits + not) >> 1;
+    if (textWidth(start.slice(0, middle) + "\u2026", pixels) <= width) fits = middle;
+    else not = middle;
+  }
+  return start.slice(0, fits) + "\u2026";
 }
 
 function frame(host, options) {
@@ -20,8 +25,9 @@ function frame(host, options) {
   const svg = s("svg", {
     width, height: options.height, viewBox: `0 0 ${width} ${options.height}`, role: options.role || "img", "aria-label": options.label,
   });
-  host.replaceChildren(svg);
-  return { host, svg, width, height: options.height, left, top, right: width - right, bottom: options.height - bottom };
+  const back = options.layered ? s("svg", { class: "back", width, height: options.height, viewBox: `0 0 ${width} ${options.height}`, "aria-hidden": "true" }) : svg;
+  host.replaceChildren(...(options.layered ? [back, svg] : [svg]));
+  return { host, svg, back, width, height: options.height, left, top, right: width - right, bottom: options.height - bottom };
 }
 
 const empty = (host, text) => host.replaceChildren(h("p", { class: "note" }, text));
@@ -74,12 +80,10 @@ const scoreExtent = (values) => {
 };
 
 function yAxis(plot, y, title) {
-  const ticks = y.ticks(Math.max(3, Math.round((plot.bottom - plot.top) / 42)));
+  const ticks = y.ticks(Math.max(4, Math.round((plot.bottom - plot.top) / 42)));
   for (const tick of ticks) {
-    plot.svg.append(
-      s("line", { class: "grid", x1: plot.left, x2: plot.right, y1: y(tick), y2: y(tick) }),
-      s("text", { x: plot.left - 8, y: y(tick) + 4, "text-anchor": "end" }, number(tick)),
-    );
+    plot.back.append(s("line", { class: "grid", x1: plot.left, x2: plot.right, y1: y(tick), y2: y(tick) }));
+    plot.svg.append(s("text", { x: plot.left - 8, y: y(tick) + 4, "text-anchor": "end" }, number(tick)));
   }
   plot.svg.append(s("text", { class: "ink", x: 0, y: 11 }, title));
 }

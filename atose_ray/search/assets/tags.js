@@ -5,26 +5,31 @@ const LONG = 60; // from here on a list of tags scrolls
 function drawPerTag(host) {
   const all = REPORT.best ? REPORT.best.metrics.per_tag || [] : [];
   if (!all.length) return empty(host, REPORT.best ? "No score per tag was recorded." : "No model was chosen, so test was not scored.");
+  return tagBars(host, all, "test");
+}
+
+function tagBars(host, all, split) {
   const scored = all.filter((one) => known(one.average_precision)).sort((a, b) => b.average_precision - a.average_precision);
   const left = all.filter((one) => !known(one.average_precision)).map((one) => one.tag);
   const chart = h("div", scored.length > LONG ? { class: "tall", tabindex: 0 } : {});
   host.replaceChildren(chart);
-  if (scored.length) bars(chart, scored.map(tagRow), { label: "Average precision of each tag on test", max: 1, axis: number });
-  const names = left.length ? `: ${left.join(", ")}.` : ".";
+  const words = split === "test" ? "test" : "validation";
+  if (scored.length) bars(chart, scored.map((one) => tagRow(one, words)), { label: `Average precision of each tag on ${words}`, max: 1, axis: number });
+  const names = left.length ? `: ${left.slice(0, 60).map((name) => shorten(name, 60)).join(", ")}${left.length > 60 ? " \u2026" : ""}.` : ".";
   host.append(h("p", { class: "note" }, left.length
-    ? `Not scored, because no test clip carries them (${plural(left.length, "tag")} of ${all.length})${names}`
-    : `All ${plural(all.length, "tag")} have a positive test clip and are scored.`));
+    ? `Not scored, because no ${words} clip carries them (${plural(left.length, "tag")} of ${all.length})${names}`
+    : `All ${plural(all.length, "tag")} have a positive ${words} clip and are scored.`));
   return undefined;
 }
 
-function tagRow(one) {
+function tagRow(one, words) {
   const prevalence = one.clips ? one.positives / one.clips : null;
   return {
     name: one.tag, value: one.average_precision, tick: prevalence, text: one.average_precision.toFixed(3),
     weak: known(prevalence) && one.average_precision <= prevalence, note: `${count(one.positives)} of ${count(one.clips)}`,
-    tip: [h("b", {}, one.tag), ...[
+    tip: [h("b", {}, named(one.tag)), ...[
       `average precision ${score(one.average_precision)}`, `ROC-AUC ${score(one.roc_auc)}`,
-      `${count(one.positives)} of ${count(one.clips)} test clips (${percent(prevalence)})`,
+      `${count(one.positives)} of ${count(one.clips)} ${words} clips (${percent(prevalence)})`,
     ].map((line) => h("div", {}, line))],
   };
 }
@@ -63,7 +68,7 @@ function collapseWarning() {
 function agreement() {
   const maps = REPORT.tag_maps;
   if (maps.cosine && known(maps.agreement)) {
-    return h("p", {}, `Embeddings of trial ${maps.trial}. Agreement of the two maps: Pearson correlation `, h("strong", {}, maps.agreement.toFixed(2)),
+    return h("p", {}, `Embeddings of trial ${shorten(maps.trial, 120)}. Agreement of the two maps: Pearson correlation `, h("strong", {}, maps.agreement.toFixed(2)),
       ` over the ${count((maps.order.length * (maps.order.length - 1)) / 2)} pairs of tags.`);
   }
   if (maps.cosine) return h("p", { class: "note" }, "The agreement of the two maps is undefined: one of them is constant, or there are fewer than three pairs.");
@@ -161,7 +166,7 @@ function pointAt(map, row, column, place) {
   const { order, correlation, cosine } = REPORT.tag_maps;
   const lines = [`correlation in the data ${number(correlation[order[row]][order[column]])}`];
   if (cosine) lines.push(`cosine of the embeddings ${number(cosine[order[row]][order[column]])}`);
-  showTip(place, [h("b", {}, `${map.names[row]} and ${map.names[column]}`), ...lines.map((line) => h("div", {}, line))]);
+  showTip(place, [h("b", {}, named(map.names[row]), " and ", named(map.names[column])), ...lines.map((line) => h("div", {}, line))]);
 }
 
 function leaveMap(map) {
@@ -177,7 +182,7 @@ function strongestPairs() {
   const top = pairs.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])).slice(0, 12);
   const headings = [{ title: "Tags" }, { title: "Correlation in the data", num: true }];
   if (cosine) headings.push({ title: "Cosine of the embeddings", num: true });
-  const named = (i) => REPORT.data.tags[i] || String(i);
-  const rows = top.map(([i, j, value]) => [`${named(i)} and ${named(j)}`, value.toFixed(2), ...(cosine ? [known(cosine[i][j]) ? cosine[i][j].toFixed(2) : "\u2013"] : [])]);
+  const tagName = (i) => named(REPORT.data.tags[i] || String(i));
+  const rows = top.map(([i, j, value]) => [h("span", {}, tagName(i), " and ", tagName(j)), value.toFixed(2), ...(cosine ? [known(cosine[i][j]) ? cosine[i][j].toFixed(2) : "\u2013"] : [])]);
   return folded("The strongest pairs as a table", table(headings, rows));
 }

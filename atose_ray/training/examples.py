@@ -1,0 +1,278 @@
+"""What a model gets wrong: per-tag scores, confusions, and its worst mistakes with a few seconds of sound.
+
+Always of the validation split, never of test: whoever reads a list of mistakes goes on to mend something, and a test
+split that was looked at clip by clip is no test of the next model.
+
+A mistake needs a decision. Of exclusive tags it is the highest score. Where a clip carries any number of tags, a tag is
+given to as many clips as carry it, those it scores highest (the break-even point of precision and recall), so that a
+rare tag with low scores is judged by its own measure.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+
+from atose_ray.audio.resample import Resampler
+from atose_ray.config import RunConfig
+from atose_ray.data.shards import Manifest, data_store, from_file, load_manifest, read_index, read_row_group
+from atose_ray.metrics import PROTOCOL, per_tag_table
+from atose_ray.store import Store
+from atose_ray.training.checkpoint import BEST_WEIGHTS, Model, load_model, load_weights
+from atose_ray.training.evaluate import ClipScores, score_clips
+from atose_ray.training.precision import prepare_to_score
+from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.run import make_batches, pick_device
+from atose_ray.types import DataSpec
+
+Array = npt.NDArray[Any]
+EXAMPLES = "examples.json"
+WORST, WORST_OF_TAG, WORST_OF_CLIP = 20, 3, 2
+EXCERPT_S, EXCERPT_HZ = 4.0, 8000  # 40 of them are 3.4 MB as base64
+MAP_TAGS = 100  # tags of a confusion map: those with the most mistakes
+LEAST = 1e-7  # a score closer to 0 or 1 counts as this far from it
+TOP = 3  # of a clip's tags, its highest scored
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A tag that a clip got and does not carry, or carries and did not get. clip, tag: indices into scores_NC.
+
+    rank: of exclusive tags, the tag's place among the clip's scores; else the clip's place among the tag's. From 1.
+    severity: the higher the worse, comparable within one list.
+    """
+
+    clip: int
+    tag: int
+    score: float
+    rank: int
+    severity: float
+
+
+def write_examples(best: Store, store: Store, device: torch.device | None = None) -> None:
+    """Score the validation split with the model folder `best` and write its examples.json, unless that is done.
+
+    store: where the model's data set is. device: None is that of the run's config. Raises ValueError when the folder is
+    no model or the data is other data, StoreError when there is none.
+    """
+    metrics, config = best.read_json("metrics.json"), best.read_json("config.json")
+    identity = identity_of(RunConfig.model_validate(config), metrics["stage"], metrics["epoch"])
+    if not _is_done(best, EXAMPLES, identity):
+        found = examples_of(load_model(best), store, device)
+        best.write_json(EXAMPLES, {"number": metrics.get("number", 0), "identity": identity, **found})
+
+
+def write_trial_examples(run: Store, into: Store, name: str, store: Store, device: torch.device | None = None) -> None:
+    """The same for a run folder, with the weights of its best epoch, into the file `name` of the folder `into`.
+
+    Raises ValueError when the run has no finished epoch.
+    """
+    folder = RunFolder(run)
+    epochs = folder.epochs()
+    if not epochs or not run.exists(BEST_WEIGHTS):
+        raise ValueError(f"the run in {run.uri} has no finished epoch, so it has no model that could be scored")
+    config = RunConfig.model_validate(run.read_json("config.json"))
+    chosen: EpochRecord = max(epochs, key=lambda record: (record.valid[config.metric], -record.epoch))
+    identity = identity_of(config, chosen.stage, chosen.epoch)
+    if _is_done(into, name, identity):
+        return
+    spec = DataSpec.model_validate(run.read_json("data_spec.json"))
+    method = config.build(spec)
+    load_weights(run, BEST_WEIGHTS, method)
+    found = examples_of(Model(method.eval(), config, spec, chosen.stage, {}), store, device)
+    into.write_json(name, {"number": folder.about().get("number", 0), "identity": identity, **found})
+
+
+def identity_of(run: RunConfig, stage: str, epoch: int) -> dict[str, Any]:
+    """Which weights were scored, and by which rules."""
+    return {"signature": run.signature(), "stage": stage, "epoch": epoch, "version": 1}
+
+
+def _is_done(folder: Store, name: str, identity: dict[str, Any]) -> bool:
+    return folder.exists(name) and folder.read_json(name).get("identity") == identity
+
+
+def examples_of(model: Model, store: Store, device: torch.device | None = None) -> dict[str, Any]:
+    """Score the validation split: per tag, confusions, worst mistakes with excerpts; JSON types only."""
+    manifest = load_manifest(store, model.run.data.dataset).without_test()
+    if manifest.content_hash != model.run.data.content_hash:
+        raise ValueError(
+            f"the shards of {model.run.data.dataset!r} in {store.uri} are not those that the model was trained on; "
+            "give the store it was trained from, or prepare the data set as it was"
+        )
+    device = device or pick_device(model.run)
+    prepare_to_score(model.method.to(device), model.run.execution, device)
+    batches = make_batches(model.run, manifest, store.uri).evaluate("valid")
+    scores = score_clips(model.method, batches, model.stage, device)
+    exclusive, tags = model.spec.exclusive, model.spec.tags
+    false_positives, false_negatives = worst_mistakes(scores, exclusive)
+    shown = sorted({one.clip for one in false_positives + false_negatives})
+    clips = _clips(data_store(store, model.run.data.dataset), manifest, scores, shown)
+    return {
+        "split": "valid",
+        "protocol": PROTOCOL,
+        "exclusive": exclusive,
+        "clip_count": len(scores.clip_id_N),
+        "tags": list(tags),
+        "metrics": scores.metrics(exclusive),
+        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, tags),
+        "confusion": confusion(scores, exclusive),
+        "false_positives": [_line(one, scores) for one in false_positives],
+        "false_negatives": [_line(one, scores) for one in false_negatives],
+        "clips": clips,
+    }
+
+
+def decision(scores_NC: Array, tags_NC: Array, exclusive: bool) -> tuple[Array, Array]:
+    """[N, C], [N, C] -> which tags are given, bool [N, C], and the score each tag needs, [C] (exclusive: zeros).
+
+    A tag that no clip carries is given to none; of equal scores at the break-even point all are given.
+    """
+    given_NC = np.zeros(scores_NC.shape, bool)
+    if exclusive:
+        given_NC[np.arange(len(scores_NC)), scores_NC.argmax(axis=1)] = True
+        return given_NC, np.zeros(scores_NC.shape[1])
+    positives_C = tags_NC.sum(axis=0).astype(int)
+    sorted_NC = -np.sort(-scores_NC, axis=0)
+    needed_C = sorted_NC[np.maximum(positives_C, 1) - 1, np.arange(len(positives_C))]
+    return (scores_NC >= needed_C) & (positives_C > 0), needed_C
+
+
+def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], list[Mistake]]:
+    """The worst false positives and false negatives, worst first: WORST of each at most, WORST_OF_TAG of a tag.
+
+    A clip stands in the two lists together at most WORST_OF_CLIP times; of exclusive tags once, as each wrong clip is
+    a false positive of one tag and a false negative of another.
+    """
+    scores_NC, tags_NC = scores.scores_NC, scores.tags_NC > 0
+    given_NC, needed_C = decision(scores_NC, tags_NC, exclusive)
+    rank_NC = _ranks(scores_NC, axis=1 if exclusive else 0)
+    if exclusive:
+        above_NC = scores_NC - (scores_NC * tags_NC).sum(axis=1, keepdims=True)  # over the clip's own tag
+        below_NC = rank_NC - scores_NC  # its own tag far down the clip's list, then with a low score
+    else:
+        above_NC = _logit(scores_NC) - _logit(needed_C)
+        below_NC = -above_NC
+    used: Counter[int] = Counter()
+    lists = []
+    for wrong_NC, severity_NC in ((given_NC & ~tags_NC, above_NC), (~given_NC & tags_NC, below_NC)):
+        places = [(int(clip), int(tag)) for clip, tag in zip(*np.nonzero(wrong_NC), strict=True)]
+        mistakes = [
+            Mistake(clip, tag, float(scores_NC[clip, tag]), int(rank_NC[clip, tag]), float(severity_NC[clip, tag]))
+            for clip, tag in places
+        ]
+        lists.append(_chosen(mistakes, used, 1 if exclusive else WORST_OF_CLIP))
+    return lists[0], lists[1]
+
+
+def _chosen(mistakes: Iterable[Mistake], used: Counter[int], of_clip: int) -> list[Mistake]:
+    """The worst, so that no tag and no clip fills the list. used: how often each clip stands in a list already."""
+    of_tag: Counter[int] = Counter()
+    chosen: list[Mistake] = []
+    for one in sorted(mistakes, key=lambda one: (-one.severity, one.clip, one.tag)):
+        if len(chosen) < WORST and of_tag[one.tag] < WORST_OF_TAG and used[one.clip] < of_clip:
+            chosen.append(one)
+            of_tag[one.tag] += 1
+            used[one.clip] += 1
+    return chosen
+
+
+def _ranks(scores_NC: Array, axis: int) -> Array:
+    """The place of each score from the highest, from 1, int [N, C]."""
+    return np.argsort(np.argsort(-scores_NC, axis=axis, kind="stable"), axis=axis, kind="stable") + 1
+
+
+def _logit(score: Array) -> Array:
+    inside = np.clip(score, LEAST, 1 - LEAST)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def confusion(scores: ClipScores, exclusive: bool) -> dict[str, Any]:
+    """Which tags are taken for which: {"tags": indices, "carry": clips with each, "counts": rows of whole numbers}.
+
+    counts[a][b], a = b: clips with tag a that were given it. Else, of exclusive tags, clips with tag a that were given
+    b; where clips carry several, clips with tag a and without b that were given b. Of many tags only the MAP_TAGS with
+    the most mistakes, in the order of the data.
+    """
+    tags_NC = (scores.tags_NC > 0).astype(np.int64)
+    given_NC = decision(scores.scores_NC, tags_NC, exclusive)[0].astype(np.int64)
+    counts_CC = tags_NC.T @ (given_NC * (1 - tags_NC))
+    mistakes_C = counts_CC.sum(axis=0) + counts_CC.sum(axis=1)
+    np.fill_diagonal(counts_CC, (tags_NC * given_NC).sum(axis=0))
+    kept = np.sort(np.argsort(-mistakes_C, kind="stable")[:MAP_TAGS])
+    return {
+        "tags": kept.tolist(),
+        "carry": tags_NC.sum(axis=0)[kept].tolist(),
+        "counts": counts_CC[np.ix_(kept, kept)].tolist(),
+    }
+
+
+def _line(one: Mistake, scores: ClipScores) -> dict[str, Any]:
+    row_C = scores.scores_NC[one.clip]
+    top = [[int(tag), round(float(row_C[tag]), 4)] for tag in np.argsort(-row_C, kind="stable")[:TOP]]
+    clip_id = int(scores.clip_id_N[one.clip])
+    return {"clip": str(clip_id), "tag": one.tag, "score": one.score, "rank": one.rank, "top": top}
+
+
+def _clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
+    """clip id -> name, tags, seconds and excerpt of the clips that are shown. Reads the row groups they lie in."""
+    spec = manifest.data_spec
+    row_of = {int(scores.clip_id_N[row]): row for row in shown}
+    names = _names(folder, manifest)
+    clips: dict[str, Any] = {}
+    for place in manifest.row_groups("valid"):
+        if row_of.keys().isdisjoint(read_index(folder, place, len(spec.tags)).clip_id_N.tolist()):
+            continue
+        group = read_row_group(folder, place, len(spec.tags))
+        for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.pcm_N, group.scale_N.tolist(), strict=True):
+            if clip_id in row_of:
+                first, wav = excerpt(pcm_T, scale, spec.sample_rate_hz)
+                clips[str(clip_id)] = {
+                    "name": names[clip_id],
+                    "tags": np.flatnonzero(scores.tags_NC[row_of[clip_id]]).tolist(),
+                    "seconds": round(len(pcm_T) / spec.sample_rate_hz, 2),
+                    "from_s": round(first / spec.sample_rate_hz, 2),
+                    "wav": base64.b64encode(wav).decode(),
+                }
+    return clips
+
+
+def _names(folder: Store, manifest: Manifest) -> dict[int, str]:
+    """clip id -> name of the validation split's clips; reads no audio."""
+    names: dict[int, str] = {}
+    for shard in manifest.shards:
+        if shard.split == "valid":
+            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["clip_id", "name"]))
+            names |= dict(zip(table["clip_id"].to_pylist(), table["name"].to_pylist(), strict=True))
+    return names
+
+
+def excerpt(pcm_T: npt.NDArray[np.int16], scale: float, rate_hz: int) -> tuple[int, bytes]:
+    """Stored samples -> the first sample of their loudest EXCERPT_S seconds, and these as a mono WAV of int16 at
+    EXCERPT_HZ (or at the clip's own rate, where that is lower), at the level that training hears."""
+    size = round(EXCERPT_S * rate_hz)
+    energy_T = np.cumsum(np.square(pcm_T, dtype=np.float64))
+    starts = max(0, len(pcm_T) - size)
+    within_T = energy_T[size - 1 :] - np.concatenate([[0.0], energy_T[:starts]]) if starts else np.zeros(1)
+    first = int(within_T.argmax())
+    part_T = pcm_T[first : first + size].astype(np.float32) * np.float32(scale)
+    out_hz = min(rate_hz, EXCERPT_HZ)
+    resampler = Resampler(rate_hz, out_hz)
+    out_T = np.concatenate([resampler.push(part_T), resampler.finish()]) if len(part_T) else part_T
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(out_hz)
+        file.writeframes(np.rint(out_T * 32767).clip(-32767, 32767).astype("<i2").tobytes())
+    return first, content.getvalue()
