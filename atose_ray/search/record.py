@@ -208,7 +208,7 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
         tag_correlation_CC=data["tag_correlation_CC"],
         trials=load_trials(folder, ended),
         best=best,
-        rerun_command=rerun_command(store, folder) if best else None,
+        rerun_command=rerun_command(store, name, best.number) if best else None,
         versions=study["versions"],
         skipped=tuple((name, reason) for name, reason in data["skipped"]),
         tag_embeddings=TagEmbeddings(**folder.read_json(EMBEDDINGS)) if folder.exists(EMBEDDINGS) else None,
@@ -227,7 +227,6 @@ def load_examples(folder: Store) -> dict[int, dict[str, Any]]:
     return {one["number"]: one for one in found}
 
 
-def rerun_command(store: Store, folder: Store) -> str:
-    """The command that trains the chosen configuration again."""
-    config = folder.child("best", "config.json").uri
-    return f"python -m atose_ray.train {shlex.quote(config)} --store {shlex.quote(store.uri)}"
+def rerun_command(store: Store, name: str, number: int) -> str:
+    """The command that trains the chosen trial again and compares what comes out with the record."""
+    return f"python -m atose_ray.rerun {shlex.quote(name)} {number} --store {shlex.quote(store.uri)}"
