@@ -67,3 +67,15 @@ def test_autoscaling_cluster_is_planned_on_its_maxima(tmp_path: Path) -> None:
     path.write_text("available_node_types: {head: {}}")
     with pytest.raises(PlanError, match="states no CPU"):
         yaml_resources(str(path))
+
+
+@pytest.mark.parametrize("name", ["kuberay/raycluster.yaml", "kuberay/rayjob.yaml", "gpu.yaml"])
+def test_the_maxima_of_every_shipped_cluster_file_are_read(name: str) -> None:
+    found = yaml_resources(str(Path(__file__).resolve().parents[1] / "cluster" / name))
+    assert (found.node_gpus, found.gpus, found.node_cpus) == (1, 4, 8)
+
+
+def test_a_manifest_without_cpus_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.yaml").write_text("apiVersion: ray.io/v1\nkind: RayCluster\nspec: {headGroupSpec: {}}\n")
+    with pytest.raises(PlanError, match="states no CPU"):
+        yaml_resources(str(tmp_path / "none.yaml"))

@@ -118,9 +118,8 @@ def cluster_resources() -> Resources:
 
 
 def yaml_resources(path: str) -> Resources:
-    """The most that a `ray up` file lets its autoscaler start. Node types must state their `resources`.
-
-    Raises PlanError when none does.
+    """The most that a `ray up` file, or a KubeRay manifest, lets its autoscaler start. Node types must state their
+    `resources`. Raises PlanError when none does.
     """
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -128,16 +127,51 @@ def yaml_resources(path: str) -> Resources:
         raise PlanError(f"the cluster file {path} cannot be read: {error}") from error
     if not isinstance(tree, Mapping):
         raise PlanError(f"{path} is not a `ray up` file: it has no available_node_types")
+    if str(tree.get("apiVersion", "")).startswith("ray.io/"):
+        nodes = _kuberay_nodes(tree)
+    else:
+        nodes = _ray_up_nodes(tree)
+    if not any(cpus * count for cpus, _, count in nodes):
+        raise PlanError(
+            f"{path} states no CPU (available_node_types.*.resources, or a container's resources.limits), so nothing can "
+            "be planned from it"
+        )
+    return _resources(nodes)
+
+
+def _ray_up_nodes(tree: Mapping[str, Any]) -> list[tuple[float, float, int]]:
+    """CPUs, GPUs and the largest number of each node type."""
     nodes = []
     for name, kind in tree.get("available_node_types", {}).items():
         stated = kind.get("resources") or {}
         count = 1 if name == tree.get("head_node_type") else kind.get("max_workers", 0)
         nodes.append((stated.get("CPU", 0), stated.get("GPU", 0), min(count, tree.get("max_workers", count) or count)))
-    if not any(cpus * count for cpus, _, count in nodes):
-        raise PlanError(
-            f"{path} states no CPU under available_node_types.*.resources, so nothing can be planned from it"
-        )
-    return _resources(nodes)
+    return nodes
+
+
+def _kuberay_nodes(tree: Mapping[str, Any]) -> list[tuple[float, float, int]]:
+    """The same of a RayCluster, or of the cluster of a RayJob. What rayStartParams say counts more than the limits."""
+    spec = tree.get("spec") or {}
+    spec = spec.get("rayClusterSpec", spec)
+    groups = [(spec.get("headGroupSpec") or {}, 1)]
+    groups += [
+        (group, int(group.get("maxReplicas", group.get("replicas", 0)))) for group in spec.get("workerGroupSpecs", [])
+    ]
+    nodes = []
+    for group, count in groups:
+        container = (group.get("template", {}).get("spec", {}).get("containers") or [{}])[0]
+        limits = container.get("resources", {}).get("limits") or {}
+        started = group.get("rayStartParams") or {}
+        cpus = started.get("num-cpus", limits.get("cpu", 0))
+        gpus = started.get("num-gpus", limits.get("nvidia.com/gpu", 0))
+        nodes.append((_quantity(cpus), _quantity(gpus), count))
+    return nodes
+
+
+def _quantity(value: str | float) -> float:
+    """A Kubernetes quantity of CPUs or devices: 4, "4", "500m"."""
+    text = str(value)
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
 def _resources(nodes: list[tuple[float, float, int]]) -> Resources:
