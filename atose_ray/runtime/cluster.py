@@ -127,14 +127,12 @@ def yaml_resources(path: str) -> Resources:
         raise PlanError(f"the cluster file {path} cannot be read: {error}") from error
     if not isinstance(tree, Mapping):
         raise PlanError(f"{path} is not a `ray up` file: it has no available_node_types")
-    if str(tree.get("apiVersion", "")).startswith("ray.io/"):
-        nodes = _kuberay_nodes(tree)
-    else:
-        nodes = _ray_up_nodes(tree)
+    on_kubernetes = str(tree.get("apiVersion", "")).startswith("ray.io/")
+    nodes = _kuberay_nodes(tree) if on_kubernetes else _ray_up_nodes(tree)
     if not any(cpus * count for cpus, _, count in nodes):
         raise PlanError(
-            f"{path} states no CPU (available_node_types.*.resources, or a container's resources.limits), so nothing can "
-            "be planned from it"
+            f"{path} states no CPU (available_node_types.*.resources, or a container's resources.limits), so nothing "
+            "can be planned from it"
         )
     return _resources(nodes)
 
