@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -94,7 +95,7 @@ class RunConfig(Config):
         if self.execution.ingest == "ray_data" and self.data.residency in ("host", "device"):
             raise ValueError(
                 f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
-                "streams them; set execution.ingest=local, or data.residency=auto to stream"
+                "streams them; set execution.ingest=local, or data.residency=stream"
             )
         return self
 
@@ -140,12 +141,14 @@ class RunConfig(Config):
 
 
 class PrunerConfig(Config):
-    """Asynchronous successive halving (Li et al. 2020) on the run's epoch count.
+    """When a trial is given up, by its best value so far at the same epoch count, whatever its stages.
 
-    At epochs grace_epochs * reduction_factor^k a trial goes on only if it is in the best 1/reduction_factor so far.
+    asha: asynchronous successive halving (Li et al. 2020): at epochs grace_epochs * reduction_factor^k a trial goes on
+    only if it is in the best 1/reduction_factor so far. median: after grace_epochs, a trial goes on while not below
+    the median of the others' running means at that epoch (Golovin et al. 2017). none: every trial is finished.
     """
 
-    kind: Literal["asha", "none"] = "asha"
+    kind: Literal["asha", "median", "none"] = "asha"
     grace_epochs: int = Field(default=1, ge=1)
     reduction_factor: float = Field(default=2, gt=1)
 
@@ -153,31 +156,83 @@ class PrunerConfig(Config):
 class SearchConfig(Config):
     """How a space is searched.
 
-    metric: validation metric to maximise.
+    metric: validation metric to maximise. costs: what to minimise beside it (runtime/costs.py); the result is then a
+    Pareto front, and nothing is pruned. In a file, `objective: [pr_auc_macro, params]` says both.
     trials: how many configurations. concurrency: trials at a time; None is as many as the cluster holds.
     workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP) workers.
-    gpus_per_worker: None is one where the cluster has GPUs, else none.
-    startup_trials: random trials before the sampler (Optuna's TPE) learns.
-    max_failures: restarts of a trial whose process died.
+    gpus_per_worker: None is one where the cluster has GPUs, else none; a fraction lets trials share a GPU.
+    sampler: Optuna's. grid takes every combination of a space of choices and stepped ranges.
+    startup_trials: random trials before tpe and cmaes learn, or the population of nsga2.
+    points: configurations to try first, parameter name -> value; what a point leaves open is sampled.
+    warm_start: studies of the same store whose trials the sampler learns from.
+    budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
+    storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
+    max_failures: restarts of a trial whose process or node was lost.
     """
 
     metric: str = "pr_auc_macro"
+    costs: tuple[Literal["params", "latency_ms", "train_seconds", "gpu_seconds"], ...] = ()
     trials: int = Field(default=50, ge=1)
     concurrency: int | None = Field(default=None, ge=1)
     workers_per_trial: int = Field(default=0, ge=0, le=1024)
     cpus_per_worker: float = Field(default=1, gt=0)
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = "tpe"
     startup_trials: int = Field(default=10, ge=1)
+    points: tuple[dict[str, Any], ...] = ()
+    warm_start: tuple[str, ...] = ()
     pruner: PrunerConfig = PrunerConfig()
+    budget: str | None = None
+    storage: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failures: int = Field(default=1, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective_is_metric_and_costs(cls, tree: Any) -> Any:
+        if not isinstance(tree, Mapping) or "objective" not in tree:
+            return tree
+        objective = tree["objective"]
+        if {"metric", "costs"} & set(tree) or not isinstance(objective, (list, tuple)) or not objective:
+            raise ValueError(
+                "objective is a list, the metric first and then what to minimise, instead of metric and costs, but got "
+                f"{objective!r}"
+            )
+        rest = {key: value for key, value in tree.items() if key != "objective"}
+        return {**rest, "metric": objective[0], "costs": list(objective[1:])}
 
     @model_validator(mode="after")
     def _metric_exists(self) -> SearchConfig:
         if self.metric not in OBJECTIVES:
             raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {self.metric!r}")
+        if len(set(self.costs)) != len(self.costs):
+            raise ValueError(f"costs names one twice: {', '.join(self.costs)}")
+        if self.sampler == "cmaes" and self.costs:
+            raise ValueError("sampler cmaes has one objective; with costs use tpe, nsga2, random or grid")
+        if self.warm_start and self.sampler != "tpe":
+            raise ValueError(f"warm_start needs sampler tpe, which learns from other trials, but got {self.sampler}")
         return self
+
+    @model_validator(mode="after")
+    def _storage_is_a_database(self) -> SearchConfig:
+        if self.storage is not None and not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", self.storage):
+            raise ValueError(
+                "storage is sqlite:///FILE or postgresql://USER@HOST/DATABASE, or nothing for a journal in the study's "
+                f"folder, but got {_public_url(self.storage)!r}"
+            )
+        return self
+
+    def without_password(self) -> SearchConfig:
+        """These settings as they may be shown and written: `storage` without its password."""
+        return self.model_copy(update={"storage": self.storage and _public_url(self.storage)})
+
+
+def _public_url(url: str) -> str:
+    """A database's URL without its password, wherever it stands and whatever is in it."""
+    address, mark, query = url.partition("?")
+    address = re.sub(r"^(postgres\w*(?:\+\w+)?://[^:/]*):.*@", r"\1@", address)
+    kept = [part for part in query.split("&") if part and "password" not in part.partition("=")[0].lower()]
+    return address + mark * bool(kept) + "&".join(kept)
 
 
 class StudyConfig(Config):

@@ -263,14 +263,20 @@ class Store:
             before = self.read(name) if self.exists(name) else b""
             self.write(name, before + line.encode() + b"\n")
             return
-        path = self.local_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as stream:
-            stream.seek(max(0, stream.tell() - 1))
-            torn = stream.read(1) not in (b"", b"\n")  # a crash cut the last line short
-            stream.write(b"\n" * torn + line.encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            path = self.local_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab+") as stream:
+                stream.seek(max(0, stream.tell() - 1))
+                torn = stream.read(1) not in (b"", b"\n")  # a crash cut the last line short
+                stream.write(b"\n" * torn + line.encode() + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {name!r} in the store {self.uri}: {error}. Free some space, or choose another place "
+                "with --store or ATOSE_STORE"
+            ) from error
 
     def read_json(self, name: str) -> Any:
         """The value in a JSON file."""

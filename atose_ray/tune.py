@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
+from pathlib import Path
+
+import yaml
 
 from atose_ray import cli
-from atose_ray.config import ConfigError
+from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.search.record import StudyRecord, study_store
-from atose_ray.search.space import check_on_data, compose, find_study, load_study
+from atose_ray.search.budget import Prices, parse_budget, prices_of
+from atose_ray.search.record import StudyRecord, load_trials, study_store
+from atose_ray.search.space import check_on_data, compose, find_study, load_study, on_a_grid
 from atose_ray.store import Store
 
 
@@ -24,7 +29,21 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", help="name of a shipped study or path of a YAML file")
     parser.add_argument("--name", help="name of the study folder (default: the study's name)")
-    parser.add_argument("--trials", type=int, help="how many configurations in all (default: the file's)")
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument("--trials", type=cli.at_least_one, help="how many configurations in all (default: the file's)")
+    count.add_argument(
+        "--extend", type=cli.at_least_one, metavar="N", help="N more configurations than the study has tried so far"
+    )
+    parser.add_argument("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
+    parser.add_argument("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, same configuration")
+    parser.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        metavar="STUDY",
+        help="let the sampler learn from an earlier study in this store; repeatable",
+    )
     parser.add_argument(
         "--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)"
     )
@@ -42,23 +61,24 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Check everything, plan, search, report."""
     options = arguments().parse_args(argv)
-    if options.trials is not None and options.trials < 1:
-        raise ConfigError(f"--trials is 1 or more, but got {options.trials}")
-    trials = () if options.trials is None else (f"search.trials={options.trials}",)
-    study = load_study(options.study, (*options.overrides, *trials))
     name = options.name or find_study(options.study).stem
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
     store = cli.open_store(options)
+    study = wanted(options, study_store(store, name))
+    budget = study.search.budget and parse_budget(study.search.budget, prices(options.cluster))
     base = compose(study, {})
     manifest = load_manifest(store, base.data.dataset)
     check_on_data(study, manifest)
     study_store(store, name).check_writable()
 
     from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan, yaml_resources
+    from atose_ray.runtime.plan_table import table
+    from atose_ray.runtime.samplers import check_warm_start
     from atose_ray.runtime.shared import plan_clips
     from atose_ray.runtime.tune import run_study
 
+    check_warm_start(study, store)
     object_store_bytes = options.object_store and options.object_store << 30
     with cluster(options.cpus, options.address, object_store_bytes):
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
@@ -66,11 +86,54 @@ def main(argv: list[str] | None = None) -> None:
         plan = make_plan(study.search, clips.streams, available)
         print(
             f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}\n"
-            f"{clips.line(plan)}",
+            f"{table(plan)}\n{clips.line(plan)}",
             flush=True,
         )
-        record = run_study(study, name, store, plan, clips)
+        record = run_study(study, name, store, plan, clips, budget or None, options.retry_failed)
     print(closing(record, study_store(store, name)))
+
+
+def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:
+    """The study that the command line asks for. Raises ConfigError where it does not fit what stands in `folder`."""
+    given = {"trials": options.trials, "budget": options.budget}
+    if any(re.match(r"\s*search\.storage=\w+(\+\w+)?://[^/@]*:", one) for one in options.overrides):
+        raise ConfigError(
+            "a password on the command line is shown by the process list and by Ray's dashboard; leave it out of the "
+            "URL and set PGPASSWORD, or write the URL into the study's file"
+        )
+    settings = [f"search.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    if options.warm_start:
+        settings.append(f"search.warm_start={json.dumps(options.warm_start)}")
+    study = load_study(options.study, (*options.overrides, *settings))
+    there = folder.exists("study.json")
+    asked = [f"--{what}" for what in ("resume", "extend", "retry-failed") if getattr(options, what.replace("-", "_"))]
+    if asked and not there:
+        raise ConfigError(
+            f"{' and '.join(asked)}: there is no study in {folder.uri}; check --store and --name, or leave it out to "
+            "begin one"
+        )
+    if options.extend or options.retry_failed:
+        tried = len(load_trials(folder))
+        trials = tried + options.extend if options.extend else max(tried, study.search.trials)
+        search = SearchConfig.model_validate({**study.search.model_dump(), "trials": trials})
+        study = on_a_grid(study.model_copy(update={"search": search}))
+    pruner = study.search.pruner
+    if study.search.costs and pruner.kind != "none" and "kind" in pruner.model_fields_set and not there:
+        print(f"several objectives: nothing is pruned, so search.pruner.kind={pruner.kind} is not used", flush=True)
+    return study
+
+
+def prices(path: str | None) -> Prices | None:
+    """What the nodes of a `ray up` file cost, where it says so."""
+    if path is None:
+        return None
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None  # the plan says what is wrong with it
+    return (
+        prices_of(tree, path) if isinstance(tree, dict) and (tree.get("metadata") or {}).get("usd_per_hour") else None
+    )
 
 
 def closing(record: StudyRecord, folder: Store) -> str:
@@ -87,8 +150,23 @@ def closing(record: StudyRecord, folder: Store) -> str:
             f"test {metrics['test'][record.metric]:.4f} [{metrics['protocol']}] "
             f"(mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
         )
+        lines += front_lines(record)
         lines.append(f"model:  {folder.child('best').uri}\nagain:  {record.rerun_command}")
     return "\n".join([*lines, f"report: {folder.child('report.html').uri}"])
+
+
+def front_lines(record: StudyRecord) -> list[str]:
+    """The trials that no other one beats, where there are several objectives."""
+    names = tuple(record.config["search"].get("costs", ()))
+    if not names:
+        return []
+    from atose_ray.runtime.costs import front
+
+    lines = [f"front: {record.metric} against {', '.join(names)}"]
+    for trial, values in front(record.trials, names):
+        costs = ", ".join(f"{name} {value:g}" for name, value in zip(names, values[1:], strict=True))
+        lines.append(f"  {trial.name}  {values[0]:.4f}  {costs}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ OPTIONS = {
     "prepare": {"dataset", "--store", "--source", "--option", "--workers", "--address", "--cpus"},
     "doctor": {"dataset", "--store", "--json"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
-    "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus", "--object-store"},
+    "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus", "--object-store"}
+    | {"--resume", "--extend", "--retry-failed", "--budget", "--warm-start"},
     "status": {"study", "--store", "--watch", "--json"},
-    "stop": {"study", "--store", "--wait"},
+    "stop": {"study", "--store", "--wait", "--now"},
     "rerun": {"study", "trial", "--store", "--resume", "--address", "--cpus"},
     "promote": {"study", "--store", "--trial", "--seeds", "--top", "--baseline", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
-    "report": {"study", "--store"},
+    "report": {"study", "--store", "--watch", "--score"},
     "tag": {"model", "files", "--top", "--json"},
 }
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}

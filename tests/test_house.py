@@ -19,6 +19,7 @@ VERBS = {
     "doctor",
     "status",
     "rerun",
+    "stop",
     "promote",
     "cli",
     "__main__",

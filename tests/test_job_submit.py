@@ -191,9 +191,6 @@ def test_a_submitted_job_searches_and_reports(head: Head, tiny_store: Store, tmp
     assert leaks(tmp_path) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Ray Tune copies AWS_* of the driver into the runtime environment of every trial"
-)
 def test_rays_own_logs_of_the_search_hold_no_key_and_no_token(head: Head) -> None:
     assert "SUCCEEDED" in {job["status"] for job in head.jobs()}  # so there is something to look at
     assert leaks(head.folder) == []

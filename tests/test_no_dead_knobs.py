@@ -89,7 +89,7 @@ ELSEWHERE = {
     "execution.device": "pick_device (tests/test_ray.py: a trial that cannot start)",
     "execution.threads": "below",
     "execution.eval_batch_size": "below",
-    "execution.ingest": "reader_of (tests/test_ray.py)",
+    "execution.ingest": "open_on_ray (tests/test_ray.py)",
     "execution.precision": "prepare_for (tests/test_precision.py)",
     "execution.channels_last": "prepare_for (tests/test_precision.py)",
     "execution.compile": "prepare_for (tests/test_precision.py)",
@@ -169,6 +169,55 @@ def leaves(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> set[
         found = [leaves(schema, sub, f"{path}.{name}" if path else name) for name, sub in node["properties"].items()]
         return set().union(*found)
     return {path}
+
+
+SEARCH = {  # every setting of a search, and the test that turns it
+    "metric": "test_ray: a search for another metric is another one",
+    "costs": "test_study_flags: several objectives",
+    "trials": "test_ray: 6, then 8",
+    "concurrency": "test_plan",
+    "workers_per_trial": "test_plan, test_ray: worker groups",
+    "cpus_per_worker": "test_plan",
+    "gpus_per_worker": "test_plan",
+    "sampler": "test_study_samplers: every sampler",
+    "startup_trials": "test_study_samplers: populations of nsga2",
+    "points": "test_study_samplers: points come first",
+    "warm_start": "test_study_samplers: a warm start",
+    "pruner": "test_ray, test_study_samplers: asha, median, none",
+    "budget": "test_study_flags, test_study_samplers: a budget",
+    "storage": "test_study_storage",
+    "seed": "below",
+    "max_failures": "test_failures",
+}
+
+
+def test_no_setting_of_a_search_is_forgotten_here() -> None:
+    from atose_ray.config import SearchConfig
+
+    assert set(SEARCH) == set(SearchConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"), [("seed", 1), ("startup_trials", 3), ("pruner", {"grace_epochs": 2}), ("sampler", "random")]
+)
+def test_settings_that_steer_the_search_are_heard(knob: str, value: Any) -> None:
+    """What is suggested, or when a trial is given up, is another with another value."""
+    import optuna
+
+    from atose_ray.config import StudyConfig
+    from atose_ray.runtime.samplers import sampler
+    from atose_ray.runtime.schedulers import scheduler
+
+    def course(**settings: Any) -> tuple[list[float], list[float]]:
+        space = {"optim": {"lr": {"range": [0.01, 1.0]}}, "seed": 1}
+        study = StudyConfig.model_validate({"space": space, "search": settings})
+        made = optuna.create_study(direction="maximize", sampler=sampler(study.search, study.search.seed))
+        made.optimize(lambda trial: trial.suggest_float("optim.lr", 0.01, 1.0), n_trials=12)
+        rungs = [rung for rung, _ in scheduler(study, [])._brackets[0]._rungs]
+        return [trial.value for trial in made.get_trials(deepcopy=False)], rungs
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    assert course(**{knob: value}) != course()
 
 
 def test_no_field_is_forgotten_here() -> None:

@@ -9,15 +9,19 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
+from atose_ray.runtime.failures import Judge, Tries
+from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
+from atose_ray.runtime.lease import Lease
 from atose_ray.runtime.shared import SharedClips, lent_or_none
+from atose_ray.store import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, OpenRun, open_run, use_threads
@@ -53,16 +57,28 @@ def worker_loop(config: dict[str, Any]) -> None:
     use_threads(job.run.execution.threads or config["threads"])
     context = ray.train.get_context()
     place = context.get_world_rank(), context.get_world_size()
+    lease = Lease(Store(job.folder_uri)).take() if place[0] == 0 else None
     opened = open_on_ray(job, config["shared"], config["stream_bytes"], *place)
+    shown = Shown(opened.folder, str(job.about.get("name", "run")), job.run.metric) if place[0] == 0 else None
+
+    def report(record: EpochRecord) -> None:
+        if lease is not None and shown is not None:
+            lease.check()
+            shown.epoch(record)
+        ray.train.report(report_line(record, job.run.metric))
+
     result = fit(
         opened.run,
         opened.method,
         opened.batches,
         opened.folder,
-        report=lambda record: ray.train.report(report_line(record, job.run.metric)),
+        report=report,
         wrap=ddp(opened.device, context.get_world_size()),
         device=opened.device,
     )
+    if lease is not None and shown is not None:
+        shown.close("ended")
+        lease.release()
     if result.objective is None:
         ray.train.report({job.run.metric: FLOOR, "epoch": 1})
 
@@ -93,7 +109,7 @@ def train_on_ray(
     """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `open_on_ray`.
 
     A worker that dies is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
-    TrainingFailedError when it dies more than `search.max_failures` times.
+    TrainingFailedError when it dies more than `search.max_failures` times, or at once when the code raised.
     """
     trainer = TorchTrainer(
         worker_loop,
@@ -112,8 +128,8 @@ def train_on_ray(
         run_config=RunConfig(
             name=name,
             storage_path=folder_uri,
-            failure_config=FailureConfig(max_failures=search.max_failures),
-            callbacks=callbacks or [],
+            failure_config=Tries(max_failures=search.max_failures),
+            callbacks=[Judge(), *(callbacks or [])],
         ),
     )
     trainer.fit()

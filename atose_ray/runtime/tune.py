@@ -20,6 +20,7 @@ from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import Space, search
 from atose_ray.runtime.shared import ClipPlan, LostClipsError, SharedClips, share_clips
+from atose_ray.search.budget import Budget
 from atose_ray.search.record import (
     EMBEDDINGS,
     StudyRecord,
@@ -34,31 +35,42 @@ from atose_ray.search.record import (
 from atose_ray.search.report import render_report
 from atose_ray.search.space import compose
 from atose_ray.store import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
+from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, load_weights
 from atose_ray.training.evaluate import has_collapsed, tag_embedding_cosine
+from atose_ray.training.examples import write_examples
+from atose_ray.training.record import LOG
 from atose_ray.training.run import Job, finish_run
 from atose_ray.types import DataSpec
 
 
-def run_study(study: StudyConfig, name: str, store: Store, plan: Plan, clips: ClipPlan | None = None) -> StudyRecord:
+def run_study(
+    study: StudyConfig,
+    name: str,
+    store: Store,
+    plan: Plan,
+    clips: ClipPlan | None = None,
+    budget: Budget | None = None,
+    again: bool = False,
+) -> StudyRecord:
     """Run (or go on with) a study on the cluster this process has joined, choose the best, score its test split once,
     and write the report.
 
-    clips: where trials get their clips; None leaves it to each of them. Raises StoreError, ConfigError or PlanError,
-    before any trial, when data, space, an earlier study of this name, or a node do not fit.
+    clips: where trials get their clips; None leaves it to each of them. budget: where the search ends at the latest.
+    again: whether failed trials are run once more. Raises StoreError, ConfigError or PlanError, before any trial, when
+    data, space, an earlier study of this name, or a node do not fit.
     """
     dataset = compose(study, {}).data.dataset
     manifest = load_manifest(store, dataset)
     folder = study_store(store, name)
     check_nodes(store, folder, dataset)
     begin(folder, study, manifest, data_store(store, dataset))
-    earlier = load_trials(folder)
+    earlier = retry_failed(folder) if again else load_trials(folder)
     finished = [trial for trial in earlier if trial.state != "running"]
     stream_bytes = clips.stream_bytes(plan) if clips else None
-    space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan.worker_gpus, stream_bytes)
+    space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan, stream_bytes)
     if len(finished) < study.search.trials:
         shared = share(store, dataset, manifest, clips)
-        search(study, folder, plan, space, earlier, shared)
+        search(space, folder, earlier, shared, budget)
     conclude(folder, store, plan)
     record = load_study_record(store, name)
     folder.write("report.html", render_report(record).encode())
@@ -84,14 +96,43 @@ def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) ->
     if folder.exists("study.json"):
         before = StudyConfig.model_validate(folder.read_json("study.json")["config"])
         same_data = folder.read_json("data.json")["content_hash"] == manifest.content_hash
+        tried = before.search.points
         if identity(before) != identity(study) or not same_data:
             what = "other data" if not same_data else "another base, space or search"
             raise ConfigError(
                 f"the study in {folder.uri} was begun with {what}; give this one its own --name, or delete that folder"
             )
+        if study.search.points[: len(tried)] != tried:
+            raise ConfigError(
+                f"the study in {folder.uri} was begun with other search.points; new ones are added at the end of the "
+                "list, or give this one its own --name"
+            )
     else:
         folder.write_json("data.json", data_facts(manifest, data))
-    folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": versions()})
+    config = study.model_copy(update={"search": study.search.without_password()}).model_dump(mode="json")
+    folder.write_json("study.json", {"config": config, "versions": versions()})
+
+
+def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
+    """All trials of a study, with those that failed made unfinished again: same number, same configuration.
+
+    A trial's old log is kept as log.1.jsonl, log.2.jsonl, ...; it goes on from its last checkpoint if it has one.
+    """
+    failed = [trial for trial in load_trials(folder) if trial.state == "failed"]
+    for trial in failed:
+        reopen(trial_store(folder, trial.signature))
+    if failed:
+        print(f"once more: {', '.join(trial.name for trial in failed)}", flush=True)
+    return load_trials(folder)
+
+
+def reopen(run: Store) -> None:
+    """Keep the log of a run that ended, and begin it anew without its end."""
+    kept = len([name for name in run.names("log.") if name.count(".") == 2]) + 1
+    before = run.read(LOG)
+    run.write(f"log.{kept}.jsonl", before)
+    lines = [line for line in before.splitlines(keepends=True) if b'"event": "end"' not in line]
+    run.write(LOG, b"".join(lines) if run.exists(CHECKPOINT) else b"")
 
 
 def data_facts(manifest: Manifest, data: Store) -> dict[str, Any]:
@@ -106,9 +147,14 @@ def data_facts(manifest: Manifest, data: Store) -> dict[str, Any]:
 
 
 def identity(study: StudyConfig) -> dict[str, Any]:
-    """What makes two studies the same: all but the number of trials, the resources and where clips are kept."""
+    """What makes two studies the same: base, space, what is optimised, sampler, pruner and seed.
+
+    Not how many trials there are, the budget, the resources, where clips are kept or Optuna's storage: they change no
+    trial. Nor points and studies to learn from, which change only what is tried next (`begin` checks the points).
+    """
     execution = {"trials", "concurrency", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "max_failures"}
-    tree = study.model_dump(mode="json", exclude={"search": execution})
+    course = {"budget", "storage", "points", "warm_start"}
+    tree = study.model_dump(mode="json", exclude={"search": execution | course})
     return {**tree, "base": without_speed(tree["base"])}
 
 
@@ -140,18 +186,19 @@ def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:
 
 
 def conclude(folder: Store, store: Store, plan: Plan) -> None:
-    """Choose the best trial and, unless it is the chosen one already, score its test split: once."""
+    """Choose the best trial and, unless it is the chosen one already, score its test split: once. Then gather its
+    mistakes on the validation split, for the report."""
     trials = load_trials(folder)
     best = best_trial(trials)
     if best is None:
         return
     keep_tag_embeddings(folder, trials)
     chosen = folder.child("best")
-    if chosen.exists("metrics.json") and chosen.read_json("metrics.json")["number"] == best.number:
-        return
-    run = RunConfig.model_validate(best.config)
-    job = Job(run, store.uri, trial_store(folder, best.signature).uri)
-    task = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)(finish_run)
-    metrics: Mapping[str, Any] = ray.get(task.remote(job, chosen))
-    test = metrics["test"][run.metric]
-    print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")
+    on_one = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)
+    if not (chosen.exists("metrics.json") and chosen.read_json("metrics.json")["number"] == best.number):
+        run = RunConfig.model_validate(best.config)
+        job = Job(run, store.uri, trial_store(folder, best.signature).uri)
+        metrics: Mapping[str, Any] = ray.get(on_one(finish_run).remote(job, chosen))
+        test = metrics["test"][run.metric]
+        print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")
+    ray.get(on_one(write_examples).remote(chosen, store))

@@ -215,7 +215,7 @@ def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def check(study: StudyConfig, where: str) -> None:
-    """Validate the base and every end, choice and arm of the space against RunConfig, before any trial.
+    """Validate the base, every end, choice and arm of the space against RunConfig, and the points, before any trial.
 
     Raises ConfigError that names the parameter, the value and what was expected.
     """
@@ -230,6 +230,24 @@ def check(study: StudyConfig, where: str) -> None:
             compose(study, partial)
         except ConfigError as error:
             raise ConfigError(f"{where}, space {name} = {value!r}: {error}") from error
+    from atose_ray.search.points import check_points  # which walks the space as this module does
+
+    check_points(study.search.points, study.space, f"{where}, search.points")
+
+
+def on_a_grid(study: StudyConfig) -> StudyConfig:
+    """The study with as many trials as its grid has points, or fewer where it asks for fewer; others unchanged.
+
+    Raises ConfigError for a space that has no grid.
+    """
+    from atose_ray.search.points import grid_points
+
+    search = study.search
+    if search.sampler != "grid":
+        return study
+    size = len(grid_points(study.space))
+    trials = min(size, search.trials) if "trials" in search.model_fields_set else size
+    return study.model_copy(update={"search": search.model_copy(update={"trials": trials})})
 
 
 def check_on_data(study: StudyConfig, manifest: Manifest) -> None:
@@ -270,7 +288,7 @@ def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:
     except ValidationError as error:
         raise ConfigError(explain(error, str(path), StudyConfig)) from error
     check(study, path.name)
-    return study
+    return on_a_grid(study)
 
 
 def find_study(name: str) -> Path:

@@ -1,0 +1,152 @@
+"""What a trial costs, beside what it scores: the further objectives of a search (`search.costs`), all minimised.
+
+    params         parameters of the model
+    latency_ms     median wall time of scoring one crop alone, on the trial's device with the trial's threads, after
+                   warm-up, measured when the trial has ended; other trials may be at work on the same machine
+    train_seconds  seconds that the trial trained and scored, without its start and without interruptions
+    gpu_seconds    the same, times the GPUs that the trial held
+
+They follow from the run folder alone, so that a search that goes on knows them again.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from atose_ray.data.shards import load_manifest
+from atose_ray.methods import Method
+from atose_ray.runtime.cluster import Plan
+from atose_ray.runtime.shared import SharedClips
+from atose_ray.runtime.train import FLOOR
+from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
+from atose_ray.search.record import TrialRecord
+from atose_ray.store import Store
+from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
+from atose_ray.training.precision import prepare_to_score
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job, pick_device, use_threads
+from atose_ray.types import Batch
+
+WARM_UP, MEASURED = 5, 30
+
+
+def costs_of(trial: TrialRecord, names: Sequence[str]) -> dict[str, float] | None:
+    """Name -> cost; None where one is not on record, as of a trial that did not come to its end."""
+    gpus = trial.resources.get("gpus", 0.0)
+    return _costs(names, trial.parameters, trial.latency_ms, gpus, sum(epoch.seconds for epoch in trial.epochs))
+
+
+def costs_in(folder: RunFolder, names: Sequence[str]) -> dict[str, float] | None:
+    """The same from a run folder."""
+    about, seconds = folder.about(), sum(epoch.seconds for epoch in folder.epochs())
+    gpus = about.get("resources", {}).get("gpus", 0.0)
+    return _costs(names, about.get("parameters", 0), about.get("latency_ms"), gpus, seconds)
+
+
+def _costs(
+    names: Sequence[str], params: int, latency_ms: float | None, gpus: float, seconds: float
+) -> dict[str, float] | None:
+    known = {
+        "params": float(params),
+        "latency_ms": latency_ms,
+        "train_seconds": seconds,
+        "gpu_seconds": seconds * gpus,
+    }
+    found = {name: value for name in names if (value := known[name]) is not None}
+    return found if len(found) == len(names) else None
+
+
+def values_of(trial: TrialRecord, names: Sequence[str]) -> tuple[float, ...] | None:
+    """The objective, then the costs; None for a trial that failed. One that diverged at once has FLOOR."""
+    costs = costs_of(trial, names)
+    if trial.state == "failed" or costs is None or (trial.value is None and trial.state != "diverged"):
+        return None
+    return (FLOOR if trial.value is None else trial.value, *(costs[name] for name in names))
+
+
+def front(trials: Sequence[TrialRecord], names: Sequence[str]) -> list[tuple[TrialRecord, tuple[float, ...]]]:
+    """The trials that no other one beats (as good in every objective, better in one), best objective first."""
+    known = [(trial, values_of(trial, names)) for trial in trials if trial.state != "running"]
+    scored = [(trial, values) for trial, values in known if values is not None]
+
+    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        gains = [one[0] - other[0], *(b - a for a, b in zip(one[1:], other[1:], strict=True))]
+        return min(gains) >= 0 and max(gains) > 0
+
+    kept = [(trial, values) for trial, values in scored if not any(beats(other, values) for _, other in scored)]
+    return sorted(kept, key=lambda pair: -pair[1][0])
+
+
+def latency_ms(method: Method, stage: str, device: torch.device) -> float:
+    """Median milliseconds of scoring one crop alone, on `device`, with as many threads as this process has."""
+    method.to(device).eval()
+    spec = method.spec
+    audio_BT = 0.1 * torch.randn(1, spec.clip_samples, generator=torch.Generator().manual_seed(0))
+    batch = Batch(audio_BT, torch.zeros(1, len(spec.tags)), torch.zeros(1, dtype=torch.int64)).to(device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(WARM_UP + MEASURED):
+            began = time.perf_counter()
+            method.probabilities(method.embed(batch).embed_BE, stage).cpu()  # the copy waits for the device
+            seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds[WARM_UP:])
+
+
+def note_latency(job: Job, threads: int) -> None:
+    """Measure a run's model in this process and write it into about.json. A run without a finished epoch has none."""
+    folder = RunFolder(Store(job.folder_uri))
+    epochs = folder.epochs()
+    if not epochs:
+        return
+    use_threads(threads)
+    method = job.run.build(load_manifest(Store(job.store_uri), job.run.data.dataset).data_spec)
+    load_weights(folder.store, BEST_WEIGHTS, method)
+    device = pick_device(job.run)
+    prepare_to_score(method, job.run.execution, device)
+    measured = round(latency_ms(method, epochs[-1].stage, device), 4)
+    folder.store.write_json("about.json", {**folder.about(), "latency_ms": measured})
+
+
+class TimedActorTrial(ActorTrial):
+    """A trial that measures its latency in its own process when it has ended."""
+
+    def step(self) -> dict[str, Any]:
+        """One epoch; after the last one the measurement."""
+        line = super().step()
+        if line.get("done") and "failed" not in line:
+            try:
+                note_latency(self.job, torch.get_num_threads())
+            except (RuntimeError, ValueError, OSError) as error:  # a cost that is missing, not a trial that failed
+                RunFolder(Store(self.job.folder_uri)).note("latency", f"latency could not be measured: {error}")
+        return line
+
+
+def timed_worker_group_trial(config: dict[str, Any], shared: SharedClips | None = None) -> None:
+    """A worker group's trial; when the group is gone, its latency is measured with one worker's resources."""
+    worker_group_trial(config, shared)
+    trial = config[KEY]
+    job, cpus, gpus = trial["job"], trial["search"].cpus_per_worker, trial["gpus"]
+    threads = job.run.execution.threads or max(1, int(cpus))
+    # outside the placement group of this trial, which holds no more than this process
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(note_latency)
+    ray.get(task.remote(job, threads))
+
+
+def trainable(costs: Sequence[str], plan: Plan, shared: SharedClips | None) -> Any:
+    """What Tune runs, with the resources of the trial's own process and the references to what trials share."""
+    timed = "latency_ms" in costs
+    if plan.workers:
+        kind: Any = timed_worker_group_trial if timed else worker_group_trial
+    else:
+        kind = TimedActorTrial if timed else ActorTrial
+    gpu = {"GPU": plan.worker_gpus} if plan.worker_gpus and not plan.workers else {}
+    if shared is not None:
+        kind = tune.with_parameters(kind, shared=shared)
+    return tune.with_resources(kind, {"CPU": plan.trial_cpus, **gpu})

@@ -1,0 +1,197 @@
+"""Why a trial failed, and what follows from it.
+
+out_of_memory    the batch was halved already (training/accumulate.py), or the host's memory ran out: not tried again
+infrastructure   a process, a node, an object or the storage was lost: tried again, `search.max_failures` times
+preemption       the node was taken away with notice: tried again, and not counted (Ray keeps that count)
+divergence       the loss stopped being a number: a result, not a failure; told to the sampler at the floor
+bug              our code, or the configuration, raised: not tried again; equal ones end the search
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import traceback
+from collections import Counter
+from typing import Any, Literal
+
+import torch
+from ray import exceptions as lost
+from ray.train import ControllerError, FailureConfig, UserCallback, WorkerGroupError
+from ray.tune.error import TuneError
+
+from atose_ray.runtime.lease import LeaseError
+from atose_ray.store import StoreError
+from atose_ray.training.accumulate import NoMemoryError
+from atose_ray.training.loop import DivergedError
+from atose_ray.training.record import RunFolder
+
+Cause = Literal["out_of_memory", "infrastructure", "preemption", "divergence", "bug"]
+RETRIED = ("infrastructure", "preemption")
+EQUAL_BUGS = 3  # trials that end by one and the same traceback, before anything else ended well, end the search
+LONGEST_TRACE = 8000
+TRACE_START = "Traceback (most recent call last)"
+GONE: tuple[type[BaseException], ...] = (
+    lost.RayActorError,
+    lost.WorkerCrashedError,
+    lost.NodeDiedError,
+    lost.LocalRayletDiedError,
+)
+PASSING: tuple[type[BaseException], ...] = (
+    *GONE,
+    lost.ObjectLostError,
+    lost.ObjectStoreFullError,
+    lost.RaySystemError,
+    lost.RuntimeEnvSetupError,
+    lost.GetTimeoutError,
+    torch.distributed.DistError,
+    ConnectionError,
+    TimeoutError,
+    StoreError,
+    LeaseError,
+)
+NO_MEMORY = (NoMemoryError, torch.OutOfMemoryError, lost.OutOfMemoryError, MemoryError)
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENETDOWN, errno.ENETUNREACH}
+COLLECTIVE = re.compile(
+    r"gloo|NCCL|Connection (closed|reset) by peer|process group", re.IGNORECASE
+)  # the other's death
+
+
+def cause_of(error: BaseException) -> Cause:
+    """The cause of what a trial raised, looked for through everything that wraps it.
+
+    Of several workers' errors the one that explains the others counts: when one is lost, or raises, the collective
+    operations of the others fail too.
+    """
+    chain = _chain(error)
+    if any(isinstance(one, lost.RayActorError) and one.preempted for one in chain):
+        return "preemption"
+    if any(isinstance(one, GONE) for one in chain):
+        return "infrastructure"
+    if any(isinstance(one, NO_MEMORY) for one in chain):
+        return "out_of_memory"
+    groups = [one for one in chain if isinstance(one, WorkerGroupError)]
+    if groups:
+        causes = {cause_of(failure) for failure in groups[0].worker_failures.values()}
+        return "bug" if "bug" in causes else "divergence" if "divergence" in causes else "infrastructure"
+    if any(_passes(one) for one in chain):
+        return "infrastructure"
+    return "divergence" if any(isinstance(one, DivergedError) for one in chain) else "bug"
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in DISK:
+        return True
+    return isinstance(error, PASSING) or (isinstance(error, RuntimeError) and bool(COLLECTIVE.search(str(error))))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from. Ray keeps what its task raised in `cause`, what workers raised in
+    `worker_failures` and what a health check found in `health_check_failure`."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, BaseException) or any(one is other for other in found):
+            continue
+        found.append(one)
+        waiting += [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        waiting += [getattr(one, name, None) for name in ("cause", "health_check_failure", "_base_exc")]
+        if isinstance(one, WorkerGroupError):
+            waiting += one.worker_failures.values()
+        if isinstance(one, ControllerError):
+            waiting.append(one.controller_failure)
+        if isinstance(one, TuneError):
+            waiting += one.args
+    return found
+
+
+def trace_of(error: BaseException) -> str:
+    """An error's traceback as text: where it was raised, in whatever process that was."""
+    remote = [str(one) for one in _chain(error) if isinstance(one, (lost.RayTaskError, WorkerGroupError))]
+    text = remote[0] if remote else "".join(traceback.format_exception(error))
+    return plain(text).strip()[-LONGEST_TRACE:]
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line: the message of what was raised first, without what wraps it."""
+    inner = [
+        one for one in _chain(error) if not isinstance(one, (lost.RayTaskError, WorkerGroupError, ControllerError))
+    ]
+    one = inner[0] if inner else error
+    words = " ".join(plain(str(one)).split())
+    return f"{type(one).__name__}: {words}"[:500] if words else type(one).__name__
+
+
+def plain(text: str) -> str:
+    """Text without the colours of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def likeness(trace: str) -> str:
+    """A short hash that two tracebacks share when they come from the same lines: numbers and addresses do not count."""
+    lines = trace[trace.rfind(TRACE_START) :] if TRACE_START in trace else trace
+    bare = "\n".join(line.strip() for line in lines.splitlines())
+    bare = re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?(e-?\d+)?", "N", bare)
+    return hashlib.sha256(bare.encode()).hexdigest()[:12]
+
+
+def record_failure(folder: RunFolder, error: BaseException, cause: Cause) -> dict[str, Any]:
+    """End a run folder as failed, its traceback in a note; returns what Tune and the sampler hear: no value."""
+    trace = trace_of(error)
+    if folder.ending() is None:
+        folder.note(cause, trace)
+        folder.end("failed", f"{cause}: {reason_of(error)}")
+    return {"done": True, "failed": cause, "trace": trace}
+
+
+class Tries(FailureConfig):  # type: ignore[misc]
+    """A FailureConfig whose `max_failures` depends on what failed last.
+
+    Ray Train's controller counts every exception alike and asks for this limit at each: a bug gets no second try, and a
+    worker group that ran out of memory one more, in which it begins with half the batch.
+    """
+
+    granted, over = 0, False  # of this process: a controller serves one run
+
+    @property
+    def max_failures(self) -> int:
+        """The limit as it stands after what `Judge` heard."""
+        return 0 if Tries.over else int(self._max_failures) + Tries.granted
+
+    @max_failures.setter
+    def max_failures(self, count: int) -> None:
+        self._max_failures = count
+
+
+class Judge(UserCallback):  # type: ignore[misc]
+    """Tells `Tries`, in the controller, of each failure just before it is counted."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """worker_exceptions: rank -> what was raised there."""
+        error = WorkerGroupError("", worker_exceptions)
+        cause = cause_of(error)
+        if cause == "out_of_memory" and not any(isinstance(one, NoMemoryError) for one in _chain(error)):
+            Tries.granted = 1
+        elif cause not in RETRIED:
+            Tries.over = True
+
+
+class Bugs:
+    """Counts equal tracebacks of a search, so that a mistake costs a few trials and not all of them."""
+
+    def __init__(self, limit: int = EQUAL_BUGS) -> None:
+        self.limit, self.names = limit, dict[str, list[str]]()
+        self.counts = Counter[str]()
+
+    def add(self, name: str, trace: str) -> bool:
+        """Count one trial's; returns whether it is new, to be shown in full once."""
+        key = likeness(trace)
+        self.counts[key] += 1
+        self.names.setdefault(key, []).append(name)
+        return self.counts[key] == 1
+
+    def too_many(self) -> list[str]:
+        """The names of the trials that ended by one traceback, once there are as many as may be; else nothing."""
+        return next((names for key, names in self.names.items() if self.counts[key] >= self.limit), [])

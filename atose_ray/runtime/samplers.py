@@ -1,0 +1,123 @@
+"""Who suggests: Optuna's samplers as a study file names them, and what they are told before they begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from atose_ray.config import ConfigError, SearchConfig, StudyConfig
+from atose_ray.runtime.costs import values_of
+from atose_ray.search.points import Point, fitting, grid_points
+from atose_ray.search.record import TrialRecord, load_trials, study_store
+from atose_ray.search.space import suggest
+from atose_ray.store import Store
+
+SOURCE = "warm_start"  # user attribute of a trial that another study made
+
+
+def sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of a kind. A grid's points are queued as points, so that its sampler has nothing to choose.
+
+    tpe works over the conditional groups and is told of trials still running.
+    """
+    if settings.sampler == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=settings.startup_trials, multivariate=True, group=True, constant_liar=True
+        )
+    if settings.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=max(2, settings.startup_trials), seed=seed)
+    if settings.sampler == "cmaes":
+        return optuna.samplers.CmaEsSampler(
+            seed=seed,
+            n_startup_trials=settings.startup_trials,
+            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+            warn_independent_sampling=False,
+        )
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def points_to_try(study: StudyConfig, earlier: Sequence[TrialRecord]) -> Iterator[Point]:
+    """The study's points, and those of a grid, that no trial has tried. A trial answers for one point only."""
+    left = {trial.number: trial.params for trial in earlier}
+    for point in study.search.points:
+        answer = next((n for n, params in left.items() if _answers(params, point)), None)
+        if answer is None:
+            yield dict(point)
+        else:
+            del left[answer]
+    if study.search.sampler == "grid":
+        tried = {_key(trial.params) for trial in earlier} | {_key(point) for point in study.search.points}
+        yield from (point for point in grid_points(study.space) if _key(point) not in tried)
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    return repr(sorted(point.items()))
+
+
+def _answers(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return all(name in params and params[name] == value for name, value in point.items())
+
+
+def warm_trials(study: StudyConfig, store: Store) -> list[optuna.trial.FrozenTrial]:
+    """The finished trials of the studies of `search.warm_start` that are points of this space, as Optuna's.
+
+    Says how many fit. Raises ConfigError for a study that is not there or was searched for another metric.
+    """
+    return [trial for name in study.search.warm_start for trial in _warm_trials_of(study, store, name)]
+
+
+def check_warm_start(study: StudyConfig, store: Store) -> None:
+    """Raises ConfigError as `warm_trials` does, and reads no trial."""
+    for name in study.search.warm_start:
+        folder = study_store(store, name)
+        if not folder.exists("study.json"):
+            there = ", ".join(store.child("studies").names()) or "none"
+            raise ConfigError(f"warm start: there is no study {name!r} in the store {store.uri}; it holds: {there}")
+        metric = folder.read_json("study.json")["config"]["search"]["metric"]
+        if metric != study.search.metric:
+            raise ConfigError(
+                f"warm start: the study {name!r} was searched for {metric}, and this one is for {study.search.metric}; "
+                "their values cannot be compared: search for the same metric, or leave it out"
+            )
+
+
+def _warm_trials_of(study: StudyConfig, store: Store, name: str) -> list[optuna.trial.FrozenTrial]:
+    check_warm_start(study, store)
+    finished = [trial for trial in load_trials(study_store(store, name)) if trial.state not in ("running", "failed")]
+    known = [(trial, values_of(trial, study.search.costs)) for trial in finished]
+    useful = [(trial, values) for trial, values in known if values is not None]
+    result = []
+    for trial, values in useful:
+        if fitting([(trial.params, values[0])], study.space):
+            source = {SOURCE: f"{name}/{trial.number}"}
+            result.append(frozen(trial.params, distributions_of(trial.params, study.space), values, source))
+    print(f"warm start: {len(result)} of {len(finished)} finished trials of {name} fit this space", flush=True)
+    return result
+
+
+def distributions_of(point: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
+    """The ranges and choices of this space for the parameters of a point of it."""
+    fixed = optuna.trial.FixedTrial(dict(point))
+    suggest(fixed, space)
+    return dict(fixed.distributions)
+
+
+def frozen(
+    params: Mapping[str, Any],
+    distributions: Mapping[str, Any],
+    values: Sequence[float] | None,
+    attrs: Mapping[str, Any],
+    system_attrs: Mapping[str, Any] | None = None,
+) -> optuna.trial.FrozenTrial:
+    """A trial of Optuna's that has ended, with its values, or failed."""
+    state = optuna.trial.TrialState.FAIL if values is None else optuna.trial.TrialState.COMPLETE
+    return optuna.trial.create_trial(
+        params=dict(params),
+        distributions=dict(distributions),
+        values=None if values is None else list(values),
+        state=state,
+        user_attrs=dict(attrs),
+        system_attrs=dict(system_attrs or {}),
+    )

@@ -1,0 +1,98 @@
+"""One sitting of a search: its driver holds the study folder, and is asked to stop by a file there, Ctrl-C or SIGTERM.
+
+A request names the driver it is meant for, so that one that came too late stops no other sitting.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Literal
+
+from atose_ray.config import ConfigError
+from atose_ray.runtime.lease import OLD_S, STUDY_LEASE, Lease, LeaseError, describe, is_dead, read_lease
+from atose_ray.store import Store, StoreError, folder_of
+
+STOP = "stop.json"
+LOOK_EVERY_S = 2.0
+Request = Literal["", "stop", "now"]
+
+
+class Sitting:
+    """Begins when it is made. asked: what was asked of the driver so far.
+
+    The first Ctrl-C (or SIGTERM) is a request like that of `python -m atose_ray.stop`; the second ends the process at
+    once. Raises ConfigError when another search of this study is at work.
+    """
+
+    def __init__(self, folder: Store, say: Callable[[str], None] = print) -> None:
+        self.folder, self.asked, self.looked = folder, "", 0.0
+        try:
+            self.lease = Lease(folder, STUDY_LEASE).take(give_up_s=0, say=say)
+        except LeaseError as error:
+            raise ConfigError(
+                f"this study is being searched: {error}. To stop it: python -m atose_ray.stop "
+                f"{folder_of(folder.uri)[1]}"
+            ) from error
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = "stop"
+
+    def request(self) -> Request:
+        """What is asked of this driver; looks into the folder every LOOK_EVERY_S seconds."""
+        now = time.monotonic()
+        if now - self.looked >= LOOK_EVERY_S:
+            self.looked = now
+            asked = read_request(self.folder)
+            if asked and asked["token"] == self.lease.token:
+                self.asked = "now" if asked["now"] else "stop"
+        found: Request = self.asked  # type: ignore[assignment]
+        return found
+
+    def end(self) -> None:
+        """Give the folder and the signals back."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
+        try:
+            asked = read_request(self.folder)
+            if asked and asked["token"] == self.lease.token:
+                self.folder.delete(STOP)
+            self.lease.release()
+        except StoreError:
+            return  # it is away: the lease grows old, and the request is meant for nobody any more
+
+
+def read_request(folder: Store) -> dict[str, Any] | None:
+    """What stop.json says, if it is there."""
+    return read_lease(folder, STOP)
+
+
+def ask_to_stop(folder: Store, name: str, now: bool) -> str:
+    """Ask the driver of a study to stop; returns its token. Raises ValueError where none is at work."""
+    owner = read_lease(folder, STUDY_LEASE)
+    if owner is None or is_dead(owner):
+        raise ValueError(f"no search of the study {name!r} is running on the store of {folder.uri}: nothing to stop")
+    folder.write_json(STOP, {"token": owner["token"], "now": now})
+    return str(owner["token"])
+
+
+def wait_for_end(folder: Store, token: str) -> str:
+    """Wait until the driver of that token has left; says how it went."""
+    before, since = read_lease(folder, STUDY_LEASE), time.monotonic()
+    while before is not None and before["token"] == token:
+        if is_dead(before) or time.monotonic() - since > 2 * OLD_S:
+            return f"{describe(before)} is gone without a word: killed, or its machine is"
+        time.sleep(0.5)
+        seen = read_lease(folder, STUDY_LEASE)
+        if seen != before:
+            before, since = seen, time.monotonic()
+    return "stopped"

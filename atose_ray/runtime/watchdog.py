@@ -1,0 +1,154 @@
+"""Says what a trial waits for. Ray itself waits in silence for resources that never come, and Tune for a process that
+hangs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray._private import ray_constants, state
+from ray.experimental.internal_kv import _internal_kv_get
+
+from atose_ray.search.progress import SILENT_S
+
+PENDING_S = 30.0
+LOOK_EVERY_S = 5.0
+Amounts = Mapping[str, float]
+
+
+@dataclass
+class Wait:
+    """One trial's: since when it stands as it does, and when to say so (again). pace: its longest epoch so far."""
+
+    status: str
+    since: float
+    say_at: float
+    pace: float = 0.0
+    reports: int = 0
+
+
+@dataclass
+class Watchdog:
+    """Looks at the trials every few seconds.
+
+    name_of: a trial's readable name. pending_s: how long a trial may wait for its resources; silent_s: how long one
+    that runs may report nothing (or three times its own pace). Either is said again after twice the time.
+    """
+
+    name_of: Callable[[Any], str]
+    pending_s: float = PENDING_S
+    silent_s: float = SILENT_S
+    clock: Callable[[], float] = time.monotonic
+    waits: dict[str, Wait] = field(default_factory=dict)
+    looked: float = float("-inf")
+
+    def heard(self, trial: Any) -> None:
+        """A trial reported."""
+        now, wait = self.clock(), self.waits.get(trial.trial_id)
+        pace = max(wait.pace, now - wait.since) if wait and wait.status == "RUNNING" else 0.0
+        reports = wait.reports + 1 if wait else 1
+        self.waits[trial.trial_id] = Wait("RUNNING", now, now + max(self.silent_s, 3 * pace), pace, reports)
+
+    def lines(self, trials: Sequence[Any]) -> list[str]:
+        """What to say now: nothing, mostly."""
+        now = self.clock()
+        if now - self.looked < min(LOOK_EVERY_S, self.pending_s):
+            return []
+        self.looked = now
+        said = []
+        for trial in trials:
+            wait = self.waits.get(trial.trial_id)
+            if wait is None or wait.status != trial.status:
+                limit = self.pending_s if trial.status == "PENDING" else self.silent_s
+                self.waits[trial.trial_id] = Wait(trial.status, now, now + limit)
+                continue
+            if trial.status in ("PENDING", "RUNNING") and now >= wait.say_at:
+                wait.say_at = wait.since + 2 * (now - wait.since)
+                said.append(self._line(trial, wait, trials, now - wait.since))
+        return said
+
+    def _line(self, trial: Any, wait: Wait, trials: Sequence[Any], waited_s: float) -> str:
+        name = self.name_of(trial)
+        if trial.status == "PENDING":
+            asked = [dict(bundle) for bundle in trial.placement_group_factory.bundles]
+            return f"{name} waits for {show_bundles(asked)} since {waited_s:.0f} s: {self.free_line(asked, trials)}"
+        head = f"{name} has reported nothing for {waited_s:.0f} s"
+        groups = waiting_groups()
+        if groups and wait.reports == 0:
+            asked = groups[0]
+            return f"{head}: its workers wait for {show_bundles(asked)}: {self.free_line(asked, trials)}"
+        last = trial.last_result or {}
+        place = f"process {last['pid']} on {last['node_ip']}" if "pid" in last and "node_ip" in last else "its process"
+        pace = f"its longest epoch took {wait.pace:.0f} s" if wait.pace else "it has not finished an epoch here"
+        return (
+            f"{head} ({pace}): {place} hangs, or reads from a store that does not answer. Its log is trial-{name}.log "
+            "in Ray's dashboard; kill that process and the trial goes on from its last epoch"
+        )
+
+    def free_line(self, asked: Sequence[Amounts], trials: Sequence[Any]) -> str:
+        """What is free of the kinds that are asked for, node by node, who holds the rest, and what is starting."""
+        kinds = [kind for kind in dict.fromkeys(k for bundle in asked for k in bundle) if kind != "object_store_memory"]
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        parts = []
+        free = state.available_resources_per_node()
+        for node in ray.nodes():
+            if not node["Alive"]:
+                continue
+            counts = [
+                f"{free.get(node['NodeID'], {}).get(kind, 0.0):g} of {node['Resources'].get(kind, 0.0):g} {kind} free"
+                for kind in kinds
+            ]
+            address = node["NodeManagerAddress"]
+            here = [self.name_of(one) for one in running if (one.last_result or {}).get("node_ip") == address]
+            holders = f" ({', '.join(here)} there)" if here else ""
+            parts.append(f"node {address} has {', '.join(counts)}{holders}")
+        unplaced = [self.name_of(one) for one in running if "node_ip" not in (one.last_result or {})]
+        if unplaced:
+            parts.append(f"starting now: {', '.join(unplaced)}")
+        if never_fits(asked):
+            parts.append("no node is large enough for it: it will wait for ever unless one is added")
+        return "; ".join([*parts, *starting_nodes()])
+
+
+def show_bundles(bundles: Sequence[Amounts]) -> str:
+    """What is asked for: 2 x (1 CPU, 1 GPU)."""
+    texts = [", ".join(f"{amount:g} {kind}" for kind, amount in sorted(bundle.items())) for bundle in bundles]
+    return " and ".join(
+        f"{texts.count(text)} x ({text})" if texts.count(text) > 1 else text for text in dict.fromkeys(texts)
+    )
+
+
+def never_fits(bundles: Sequence[Amounts]) -> bool:
+    """Whether one of the bundles is larger than every node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(
+        not any(all(node.get(kind, 0.0) >= amount for kind, amount in bundle.items()) for node in nodes)
+        for bundle in bundles
+    )
+
+
+def waiting_groups() -> list[list[dict[str, float]]]:
+    """The bundles of every placement group that is not placed yet."""
+    table: dict[str, Any] = ray.util.placement_group_table()
+    return [
+        list(group["bundles"].values()) for group in table.values() if group["state"] in ("PENDING", "RESCHEDULING")
+    ]
+
+
+def starting_nodes() -> list[str]:
+    """What the autoscaler says of nodes that are on their way or could not be had; nothing where there is none."""
+    text = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+    report = json.loads(text).get("autoscaler_report", {}) if text else {}
+    said = []
+    coming = [f"{count} x {kind}" for kind, count in (report.get("pending_launches") or {}).items()]
+    coming += [f"{kind} at {address} ({status})" for address, kind, status in report.get("pending_nodes") or []]
+    if coming:
+        said.append(f"nodes starting: {', '.join(coming)}")
+    failed = sorted({kind for _, kind in report.get("failed_nodes") or []})
+    if failed:
+        said.append(f"nodes that failed to start: {', '.join(failed)}")
+    return said

@@ -1,0 +1,149 @@
+"""A limit on what a search may take: time, device hours or money. At the limit no further trial is launched; those that
+run are finished, and what they will need is counted before another one begins."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from atose_ray.config import ConfigError
+from atose_ray.search.progress import MIN_ENDED, Progress, busy_seconds
+from atose_ray.search.record import TrialRecord
+
+Unit = Literal["h", "gpu-h", "cpu-h", "$"]
+SECONDS = {"s": 1 / 3600, "min": 1 / 60, "h": 1.0, "d": 24.0}
+EXPECTED = "a budget is a time (90min, 3h, 2d), device hours (40gpu-h, 200cpu-h) or money ($25)"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD per hour: of what always runs (the head node), and of each GPU and CPU that a trial holds."""
+
+    fixed: float = 0.0
+    gpu: float | None = None
+    cpu: float | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `limit` of a unit: hours of wall-clock time, GPU hours, CPU hours, or USD."""
+
+    limit: float
+    unit: Unit
+    prices: Prices | None = None
+
+    def __str__(self) -> str:
+        return self.show(self.limit)
+
+    def show(self, amount: float) -> str:
+        """An amount in the budget's unit."""
+        return f"${amount:.2f}" if self.unit == "$" else f"{amount:.3g} {self.unit}"
+
+    def spent(self, trials: Sequence[TrialRecord], wall_s: float) -> float:
+        """What trials took so far. wall_s: seconds that this search has run, all sittings together."""
+        if self.unit == "h":
+            return wall_s / 3600
+        fixed = self.prices.fixed * wall_s / 3600 if self.unit == "$" and self.prices else 0.0
+        return fixed + sum(self.cost(trial, busy_seconds(trial)) for trial in trials)
+
+    def cost(self, trial: TrialRecord, seconds: float) -> float:
+        """What `seconds` of a trial take. Nothing of a wall-clock budget: trials run side by side."""
+        gpus, cpus = trial.resources.get("gpus", 0.0), trial.resources.get("cpus", 0.0)
+        if self.unit == "gpu-h":
+            return gpus * seconds / 3600
+        if self.unit == "cpu-h":
+            return cpus * seconds / 3600
+        if self.unit == "$" and self.prices:
+            each = gpus * (self.prices.gpu or 0.0) if gpus else cpus * (self.prices.cpu or 0.0)
+            return each * seconds / 3600
+        return 0.0
+
+    def to_come(self, trials: Sequence[TrialRecord]) -> tuple[float, float]:
+        """What the running trials will still take, and what one more would: by the mean of those that ended.
+
+        (0, 0) before MIN_ENDED of them did.
+        """
+        ended = [trial for trial in trials if trial.state != "running"]
+        if len(ended) < MIN_ENDED:
+            return 0.0, 0.0
+        need = statistics.fmean(busy_seconds(trial) for trial in ended)
+        running = [trial for trial in trials if trial.state == "running"]
+        if self.unit == "h":
+            rest = max((max(0.0, need - busy_seconds(trial)) for trial in running), default=0.0)
+            return rest / 3600, need / 3600
+        rest = sum(self.cost(trial, max(0.0, need - busy_seconds(trial))) for trial in running)
+        return rest, statistics.fmean(self.cost(trial, need) for trial in ended)
+
+    def allows_another(self, trials: Sequence[TrialRecord], wall_s: float) -> bool:
+        """Whether one more trial would, as far as is known, stay within the limit."""
+        rest, one = self.to_come(trials)
+        ahead = max(rest, one) if self.unit == "h" else rest + one
+        return self.spent(trials, wall_s) + ahead <= self.limit and self.spent(trials, wall_s) < self.limit
+
+    def forecast(self, found: Progress, trials: Sequence[TrialRecord], wall_s: float) -> str | None:
+        """How many of the trials that are wanted the budget will hold; None before MIN_ENDED ended."""
+        rest, one = self.to_come(trials)
+        if found.ended < MIN_ENDED or one <= 0:
+            return None
+        left = self.limit - self.spent(trials, wall_s) - rest
+        if self.unit == "h":
+            more = int(max(0.0, self.limit - wall_s / 3600) * (found.trials_per_hour or 0.0))
+        else:
+            more = int(max(0.0, left) / one)
+        fits = min(found.wanted, len(trials) + more)
+        verdict = "enough for all" if fits >= found.wanted else f"enough for about {fits} of {found.wanted}"
+        return f"budget {self}: {self.show(self.spent(trials, wall_s))} spent, {verdict} trials"
+
+
+def parse_budget(text: str, prices: Prices | None = None) -> Budget:
+    """`3h`, `90min`, `40gpu-h`, `200cpu-h` or `$25`. ConfigError for anything else; money needs prices."""
+    plain = text.strip().lower().replace(" ", "")
+    money = re.fullmatch(r"\$(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)(?:usd|\$)", plain)
+    if money:
+        if prices is None:
+            raise ConfigError(
+                f"the budget {text!r} needs prices: give --cluster with a `ray up` file that states "
+                "metadata.usd_per_hour for its node types, as cluster/gpu.yaml does"
+            )
+        return _positive(float(money[1] or money[2]), "$", text, prices)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d|gpu-?h|cpu-?h)", plain)
+    if found is None:
+        raise ConfigError(f"{EXPECTED}, but got {text!r}")
+    amount, unit = float(found[1]), found[2]
+    if unit in SECONDS:
+        return _positive(amount * SECONDS[unit], "h", text, prices)
+    return _positive(amount, "gpu-h" if unit.startswith("gpu") else "cpu-h", text, prices)
+
+
+def _positive(limit: float, unit: Unit, text: str, prices: Prices | None) -> Budget:
+    if limit <= 0:
+        raise ConfigError(f"{EXPECTED} above zero, but got {text!r}")
+    return Budget(limit, unit, prices)
+
+
+def prices_of(tree: Mapping[str, Any], where: str) -> Prices:
+    """The prices in a `ray up` file: metadata.usd_per_hour, node type -> USD. The dearest worker counts.
+
+    Raises ConfigError when a node type has no price.
+    """
+    stated = (tree.get("metadata") or {}).get("usd_per_hour") or {}
+    head = tree.get("head_node_type")
+    fixed, gpu, cpu = 0.0, [], []
+    for name, kind in (tree.get("available_node_types") or {}).items():
+        price = stated.get(name)
+        if isinstance(price, bool) or not isinstance(price, (int, float)):
+            raise ConfigError(
+                f"{where}: metadata.usd_per_hour must state what an hour of {name!r} costs in USD, but has {price!r}"
+            )
+        if name == head:
+            fixed = float(price)
+            continue
+        has = kind.get("resources") or {}
+        if has.get("GPU"):
+            gpu.append(price / has["GPU"])
+        elif has.get("CPU"):
+            cpu.append(price / has["CPU"])
+    return Prices(fixed, max(gpu, default=None), max(cpu, default=None))

@@ -1,0 +1,162 @@
+"""A search that is asked to stop does so in good order, and nobody works where another process is at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import end, environment, wait_for
+from test_kill_resume import EPOCHS, TRIALS, Search, epochs
+
+from atose_ray import stop
+from atose_ray.config import ConfigError
+from atose_ray.runtime import lease as leases
+from atose_ray.runtime.lease import Lease, LeaseError, read_lease
+from atose_ray.runtime.sitting import Sitting, ask_to_stop, wait_for_end
+from atose_ray.search.record import load_study_record
+from atose_ray.store import Store
+
+HOLDER = """
+import sys, time
+from atose_ray.runtime.lease import Lease
+from atose_ray.store import Store
+lease = Lease(Store(sys.argv[1])).take()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "EVERY_S", 0.1)
+    monkeypatch.setattr(leases, "OLD_S", 1.0)
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    """Another process of this machine that holds the folder."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    running = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert running.stdout is not None and running.stdout.readline() == "held\n"
+    return running
+
+
+def test_a_lease_of_a_living_process_is_respected_and_that_of_a_dead_one_is_not_waited_for(tmp_path: Path) -> None:
+    running = holder(tmp_path)
+    try:
+        with pytest.raises(LeaseError, match=rf"process {running.pid} on .* is at work on {tmp_path}"):
+            Lease(Store(str(tmp_path))).take(give_up_s=0)
+        running.kill()
+        running.wait()
+        ours = Lease(Store(str(tmp_path))).take()
+        assert read_lease(Store(str(tmp_path)), leases.RUN_LEASE)["pid"] == os.getpid()
+        ours.release()
+        ours.release()
+        assert not list(tmp_path.iterdir())
+    finally:
+        end(running.pid)
+
+
+def test_a_lease_from_another_machine_is_taken_when_it_has_been_silent(tmp_path: Path, quick) -> None:
+    store, said = Store(str(tmp_path)), []
+    store.write_json(leases.RUN_LEASE, {"token": "theirs", "host": "gpu7:0:0", "pid": 4, "beat": 9, "time": 0.0})
+    ours = Lease(store).take(say=said.append)
+    assert said == [f"process 4 on gpu7 held {store.uri}; waiting until it has been silent for 1 s"]
+    wait_for("a renewed lease", lambda: read_lease(store, leases.RUN_LEASE)["beat"] >= 3, 10)
+    store.write_json(leases.RUN_LEASE, {"token": "theirs", "host": "gpu7:0:0", "pid": 4, "beat": 10, "time": 0.0})
+    wait_for("the loss to be seen", lambda: ours.lost, 10)
+    with pytest.raises(LeaseError, match="taken over"):
+        ours.check()
+    ours.release()
+    assert read_lease(store, leases.RUN_LEASE)["token"] == "theirs"
+
+
+def test_a_request_that_came_too_late_stops_no_other_sitting(tmp_path: Path, capsys) -> None:
+    folder = Store(str(tmp_path)).child("studies", "s")
+    folder.write_json("study.json", {})
+    with pytest.raises(ValueError, match="no search of the study 's' is running"):
+        stop.main(["s", "--store", str(tmp_path)])
+    with pytest.raises(ValueError, match="there is no study 'other'"):
+        stop.main(["other", "--store", str(tmp_path)])
+    folder.write_json("stop.json", {"token": "of an earlier sitting", "now": False})
+    sitting = Sitting(folder)
+    assert sitting.request() == ""
+    folder.write_json("driver.json", {**folder.read_json("driver.json"), "host": "elsewhere"})
+    token = ask_to_stop(folder, "s", now=True)
+    sitting.looked = 0.0
+    assert sitting.request() == "now"
+    sitting.end()
+    assert not folder.exists("stop.json") and wait_for_end(folder, token) == "stopped"
+
+
+def test_the_first_signal_asks_and_the_second_ends_at_once(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        sitting = Sitting(Store(str(tmp_path)))
+        assert sitting.request() == ""
+        os.kill(os.getpid(), number)
+        assert sitting.request() == "stop"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        sitting.end()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.fixture
+def search(tiny_store: Store, tmp_path: Path) -> Iterator[Search]:
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
+    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:  # sockets: a short path
+        result = Search(tmp_path, Path(scratch))
+        yield result
+        assert not [pid for session in result.sessions for pid in end(session)]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_stopped_from_elsewhere_and_by_ctrl_c_then_finished(search: Search, capsys) -> None:
+    folder = search.folder / "store" / "studies" / "again"
+    running = search.start()
+    search.wait_until_midway(ended=1)
+    with pytest.raises(ConfigError, match=r"this study is being searched: process \d+ .*atose_ray.stop again"):
+        Sitting(Store(str(folder)))
+    stop.main(["again", "--store", search.store.uri, "--wait"])
+    said = capsys.readouterr().out
+    assert "asked the search of again to stop" in said and said.endswith("stopped\n")
+    code, text = running.wait(timeout=60), search.output.read_text()
+    assert code == 130 and "Traceback" not in text, text
+    logs = {number: log.read_bytes() for number, log in search.logs().items()}
+    (cut,) = [number for number, content in logs.items() if b'"end"' not in content]  # none pruned, none failed
+    assert "trials that run finish their epoch" in text and f"paused {cut:03d}-" in text
+    assert "stopped; the same command goes on from here" in text and "test scored" not in text
+    begun = text[: text.index("stop   ")].count("] start  ")
+    assert text.count("] start  ") == begun == len(logs) == cut + 1 < TRIALS  # none was launched
+    log = search.logs()[cut]
+    assert log.with_name("checkpoint.pt").exists() and 0 < len(epochs(log)) < EPOCHS
+    assert (folder / "report.html").is_file() and not (folder / "best").exists()
+    assert not (folder / "stop.json").exists() and not (folder / "driver.json").exists()
+
+    running = search.start()
+    wait_for("the cut trial to go on", lambda: log.read_bytes() != logs[cut], 120, every=0.02)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+    code, text = running.wait(timeout=60), search.output.read_text()
+    assert code == 130 and "Traceback" not in text, text
+
+    running = search.start()
+    code, text = running.wait(timeout=120), search.output.read_text()
+    assert code == 0, text
+    record = load_study_record(search.store, "again")
+    assert [trial.state for trial in record.trials] == ["complete"] * TRIALS
+    after = search.logs()
+    assert all(after[number].read_bytes().startswith(content) for number, content in logs.items())
+    assert all(epochs(log) == list(range(1, EPOCHS + 1)) for log in after.values())
+    assert json.loads((folder / "study.json").read_text()) and record.best is not None
+    assert not list(folder.glob("trials/*/lease.json"))
