@@ -24,7 +24,7 @@ def arguments() -> argparse.ArgumentParser:
         "status",
         "Show how far a search is: trials by state, the best, rate, forecast and what was used. Without a study: all\n"
         "studies of the store, one line each.",
-        "  python -m atose_ray.status\n  python -m atose_ray.status demo --watch 5",
+        "  python -m atose_ray.status demo --watch 5\n  python -m atose_ray.status",
     )
     parser.add_argument("study", nargs="?", help="name of the study folder")
     parser.add_argument("--watch", type=cli.at_least_one, metavar="SECONDS", help="show it again every so often")

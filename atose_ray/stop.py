@@ -14,7 +14,7 @@ def arguments() -> argparse.ArgumentParser:
         "stop",
         "Ask a running search to stop: no further trial begins, those that run finish their epoch. The command of the\n"
         "search ends with exit code 130, as after Ctrl-C, which does the same; given again, it goes on from there.",
-        "  python -m atose_ray.stop demo --wait\n  python -m atose_ray.tune demo     # goes on",
+        "  python -m atose_ray.stop demo --wait",
     )
     parser.add_argument("study", help="name of the study folder")
     parser.add_argument("--wait", action="store_true", help="return when the search has stopped")

@@ -83,7 +83,7 @@ def rewrite(table: Path, change: Callable[[list[str]], list[str]]) -> None:
         ),
         (["mtat"], r"mtat needs the folder of its audio.*--source DIR"),
         (["mtat", "--source", "/no/such/folder"], r"/no/such/folder does not exist.*--source DIR"),
-        (["folder", "--source", "s3://bucket/audio"], r"must be a local folder, but got s3://bucket/audio; copy or mo"),
+        (["mtat", "--source", "s3://bucket/audio"], r"must be a local folder, but got s3://bucket/audio; copy or mo"),
         (["folder", "--source", ".", "--option", "sample_rate"], r"--option is NAME=VALUE, but got 'sample_rate'"),
         (["folder", "--source", ".", "--option", "sample_rate=8000"], r"sample_rate: no such key; did you mean 'sampl"),
         (["folder", "--source", ".", "--option", "sample_rate_hz=8"], r"sample_rate_hz: .* 1000, but got 8"),
@@ -98,8 +98,6 @@ def test_prepare_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trials", "0"], r"--trials is 1 or more, but got 0"),
-        (["--trials", "-4"], r"--trials is 1 or more, but got -4"),
         (["--set", "search.trials=0"], r"search\.trials: .*greater than or equal to 1, but got 0"),
         (["--set", "optim.lr=1e-3"], r"optim: no such key; did you mean 'base\.optim'\?"),
         (["--set", "base.optim.lr"], r"PATH=VALUE.*'base\.optim\.lr'"),
@@ -420,7 +418,7 @@ def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_clust
     ("name", "arguments", "message"),
     [
         ("prepare", ["mtta"], "error: unknown dataset 'mtta'"),
-        ("tune", ["demo", "--trials", "0"], "error: --trials is 1 or more, but got 0"),
+        ("tune", ["demo", "--set", "search.trials=0"], "search.trials: Input should be greater than or equal to 1"),
         ("train", ["demo"], "error: no prepared data set 'demo' in the store"),
         ("tag", ["best", "song.mp3"], "best is not a model folder"),
         ("report", ["demo"], "error: there is no study 'demo' in the store"),

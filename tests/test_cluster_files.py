@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -304,6 +305,8 @@ def test_a_job_sends_the_code_and_little_else(tmp_path: Path, monkeypatch, caplo
     for name in (".env", "key.pem", "auth_token", "cluster/credentials.json"):
         (folder / name).write_text("planted")
     monkeypatch.setenv("RAY_PACKAGE_SIZE_WARNING_MIB", "1")  # the size check that the README names
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)  # a Ray that was up in this process changed both
+    caplog.set_level("WARNING", logger="ray")
     names = packed(folder, tmp_path / "package.zip")
     assert "approaching the maximum upload size" in caplog.text
     code = {

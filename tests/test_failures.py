@@ -244,7 +244,17 @@ def break_backward(folder: str, how: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "groups"), [("bug", 1), ("memory", 1)])
+@pytest.mark.parametrize(
+    ("how", "groups"),
+    [
+        ("bug", 1),
+        pytest.param(
+            "memory",
+            1,
+            marks=pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="with ATOSE_CHAOS=1"),
+        ),
+    ],
+)
 def test_a_worker_group_is_not_tried_again_for_a_bug_and_is_halved_for_memory(
     ray_cluster, store, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, groups: int
 ) -> None:

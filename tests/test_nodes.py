@@ -266,6 +266,7 @@ def resolved(store: Store, **changes: object):
     return run_config({**tiny_tree(), **changes}).resolve(manifest.data_spec, manifest.content_hash)
 
 
+@pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="takes a minute: run it with ATOSE_CHAOS=1")
 def test_a_training_whose_node_dies_ends_with_the_same_scores(nodes: Nodes, store, tmp_path) -> None:
     nodes.fill()
     method = {"kind": "supervised", "head": {"kind": "mlp", "hidden": 8}}

@@ -15,7 +15,7 @@ from conftest import RATE
 from test_prepare_resume import content
 from test_s3 import Bucket, bucket  # noqa: F401  (a fixture)
 
-from atose_ray.data import store as module
+from atose_ray import store as module
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config

@@ -106,6 +106,11 @@ class Console(tune.Callback):  # type: ignore[misc]
             trial.stopping_criterion = {"training_iteration": 0}  # whatever it reports next is its last here
         left = [trial for trial in trials if trial.trial_id in self.awaited and trial.status == "RUNNING"]
         if request == "now" or not left:
+            self.end_if_stopped()
+
+    def end_if_stopped(self) -> None:
+        """Tune's loop may end before it turns again, with the last trials that were waited for. Raises StoppedError."""
+        if self.awaited is not None:
             self.leave(report=True)
             raise StoppedError
 

@@ -136,6 +136,7 @@ def search(
                     missing=settings.trials - len(told),
                     callbacks=[console],
                 ).fit()
+                console.end_if_stopped()
     finally:
         console.leave()
     console.say_spilled(last=True)
