@@ -173,4 +173,4 @@ def test_a_study_leaves_these_files(ray_cluster, tiny_store: Store, tmp_path: Pa
     assert {path.name for path in (folder / "best").iterdir()} == MODEL_FILES | {"examples.json"}
     for trial in (folder / "trials").iterdir():
         assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
-        assert {path.name for path in trial.iterdir()} == RUN_FILES
+        assert {path.name for path in trial.iterdir()} == RUN_FILES | {"tensorboard"}

@@ -17,7 +17,7 @@ from atose_ray.runtime.lease import OLD_S, STUDY_LEASE, Lease, LeaseError, descr
 from atose_ray.store import Store, StoreError, folder_of
 
 STOP = "stop.json"
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S, LOOK_AT_DISK_EVERY_S = 2.0, 0.25
 Request = Literal["", "stop", "now"]
 
 
@@ -47,9 +47,9 @@ class Sitting:
         self.asked = "stop"
 
     def request(self) -> Request:
-        """What is asked of this driver; looks into the folder every LOOK_EVERY_S seconds."""
+        """What is asked of this driver; looks into the folder every two seconds, on a local disk more often."""
         now = time.monotonic()
-        if now - self.looked >= LOOK_EVERY_S:
+        if now - self.looked >= (LOOK_AT_DISK_EVERY_S if self.folder.local_path else LOOK_EVERY_S):
             self.looked = now
             asked = read_request(self.folder)
             if asked and asked["token"] == self.lease.token:
