@@ -13,7 +13,7 @@ from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrid
 from atose_ray.data.shards import load_manifest
 from atose_ray.metrics import PROTOCOL
 from atose_ray.search.space import chosen_arms, compose, load_study
-from atose_ray.store import Store
+from atose_ray.store import Store, folder_of, is_uri
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, open_run, use_threads
@@ -83,10 +83,9 @@ def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 def read_config(source: str) -> dict[str, Any]:
     """The tree in a config.json, by path or URI. Raises ConfigError."""
     try:
-        if "://" in source:
-            place, mark, query = source.partition("?")
-            folder, _, name = place.rpartition("/")
-            tree = Store(folder + mark + query).read_json(name)
+        if is_uri(source):
+            folder, name = folder_of(source)
+            tree = Store(folder).read_json(name)
         else:
             tree = json.loads(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

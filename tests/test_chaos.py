@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_tree
 from processes import alive, end, environment, members, wait_for
-from test_kill_resume import EPOCHS, TRIALS, Search, epochs
+from test_kill_resume import EPOCHS, TRIALS, Search, epochs, search  # noqa: F401
 from test_ray import run, store, study  # noqa: F401
 
 from atose_ray.config import SearchConfig, run_config
@@ -41,15 +41,6 @@ pytestmark = [
 ]
 
 KILLS = int(os.environ.get("ATOSE_CHAOS", "1"))
-
-
-@pytest.fixture
-def search(tiny_store: Store, tmp_path: Path) -> Iterator[Search]:
-    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
-    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:  # sockets: a short path
-        result = Search(tmp_path, Path(scratch))
-        yield result
-        assert not [pid for session in result.sessions for pid in end(session)]
 
 
 def total_epochs(search: Search) -> int:

@@ -1,21 +1,19 @@
+# ruff: noqa: F811  (fixtures of other test files)
 """A search that is asked to stop does so in good order, and nobody works where another process is at work."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes import end, environment, wait_for
-from test_kill_resume import EPOCHS, TRIALS, Search, epochs
+from test_kill_resume import EPOCHS, TRIALS, Search, epochs, search  # noqa: F401
 
 from atose_ray import stop
 from atose_ray.config import ConfigError
@@ -109,15 +107,6 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(tmp_path: Path) -> No
             time.sleep(1)
         sitting.end()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-@pytest.fixture
-def search(tiny_store: Store, tmp_path: Path) -> Iterator[Search]:
-    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
-    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:  # sockets: a short path
-        result = Search(tmp_path, Path(scratch))
-        yield result
-        assert not [pid for session in result.sessions for pid in end(session)]
 
 
 @pytest.mark.ray

@@ -6,6 +6,8 @@ However long the file: it is read in blocks (streams.py), resampled as they come
 from __future__ import annotations
 
 import contextlib
+import io
+import wave
 from collections.abc import Generator, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -246,3 +248,14 @@ def to_pcm16(audio_T: np.ndarray, peak_normalize: bool) -> tuple[np.ndarray, flo
         return np.zeros(len(audio_T), np.int16), 1 / INT16_PEAK
     pcm_T = np.rint(audio_T.astype(np.float64) * (INT16_PEAK / peak)).astype(np.int16)
     return pcm_T, 1 / INT16_PEAK if peak_normalize else peak / INT16_PEAK
+
+
+def wav_of(pcm_T: np.ndarray, rate_hz: int) -> bytes:
+    """[T] int16 -> a mono WAV file."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(pcm_T.astype("<i2", copy=False).tobytes())
+    return content.getvalue()

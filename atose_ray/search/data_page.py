@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import itertools
-import wave
 from collections import Counter
 from importlib import resources
 
 import numpy as np
 
+from atose_ray.audio.io import wav_of
 from atose_ray.data.doctor import QUARANTINE, Examination, is_silent, quarantine, summary
 from atose_ray.data.doctor_facts import Audio, Clip, read_audio
 from atose_ray.data.doctor_findings import Finding, counted
@@ -190,13 +189,7 @@ def excerpt(audio: Audio, rate_hz: int) -> bytes:
     loudest = int(np.abs(pcm_T).argmax()) if len(pcm_T) else 0
     first = max(0, min(loudest - size // 2, len(pcm_T) - size))
     part_T = np.rint(pcm_T[first : first + size] * (audio.scale * 32767)).clip(-32767, 32767)
-    content = io.BytesIO()
-    with wave.open(content, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(part_T.astype("<i2").tobytes())
-    return content.getvalue()
+    return wav_of(part_T.astype("<i2"), rate_hz)
 
 
 def _histograms(found: Examination) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atose_ray.config import StudyConfig
-from atose_ray.search.record import TrialRecord, best_trial, load_trials, study_store
+from atose_ray.search.record import TrialRecord, best_trial, existing_study, load_trials
 from atose_ray.store import Store
 
 MIN_ENDED = 3  # trials that must have ended before a forecast is worth its line
@@ -39,10 +39,7 @@ class Progress:
 
 def read_study(store: Store, name: str) -> tuple[StudyConfig, tuple[TrialRecord, ...]]:
     """A study's config and trials. Raises ValueError, naming the studies that are there, when it does not exist."""
-    folder = study_store(store, name)
-    if not folder.exists("study.json"):
-        there = ", ".join(store.child("studies").names()) or "none"
-        raise ValueError(f"there is no study {name!r} in the store {store.uri}; it holds: {there}")
+    folder = existing_study(store, name)
     return StudyConfig.model_validate(folder.read_json("study.json")["config"]), load_trials(folder)
 
 

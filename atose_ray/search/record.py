@@ -134,6 +134,15 @@ def study_store(store: Store, name: str) -> Store:
     return store.child("studies", name)
 
 
+def existing_study(store: Store, name: str) -> Store:
+    """The folder of a study that was begun. Raises ValueError, naming those that are there, when it was not."""
+    folder = study_store(store, name)
+    if not folder.exists("study.json"):
+        there = ", ".join(store.child("studies").names()) or "none"
+        raise ValueError(f"there is no study {name!r} in the store {store.uri}; it holds: {there}")
+    return folder
+
+
 def trial_store(study: Store, signature: str) -> Store:
     """The run folder of a trial."""
     return study.child("trials", signature)
@@ -189,10 +198,7 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
 
     Raises ValueError, naming the studies that are there, when it does not exist.
     """
-    folder = study_store(store, name)
-    if not folder.exists("study.json"):
-        there = ", ".join(store.child("studies").names()) or "none"
-        raise ValueError(f"there is no study {name!r} in the store {store.uri}; it holds: {there}")
+    folder = existing_study(store, name)
     study, data = folder.read_json("study.json"), folder.read_json("data.json")
     best = None
     if folder.child("best").exists("metrics.json"):

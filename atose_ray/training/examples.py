@@ -11,8 +11,6 @@ rare tag with low scores is judged by its own measure.
 from __future__ import annotations
 
 import base64
-import io
-import wave
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 
+from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
 from atose_ray.config import RunConfig
 from atose_ray.data.shards import Manifest, data_store, from_file, load_manifest, read_index, read_row_group
@@ -269,10 +268,4 @@ def excerpt(pcm_T: npt.NDArray[np.int16], scale: float, rate_hz: int) -> tuple[i
     out_hz = min(rate_hz, EXCERPT_HZ)
     resampler = Resampler(rate_hz, out_hz)
     out_T = np.concatenate([resampler.push(part_T), resampler.finish()]) if len(part_T) else part_T
-    content = io.BytesIO()
-    with wave.open(content, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(out_hz)
-        file.writeframes(np.rint(out_T * 32767).clip(-32767, 32767).astype("<i2").tobytes())
-    return first, content.getvalue()
+    return first, wav_of(np.rint(out_T * 32767).clip(-32767, 32767).astype("<i2"), out_hz)
