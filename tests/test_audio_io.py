@@ -322,7 +322,7 @@ def test_damage_at_the_end_is_found_after_some_pieces(kind: str) -> None:
         list(pieces)
 
 
-RATES = [(44100, 16000), (48000, 16000), (8000, 16000), (22050, 16000), (96000, 22050)]
+RATES = [(44100, 16000), (16000, 22050), (48000, 16000), (8000, 16000), (22050, 16000), (96000, 22050)]
 
 
 @pytest.mark.parametrize(("source_hz", "target_hz"), RATES)
