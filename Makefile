@@ -11,7 +11,7 @@ demo: $(VENV)/.product  ## render the demo data, search it, print where the repo
 	$(BIN)/python -m atose_ray.tune demo --store $(STORE)
 
 test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev  ## without what starts Ray or takes long
 	$(BIN)/python -m pytest -m "not slow and not ray and not browser"

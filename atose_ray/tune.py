@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
 
     check_warm_start(study, store)
     object_store_bytes = options.object_store and options.object_store << 30
-    with cluster(options.cpus, options.address, object_store_bytes):
+    job = {"study": name, "store": store.uri, "trials": str(study.search.trials), "metric": study.search.metric}
+    with cluster(options.cpus, options.address, object_store_bytes, job):
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
         clips = plan_clips(base, study.search, manifest, available)
         plan = make_plan(study.search, clips.streams, available)

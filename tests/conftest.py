@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ from atose_ray.store import Store
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATE = 4000
 TINY_TAGS = ("low", "high", "loud", "steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests come first: the last worker to finish then does so with short ones."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ray"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: a file's tests stay together, in their order
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,6 +116,6 @@ def ray_cluster():
 
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:  # sockets need a short path
         os.environ["RAY_TMPDIR"] = folder
-        with cluster(cpus=4):
+        with cluster(cpus=4, metadata={"study": "those of these tests"}):
             yield
         del os.environ["RAY_TMPDIR"]

@@ -107,6 +107,8 @@ def test_a_search_shows_its_trials_in_rays_metrics_logs_and_actors(ray_cluster, 
     names = {trial.name for trial in found.trials}
     actors = [actor for actor in list_actors(detail=True, limit=1000) if actor.repr_name]
     assert any(actor.repr_name == f"trial {name}" for actor in actors for name in names)
+    [job] = json.loads(urllib.request.urlopen(f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/jobs/", timeout=30).read())
+    assert job["metadata"] == {"study": "those of these tests"}
     node = ray.nodes()[0]
     page = f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/v0/logs?node_id={node['NodeID']}&glob=trial-*"
 

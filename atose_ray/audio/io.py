@@ -107,9 +107,8 @@ def _pieces(
     for block in blocks:
         audio_TC, rate_hz, expected = block
         cutter = cutter or _Cutter(part.start_s, rate_hz, audio_TC.shape[1], sample_rate_hz, size)
-        finite_TC = np.isfinite(audio_TC)
-        if not finite_TC.all():
-            finite_T = finite_TC.all(axis=1)
+        if not (np.isfinite(audio_TC.max(initial=0)) and np.isfinite(audio_TC.min(initial=0))):  # NaN gets through both
+            finite_T = np.isfinite(audio_TC).all(axis=1)
             broken_at = got + int(finite_T.argmin()) if broken_at is None else broken_at
             broken += len(finite_T) - int(finite_T.sum())
         got += len(audio_TC)

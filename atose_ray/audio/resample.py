@@ -19,7 +19,8 @@ import torchaudio
 # Of the source: what is shorter is resampled in one piece, what is longer in windows of about this length. Of one
 # length, because oneDNN keeps nearly a megabyte for every length of input that it has met.
 HOLD_SAMPLES = 1 << 20
-BACK_SAMPLES = 1 << 18  # held back, because a convolution of a few samples rounds otherwise than one of many
+# Held back, because a convolution of a few samples rounds otherwise than one of many. So 30 s at 48 kHz are one piece.
+BACK_SAMPLES = 3 << 17
 FILTER_VALUES = 1 << 22  # the largest table of filters for which torchaudio is asked
 LOBES, ROLLOFF = 6, 0.99  # of the windowed sinc: torchaudio's default filter
 NEGLIGIBLE = 1e-12  # of a filter's tap: where the window ends, cos(pi / 2) squared is not quite zero

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import re
 from collections.abc import Callable, Generator, Iterator
@@ -26,6 +27,7 @@ from atose_ray.audio.part import LONGEST_S, Part
 BLOCK_SAMPLES, BLOCK_VALUES = 1 << 20, 1 << 21  # per channel (24 s at 44.1 kHz), and of all channels together
 LOWEST_HZ, HIGHEST_HZ, MOST_CHANNELS = 1000, 768_000, 256
 PLANES_OF_PYAV = 8  # PyAV looks for the plane behind the last one, and with eight there is none: memory fault
+MP3_IN_MEMORY = 1 << 25  # bytes of a file that is read whole: half an hour and more
 PREROLL_S = 2  # an MP3 frame borrows bits from earlier ones: what follows a seek is wrong (measured: up to 0.5 s)
 
 _RECEIVED_INSTEAD = {
@@ -125,9 +127,16 @@ def _is_mp3_without_length(file: GuardedFile, head: bytes) -> bool:
         id3_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         file.seek(id3_bytes)
         head = file.read(4096)
-    elif not (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06):
+    elif not _begins_as_mp3(head):
         return False
     return not any(tag in head for tag in _LENGTH_TAGS)
+
+
+def _begins_as_mp3(head: bytes) -> bool:
+    """Whether these are the first bytes of an MPEG audio frame, or of the tag that goes before one."""
+    return head.startswith(b"ID3") or (
+        len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06 != 0
+    )
 
 
 def _block_samples(rate_hz: int, channels: int, by: str) -> int:
@@ -141,7 +150,7 @@ def _block_samples(rate_hz: int, channels: int, by: str) -> int:
 
 def _soundfile_blocks(file: GuardedFile, part: Part) -> Blocks:
     try:
-        with soundfile.SoundFile(file) as opened:
+        with soundfile.SoundFile(_at_hand(file)) as opened:
             rate_hz, total = int(opened.samplerate), int(opened.frames)
             size = _block_samples(rate_hz, int(opened.channels), "libsndfile")
             if total >= _UNKNOWN_LENGTH:
@@ -160,6 +169,16 @@ def _soundfile_blocks(file: GuardedFile, part: Part) -> Blocks:
                     break
     except soundfile.LibsndfileError as error:
         raise Refused(f"libsndfile: {error.error_string}") from error
+
+
+def _at_hand(file: GuardedFile) -> GuardedFile | io.BytesIO:
+    """What libsndfile reads: the file, or the content of an MP3, of which it asks for two hundred bytes at a time."""
+    start = file.tell()
+    is_mp3 = file.size <= MP3_IN_MEMORY and _begins_as_mp3(file.read(4))
+    file.seek(start)
+    content = io.BytesIO(file.read()) if is_mp3 else file
+    file.check()
+    return content
 
 
 def _lost_samples(opened: soundfile.SoundFile) -> int:

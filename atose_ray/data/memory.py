@@ -26,6 +26,7 @@ import torch
 Residency = Literal["auto", "stream", "host", "device"]
 DEVICE_PART = 1 / 4
 HOST_PART = 1 / 8
+CONTEXT_BYTES = 512 << 20  # of a CUDA context with its kernels; torch's allocator does not count it
 
 
 class ResidencyError(ValueError):
@@ -66,6 +67,17 @@ def host_part(world: int) -> float:
 def free_device_bytes(device: torch.device) -> int:
     """Free memory of a CUDA device."""
     return int(torch.cuda.mem_get_info(device)[0])
+
+
+def gpu_memory_held(device: torch.device) -> float:
+    """Share of its GPU's memory that this process held at most since the peak was last reset; 0.0 on a CPU.
+
+    What torch's allocator reserved, and CONTEXT_BYTES for the CUDA context beside it.
+    """
+    if device.type != "cuda":
+        return 0.0
+    held = torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
+    return float(min(1.0, held / torch.cuda.get_device_properties(device).total_memory))
 
 
 def free_host_bytes(root: Path = Path("/")) -> int:

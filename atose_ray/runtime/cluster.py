@@ -17,6 +17,7 @@ from typing import Any
 import ray
 import ray.data
 import yaml
+from ray.job_config import JobConfig
 
 from atose_ray.config import SearchConfig
 
@@ -40,12 +41,16 @@ class PlanError(ValueError):
 
 @contextmanager
 def cluster(
-    cpus: int | None = None, address: str | None = None, object_store_bytes: int | None = None
+    cpus: int | None = None,
+    address: str | None = None,
+    object_store_bytes: int | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """Join the cluster of `address` or RAY_ADDRESS, else start one on this machine; leave (or end) it afterwards.
 
     cpus: logical CPUs of a cluster started here; None is the machine's. object_store_bytes: of one started here; None
-    is Ray's choice (30 % of the memory). A Ray that this process joined before stays.
+    is Ray's choice (30 % of the memory). metadata: of the job, for Ray's dashboard and API. A Ray that this process
+    joined before stays.
     """
     if ray.is_initialized():
         yield
@@ -55,6 +60,7 @@ def cluster(
     address = address or os.environ.get("RAY_ADDRESS")
     loud = bool(os.environ.get("ATOSE_RAY_LOGS"))
     quiet: dict[str, Any] = {"log_to_driver": loud, "logging_level": "INFO" if loud else "ERROR"}
+    quiet["job_config"] = JobConfig(metadata=dict(metadata or {}))
     if address:
         join(address, quiet)
     else:

@@ -11,6 +11,7 @@ They follow from the run folder alone, so that a search that goes on knows them 
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Sequence
@@ -146,7 +147,12 @@ def trainable(costs: Sequence[str], plan: Plan, shared: SharedClips | None) -> A
         kind: Any = timed_worker_group_trial if timed else worker_group_trial
     else:
         kind = TimedActorTrial if timed else ActorTrial
-    gpu = {"GPU": plan.worker_gpus} if plan.worker_gpus and not plan.workers else {}
     if shared is not None:
         kind = tune.with_parameters(kind, shared=shared)
-    return tune.with_resources(kind, {"CPU": plan.trial_cpus, **gpu})
+    return tune.with_resources(kind, functools.partial(resources_of, plan))
+
+
+def resources_of(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial's own process holds; of a GPU what its config says, for that follows from the trials before it."""
+    gpus = 0.0 if plan.workers else config[KEY]["gpus"]
+    return tune.PlacementGroupFactory([{"CPU": plan.trial_cpus, **({"GPU": gpus} if gpus else {})}])

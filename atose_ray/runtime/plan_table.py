@@ -33,7 +33,7 @@ def table(plan: Plan) -> str:
     if 0 < plan.worker_gpus < 1:
         sharing = int(1 / plan.worker_gpus + 1e-9)
         lines.append(
-            f"  up to {sharing} {'trials' if plan.workers <= 1 else 'workers'} share a GPU: its memory is not divided "
-            "between them by anybody, so each must leave room for the others"
+            f"  up to {sharing} {'trials' if plan.workers <= 1 else 'workers'} share a GPU, fewer if the first ones "
+            "show that its memory does not hold so many"
         )
     return "\n".join(line.rstrip() for line in lines)

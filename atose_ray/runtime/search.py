@@ -7,6 +7,7 @@ the pruner's rungs and overwrite its own logs.)
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.console import Console
 from atose_ray.runtime.costs import costs_in, trainable
+from atose_ray.runtime.gpu_share import GpuShare
 from atose_ray.runtime.ledger import Ledger
 from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.samplers import sampler, warm_trials
@@ -50,7 +52,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 class Space:
     """The define-by-run space: an Optuna trial -> the run that Tune executes.
 
-    stream_bytes: what Ray Data may keep in the object store for one process of a trial.
+    stream_bytes: what Ray Data may keep in the object store for one process of a trial. share: GPUs of a process, where
+    the plan's are not the last word.
     """
 
     study: StudyConfig
@@ -60,6 +63,7 @@ class Space:
     content_hash: str
     plan: Plan
     stream_bytes: int | None = None
+    share: GpuShare | None = None
 
     def __call__(self, trial: optuna.Trial, number: int) -> tuple[Job, dict[str, Any]]:
         """The run of one trial, and the configuration with everything that its actor needs, under one key.
@@ -67,6 +71,7 @@ class Space:
         Its run folder is begun here, so that a trial whose process never comes up is on record too.
         """
         plan, settings = self.plan, self.study.search.without_password()
+        gpus = self.share.fraction() if self.share else plan.worker_gpus
         chosen = suggest(trial, self.study.space)
         run = compose(self.study, chosen, number).resolve(self.spec, self.content_hash)
         folder = study_store(Store(self.store_uri), self.name)
@@ -75,14 +80,14 @@ class Space:
             "name": trial_name(number, run),
             "params": dict(trial.params),
             "distributions": {k: optuna.distributions.distribution_to_json(d) for k, d in trial.distributions.items()},
-            "resources": {"cpus": plan.cpus_per_trial, "gpus": plan.gpus_per_trial, "workers": plan.workers},
+            "resources": {"cpus": plan.cpus_per_trial, "gpus": max(plan.workers, 1) * gpus, "workers": plan.workers},
         }
         job = Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about)
-        job = with_device(job, plan.worker_gpus)
+        job = with_device(job, gpus)
         head = {"device": "none yet", "parameters": 0, **about}
         RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
         ray_uri = folder.child("ray").uri
-        config = {"job": job, "search": settings, "gpus": plan.worker_gpus, "ray_uri": ray_uri}
+        config = {"job": job, "search": settings, "gpus": gpus, "ray_uri": ray_uri}
         return job, {KEY: {**config, "stream_bytes": self.stream_bytes}}
 
     def values(self, job: Job, result: Mapping[str, Any]) -> Sequence[float] | None:
@@ -93,10 +98,10 @@ class Space:
 
 
 def trial_name(number: int, run: RunConfig) -> str:
-    """A name a person can read: number, encoder, method with its objective."""
+    """A name a person can read: number, encoder with its block, method with its objective and its latent size."""
     parts = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
-    objective = getattr(run.method, "objective", None)
-    parts += [objective.kind] if objective is not None else []
+    objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
+    parts += [objective.kind if objective is not None else None, f"d{latent}" if latent else None]
     return "-".join(part for part in parts if part)
 
 
@@ -119,13 +124,15 @@ def search(
     if not ledger.allows():
         return
     console = Console(settings, len(told), Spilling())
+    share = GpuShare(space.plan, earlier, console.say)
+    space = dataclasses.replace(space, share=share)
     console.sit(folder)  # before anything of a search that is still at work is touched
     try:
         with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
             kept = open_storage(settings, folder, space.name, Path(scratch))
             warm = warm_trials(study, Store(space.store_uri))
             asked = rebuild(kept, study, space.name, earlier, warm, sampler(settings, settings.seed + len(earlier)))
-            searcher = StudySearch(asked, settings.metric, space, space.values, ledger, kept, console.may_launch)
+            searcher = StudySearch(asked, settings.metric, space, space.values, ledger, kept, console.may_launch, share)
             with ledger, kept:
                 tuner(
                     trainable(settings.costs, space.plan, shared),

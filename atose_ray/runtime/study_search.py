@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from sqlalchemy.exc import DBAPIError
 
+from atose_ray.runtime.gpu_share import GpuShare
 from atose_ray.runtime.ledger import Ledger
 from atose_ray.runtime.storage import NUMBER, StudyStorage
 from atose_ray.training.run import Job
@@ -34,6 +35,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     configure: an Optuna trial and its number -> the run, and the config that Tune hands to the trainable. values: a run
     and its last result -> what Optuna is told; None of a trial that failed. ledger: asked before every trial whether
     it may begin, and told of all. kept: where the study is stored. may_launch: whether a trial may begin just now.
+    share: told what trials hold of a GPU's memory, and asked whether one more has room.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class StudySearch(Searcher):  # type: ignore[misc]
         ledger: Ledger,
         kept: StudyStorage,
         may_launch: Callable[[], bool] = lambda: True,
+        share: GpuShare | None = None,
     ) -> None:
         super().__init__(metric=metric, mode="max")
         self.study, self.configure, self.values, self.ledger, self.kept = study, configure, values, ledger, kept
-        self.may_launch = may_launch
+        self.may_launch, self.share = may_launch, share
         self.several = len(study.directions) > 1
         self.taken: set[int] = set()  # Optuna's numbers of all trials that were asked for here
         self.asked: dict[str, tuple[optuna.Trial, int, Job]] = {}
@@ -59,7 +62,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The config of the next trial, FINISHED, or None when it is not the time for one."""
-        if not self.may_launch():
+        if not self.may_launch() or (self.share and not self.share.may_launch(len(self.asked))):
             return None
         if not self.ledger.allows():
             return str(Searcher.FINISHED)
@@ -92,6 +95,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
         if trial_id not in self.asked or result.get(self.metric) is None or "epoch" not in result:
             return
         trial, number, _ = self.asked[trial_id]
+        if self.share:
+            self.share.note(float(result.get("gpu_memory", 0.0)))
         self.ledger.add_epoch(number, result)
         if not self.several:
             patiently(lambda: trial.report(result[self.metric], result["epoch"]))

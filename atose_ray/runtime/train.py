@@ -48,7 +48,8 @@ def open_on_ray(
 
 def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
     """What Ray hears of an epoch: `metric` is the best so far, never NaN."""
-    return {metric: record.objective, "epoch": record.epoch, "train_loss": record.train_loss}
+    line = {metric: record.objective, "epoch": record.epoch, "train_loss": record.train_loss}
+    return {**line, "gpu_memory": record.gpu_memory}
 
 
 def worker_loop(config: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
+from atose_ray.data.memory import gpu_memory_held
 from atose_ray.methods import Method, StageConfig
 from atose_ray.metrics import NonFiniteError
 from atose_ray.training.accumulate import Accumulator, backward
@@ -91,6 +92,8 @@ def run_epochs(
     does not fit.
     """
     device = device or torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     method.to(device)
     check_room(run, method, batches.steps(), device)
     position, optimizer_state = Position(), None
@@ -188,6 +191,7 @@ def _run_epoch(
         valid=valid,
         objective=position.best_value,
         time=time.time(),
+        gpu_memory=round(gpu_memory_held(device), 4),
     )
     if is_main():
         if improved:

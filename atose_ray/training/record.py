@@ -28,7 +28,7 @@ LOG = "log.jsonl"
 class EpochRecord:
     """One epoch of one run. `epoch` counts from 1 over all stages; `valid` maps metric name to value;
     `objective` is the best value of the run's metric so far; `time` is the Unix time of its end; `protocol` is that of
-    all its scores."""
+    all its scores; `gpu_memory` is the share of its GPU's memory that the process held at most, 0 without one."""
 
     epoch: int
     stage: str
@@ -39,6 +39,7 @@ class EpochRecord:
     objective: float
     time: float
     protocol: str = PROTOCOL
+    gpu_memory: float = 0.0
 
 
 @dataclass(frozen=True)
