@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import RATE, tiny_tree
+from processes import wait_for
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.data.prepare import prepare
@@ -71,6 +72,14 @@ def run(study_config: StudyConfig, name: str, store: Store):
     return run_study(study_config, name, store, make_plan(study_config.search, clips.streams, available), clips)
 
 
+def cpus_are_free() -> None:
+    """Every CPU that trials held, stopped ones too, is given back."""
+    import ray
+
+    whole = ray.cluster_resources()["CPU"]
+    wait_for("all CPUs to be free", lambda: ray.available_resources().get("CPU") == whole, 30)
+
+
 def test_ray_data_delivers_the_same_batches_as_the_local_reader(ray_cluster, tiny_run, store, tiny_manifest) -> None:
     from atose_ray.runtime.ingest import RayBatches
 
@@ -97,6 +106,7 @@ def test_search_finds_prunes_reports_and_scores_test_once(ray_cluster, store, ca
     record = run(study(), "s", store)
     assert len(record.trials) == 6 and {t.state for t in record.trials} <= {"complete", "pruned"}
     assert sorted(t.number for t in record.trials) == list(range(6))
+    cpus_are_free()
     assert record.best is not None
     assert record.best.metrics["valid"]["pr_auc_macro"] == max(t.value for t in record.trials)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
@@ -191,6 +201,7 @@ def test_one_and_two_workers_reach_the_score_of_none(ray_cluster, tiny_run, stor
 def test_search_with_worker_groups(ray_cluster, store) -> None:
     record = run(study(trials=3, workers_per_trial=2, cpus_per_worker=0.5, concurrency=1), "w2", store)
     assert len(record.trials) == 3 and {t.state for t in record.trials} <= {"complete", "pruned"}
+    cpus_are_free()
     assert record.best is not None and record.best.metrics["test"]["clips"] == 12
     abouts = Path(store.root).glob("studies/w2/trials/*/about.json")
     assert [json.loads(about.read_text())["residency"] for about in abouts] == ["shared"] * 3

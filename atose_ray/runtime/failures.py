@@ -153,7 +153,12 @@ class Tries(FailureConfig):  # type: ignore[misc]
     worker group that ran out of memory one more, in which it begins with half the batch.
     """
 
-    granted, over = 0, False  # of this process: a controller serves one run
+    granted, over = 0, False  # of this process: a controller serves one run at a time
+
+    @staticmethod
+    def reset() -> None:
+        """Another run begins in this process."""
+        Tries.granted, Tries.over = 0, False
 
     @property
     def max_failures(self) -> int:

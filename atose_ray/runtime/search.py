@@ -166,7 +166,7 @@ def tuner(
             max_concurrent_trials=plan.concurrency,
             search_alg=searcher,
             scheduler=pruner,
-            reuse_actors=plan.workers == 0,
+            reuse_actors=True,
             trial_name_creator=name_of,
             trial_dirname_creator=name_of,
         ),

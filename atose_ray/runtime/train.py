@@ -10,12 +10,13 @@ from typing import Any
 import ray.train
 import torch
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
+from atose_ray.runtime.controller import TrialTrainer
 from atose_ray.runtime.failures import Judge, Tries
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
@@ -112,7 +113,8 @@ def train_on_ray(
     A worker that dies is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
     TrainingFailedError when it dies more than `search.max_failures` times, or at once when the code raised.
     """
-    trainer = TorchTrainer(
+    Tries.reset()
+    trainer = TrialTrainer(
         worker_loop,
         train_loop_config={
             "job": job,

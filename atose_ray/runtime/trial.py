@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from atose_ray.config import SearchConfig
+from atose_ray.runtime.controller import ReportToTune
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.lease import Lease
@@ -129,7 +129,7 @@ def worker_group_trial(config: dict[str, Any], shared: SharedClips | None = None
     name = f"{job.about['name']}-{job.run.signature()}"
     clips = {"shared": shared, "stream_bytes": trial["stream_bytes"]}
     try:
-        train_on_ray(job, search, trial["gpus"], name, trial["ray_uri"], [TuneReportCallback()], **clips)
+        train_on_ray(job, search, trial["gpus"], name, trial["ray_uri"], [ReportToTune()], **clips)
     except Exception as error:
         cause = cause_of(error)
         if cause == "preemption":
