@@ -149,7 +149,10 @@ def trainable(costs: Sequence[str], plan: Plan, shared: SharedClips | None) -> A
         kind = TimedActorTrial if timed else ActorTrial
     if shared is not None:
         kind = tune.with_parameters(kind, shared=shared)
-    return tune.with_resources(kind, functools.partial(resources_of, plan))
+    kind = tune.with_resources(kind, functools.partial(resources_of, plan))
+    if isinstance(kind, type):
+        kind.__name__ = kind.__qualname__ = "Trial"  # as Ray's dashboard lists the actor's class
+    return kind
 
 
 def resources_of(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -65,12 +65,15 @@ def process(command: list[str], **variables: str) -> Iterator[subprocess.Popen[b
 
 
 def shoot(chromium: str, url: str, name: str, height: int = 900, wait_ms: int = 12_000) -> None:
-    """One page as a picture of this folder."""
+    """One page as a picture of this folder. Raises RuntimeError when Chromium wrote none."""
+    (HERE / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
         flags += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}"]
         flags += [f"--window-size=1360,{height}", f"--virtual-time-budget={wait_ms}", f"--screenshot={HERE / name}"]
-        subprocess.run([chromium, *flags, url], check=True, capture_output=True, timeout=120)
+        ran = subprocess.run([chromium, *flags, url], check=True, capture_output=True, text=True, timeout=180)
+    if not (HERE / name).exists():
+        raise RuntimeError(f"no picture of {url}: {ran.stderr[-1000:]}")
     print(f"{name}: {url}", flush=True)
 
 
@@ -108,7 +111,8 @@ def pictures(options: argparse.Namespace, url: str, folder: Path, names: list[st
     for page, name in (("jobs", "ray_jobs"), ("actors", "ray_actors")):
         shoot(chromium, f"{url}/#/{page}", f"{name}.png")
     shoot(chromium, logs, "ray_logs.png")
-    shoot(chromium, f"{logs}&fileName=trial-{names[0]}.log", "ray_trial_log.png")
+    viewer = logs.replace("/logs/", "/logs/viewer")
+    shoot(chromium, f"{viewer}&fileName=trial-{names[0]}.log", "ray_trial_log.png")
     port = free_port()
     with process([options.optuna_dashboard, "--port", str(port), str(folder / "optuna.journal")]):
         board = f"http://127.0.0.1:{port}"
@@ -116,15 +120,18 @@ def pictures(options: argparse.Namespace, url: str, folder: Path, names: list[st
         shoot(chromium, f"{board}/dashboard/studies/0", "optuna_dashboard.png", 1400)
     report = (folder / "report.html").as_uri()
     wait_for("the report", lambda: (folder / "best" / "examples.json").exists() and not time.sleep(3), 1200)
+    best = json.loads((folder / "best" / "metrics.json").read_text())["number"]
     shoot(chromium, report, "report.png", 2600)
-    shoot(chromium, f"{report}#trial-{int(names[0][:3])}", "report_trial.png", 1500)
+    shoot(chromium, f"{report}#trial-{best}", "report_trial.png", 2600)
 
 
 def main() -> None:
     """Start a head, submit a search, wait until there is something to see, take the pictures."""
     options = arguments()
-    store, name = options.store.resolve(), f"pictures-{time.time():.0f}"
-    folder, ray = store / "studies" / name, str(Path(sys.executable).with_name("ray"))
+    store = options.store.resolve()
+    folder, ray = store / "studies" / "demo", str(Path(sys.executable).with_name("ray"))
+    if folder.exists():
+        sys.exit(f"error: {folder} is there already; take another store, whose search is still to run")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     variables = {"RAY_AUTH_MODE": "disabled", "PATH": path}
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:
@@ -133,7 +140,7 @@ def main() -> None:
         with process([*head, "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"], **variables):
             url = f"http://127.0.0.1:{port}"
             wait_for("Ray's dashboard", lambda: answers(f"{url}/api/version"), 90)
-            search = ["python", "-m", "atose_ray.tune", "demo", "--store", str(store), "--name", name]
+            search = ["python", "-m", "atose_ray.tune", "demo", "--store", str(store)]
             submit = [ray, "job", "submit", "--address", url, "--no-wait", "--submission-id", JOB, "--", *search]
             submit += ["--trials", str(options.trials)]
             subprocess.run(submit, env={**os.environ, **variables}, check=True, capture_output=True, timeout=120)
