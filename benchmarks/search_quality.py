@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +85,12 @@ def rows_of(table: Path) -> list[dict[str, Any]]:
 
 def nearest(rows: Sequence[dict[str, Any]], trial: optuna.trial.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
     """The recorded configuration with the most choices in common, and of those the one with the nearest numbers."""
+    params, distributions = trial.params, trial.distributions  # copied at every access
 
     def distance(row: dict[str, Any]) -> tuple[int, float]:
-        apart, far = len(set(row["params"]) - set(trial.params)), 0.0
-        for name, value in trial.params.items():
-            kind, other = trial.distributions[name], row["params"].get(name)
+        apart, far = len(set(row["params"]) - set(params)), 0.0
+        for name, value in params.items():
+            kind, other = distributions[name], row["params"].get(name)
             if isinstance(kind, optuna.distributions.CategoricalDistribution) or other is None:
                 apart += other != value
             elif kind.log:
@@ -137,14 +141,29 @@ def course(study: StudyConfig, rows: Sequence[dict[str, Any]], seed: int, epochs
             slots[turn % SLOTS] = None
 
 
-def race(study: StudyConfig, rows: Sequence[dict[str, Any]], seeds: int, epochs: int) -> list[dict[str, Any]]:
+def whole_course(study: StudyConfig, rows: Sequence[dict[str, Any]], epochs: int, seed: int) -> list[float]:
+    """A course to its end."""
+    return list(course(study, rows, seed, epochs))
+
+
+def quiet() -> None:
+    """No word of Optuna's about every trial, nor about what it calls experimental."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def race(
+    study: StudyConfig, rows: Sequence[dict[str, Any]], seeds: int, epochs: int, processes: int = 1
+) -> list[dict[str, Any]]:
     """A line per side: epochs until a score of the top 5 % was seen, over `seeds` seeds, and the course of the best."""
     goal = float(np.quantile([max(row["valid"], default=0.0) for row in rows], TOP))
     lines = []
     for name, (kind, pruner) in SIDES.items():
         change = {"sampler": kind, "pruner": study.search.pruner.model_copy(update={"kind": pruner})}
         side = study.model_copy(update={"search": study.search.model_copy(update=change)})
-        best_SE = np.array([list(course(side, rows, 1000 + seed, epochs)) for seed in range(seeds)])
+        one = functools.partial(whole_course, side, rows, epochs)
+        with ProcessPoolExecutor(processes, initializer=quiet) as pool:
+            best_SE = np.array(list(pool.map(one, range(1000, 1000 + seeds))))
         reached = best_SE >= goal
         needed = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, np.inf)
         at = sorted({round(step) for step in np.linspace(1, epochs, 60)})
@@ -228,9 +247,8 @@ def main(options: argparse.Namespace) -> None:
         study = load_study("demo", ("base.data.residency=host",))
         record(study, options.store, options.configurations, options.table)
         return
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study, rows = load_study("demo"), rows_of(options.table)
-    lines = race(study, rows, options.seeds, options.epochs or 30 * longest_run(study))
+    lines = race(study, rows, options.seeds, options.epochs or 30 * longest_run(study), options.processes)
     if options.append:
         with RESULTS.open("a") as stream:
             stream.write("".join(json.dumps({**line, "time": time.time()}) + "\n" for line in lines))
@@ -244,6 +262,7 @@ if __name__ == "__main__":
     parser.add_argument("--configurations", type=int, default=256)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=2, help="in which a race's seeds run")
     parser.add_argument("--epochs", type=int, help="length of a race (default: 30 whole trainings)")
     parser.add_argument("--append", action="store_true", help=f"add to {RESULTS.name} and draw {FIGURE.name}")
     main(parser.parse_args())

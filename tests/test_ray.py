@@ -199,7 +199,15 @@ def test_one_and_two_workers_reach_the_score_of_none(ray_cluster, tiny_run, stor
 
 
 def test_search_with_worker_groups(ray_cluster, store) -> None:
+    from ray.util.state import list_actors
+
+    def started() -> set[tuple[str, str]]:
+        return {(actor.actor_id, actor.class_name) for actor in list_actors(limit=1000)}
+
+    before = started()
     record = run(study(trials=3, workers_per_trial=2, cpus_per_worker=0.5, concurrency=1), "w2", store)
+    classes = [name for _, name in started() - before]
+    assert "RayTrainWorker" in classes and not [name for name in classes if "Controller" in name or "Queue" in name]
     assert len(record.trials) == 3 and {t.state for t in record.trials} <= {"complete", "pruned"}
     cpus_are_free()
     assert record.best is not None and record.best.metrics["test"]["clips"] == 12

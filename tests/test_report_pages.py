@@ -134,6 +134,7 @@ def rich_study() -> StudyRecord:
             threads=2,
             started=trial.started - 3,
             opened=trial.started - 2.5,
+            epochs=tuple(dataclasses.replace(one, gpu_memory=0.01 * min(one.epoch, 31)) for one in trial.epochs),
         )
         for trial in study.trials
     )
@@ -327,6 +328,8 @@ def test_a_reader_visits_trials_compares_them_and_comes_back(tmp_path: Path) -> 
     text, layout = seen["text"], seen["layout"]
     page = text[f"#trial-{best}"]
     course = "queued 0.50 s, starting 2.5 s, stage 1:"
+    chosen = next(trial for trial in study.trials if trial.number == best)
+    assert f"{min(len(chosen.epochs), 31)} %" in page
     for words in ("searched", course, "2 cpus", "taken in halves", "9 of 100", "of 13 trials with a score"):
         assert words in page, (words, page)
     assert layout[f"#trial-{best}"]["curves"] == len(METRICS) + 1 and layout[f"#trial-{best}"]["heat"] == 1

@@ -110,7 +110,7 @@ def pictures(options: argparse.Namespace, url: str, folder: Path, names: list[st
     logs = f"{url}/#/logs/?nodeId={node['node_id']}"
     for page, name in (("jobs", "ray_jobs"), ("actors", "ray_actors")):
         shoot(chromium, f"{url}/#/{page}", f"{name}.png")
-    shoot(chromium, logs, "ray_logs.png")
+    shoot(chromium, f"{logs}&fileName=trial-", "ray_logs.png")
     viewer = logs.replace("/logs/", "/logs/viewer")
     shoot(chromium, f"{viewer}&fileName=trial-{names[0]}.log", "ray_trial_log.png")
     port = free_port()
@@ -119,7 +119,7 @@ def pictures(options: argparse.Namespace, url: str, folder: Path, names: list[st
         wait_for("optuna-dashboard", lambda: answers(board), 60)
         shoot(chromium, f"{board}/dashboard/studies/0", "optuna_dashboard.png", 1400)
     report = (folder / "report.html").as_uri()
-    wait_for("the report", lambda: (folder / "best" / "examples.json").exists() and not time.sleep(3), 1200)
+    wait_for("the report", (folder / "report.html").exists, 1200)
     best = json.loads((folder / "best" / "metrics.json").read_text())["number"]
     shoot(chromium, report, "report.png", 2600)
     shoot(chromium, f"{report}#trial-{best}", "report_trial.png", 2600)

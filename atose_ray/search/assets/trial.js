@@ -188,6 +188,7 @@ function resourceFacts(trial) {
     ["Training, all epochs", duration(trial.pace && trial.pace.total)],
     ["Parameters", known(trial.parameters) ? count(trial.parameters) : "\u2013"],
     ["Latency of one clip", known(trial.latency_ms) ? `${number(trial.latency_ms)} ms` : "not measured"],
+    ...(trial.gpu_memory ? [["Held of a GPU's memory", `${Math.round(100 * trial.gpu_memory)} %`]] : []),
     ["Signature (run folder)", trial.signature],
   ];
   return h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
