@@ -205,10 +205,14 @@ def test_search_with_worker_groups(ray_cluster, store) -> None:
         return {(actor.actor_id, actor.class_name) for actor in list_actors(limit=1000)}
 
     before = started()
-    record = run(study(trials=3, workers_per_trial=2, cpus_per_worker=0.5, concurrency=1), "w2", store)
+    search = {"pruner": {"kind": "asha", "grace_epochs": 1, "reduction_factor": 4}, "concurrency": 1}
+    search |= {"points": [{"optim.lr": lr, "encoder[sample_cnn].block": "se"} for lr in (0.01, 0.001, 0.005)]}
+    supervised = {"supervised": {"head": {"kind": "mlp", "hidden": 8}, "stages": [{"name": "classify", "epochs": 4}]}}
+    record = run(study(supervised, trials=3, workers_per_trial=2, cpus_per_worker=1.9, **search), "w2", store)
     classes = [name for _, name in started() - before]
     assert "RayTrainWorker" in classes and not [name for name in classes if "Controller" in name or "Queue" in name]
     assert len(record.trials) == 3 and {t.state for t in record.trials} <= {"complete", "pruned"}
+    assert record.trials[1].state == "pruned", "and the third had room: two groups would not fit"
     cpus_are_free()
     assert record.best is not None and record.best.metrics["test"]["clips"] == 12
     abouts = Path(store.root).glob("studies/w2/trials/*/about.json")

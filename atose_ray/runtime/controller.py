@@ -29,7 +29,13 @@ class TrialTrainer(TorchTrainer):  # type: ignore[misc]
         for name, value in ENVIRONMENT.items():  # the controller reads them; a driver's do not reach other nodes
             os.environ.setdefault(name, value)
         controller = TrainController(**settings)
-        asyncio.run(controller.run())
+        try:
+            asyncio.run(controller.run())
+        except BaseException:  # Tune ends a trial by SystemExit at its next report, and keeps the process
+            controller._controller_callback_manager.invoke_best_effort("before_controller_abort")
+            if controller._worker_group is not None:
+                controller._worker_group.abort()
+            raise
         return controller.get_result()
 
 
