@@ -172,6 +172,7 @@ def race(
         lines.append(
             {
                 "side": name,
+                "pruner": side.search.pruner.model_dump(mode="json"),
                 "configurations": len(rows),
                 "goal": round(goal, 4),
                 "seeds": seeds,
