@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import json
 import math
+import multiprocessing
 import tempfile
 import time
 import warnings
@@ -162,8 +163,14 @@ def race(
         change = {"sampler": kind, "pruner": study.search.pruner.model_copy(update={"kind": pruner})}
         side = study.model_copy(update={"search": study.search.model_copy(update=change)})
         one = functools.partial(whole_course, side, rows, epochs)
-        with ProcessPoolExecutor(processes, initializer=quiet) as pool:
-            best_SE = np.array(list(pool.map(one, range(1000, 1000 + seeds))))
+        chosen = range(1000, 1000 + seeds)
+        if processes == 1:
+            quiet()
+            best_SE = np.array([one(seed) for seed in chosen])
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(processes, mp_context=spawn, initializer=quiet) as pool:
+                best_SE = np.array(list(pool.map(one, chosen, chunksize=5)))
         reached = best_SE >= goal
         needed = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, np.inf)
         at = sorted({round(step) for step in np.linspace(1, epochs, 60)})
