@@ -149,7 +149,9 @@ def test_a_run_leaves_these_files(tiny_store: Store, tmp_path: Path, capsys) -> 
     assert {path.name for path in (run / "best").iterdir()} == MODEL_FILES
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["epoch"] * 3 + ["end"]
-    epoch = {"event", "epoch", "stage", "seconds", "train_loss", "lr", "valid", "objective", "time", "protocol"}
+    epoch = {"event", "epoch", "stage", "seconds", "train_loss", "lr", "valid", "objective", "time", "protocol"} | {
+        "gpu_memory"
+    }
     assert set(events[0]) == epoch and set(events[-1]) == {"event", "state", "reason", "time"}
     metrics = load_model(str(run / "best")).metrics
     assert {"metric", "stage", "epoch", "valid", "number", "protocol", "test", "per_tag"} <= set(metrics)
