@@ -141,8 +141,9 @@ def read_table(table: BinaryIO, name: str) -> list[Row]:
     """Reads a tags CSV (UTF-8, any line ends). Raises `DatasetError` with the line that is wrong."""
     rows: list[Row] = []
     line_of: dict[str, int] = {}
+    text = io.TextIOWrapper(table, newline="", encoding="utf-8-sig")
     try:
-        lines = csv.reader(io.TextIOWrapper(table, newline="", encoding="utf-8-sig"), strict=True)
+        lines = csv.reader(text, strict=True)
         header = [cell.strip().lower() for cell in next(lines, [])]
         _check_header(header, name)
         for cells in filter(None, lines):
@@ -158,6 +159,8 @@ def read_table(table: BinaryIO, name: str) -> list[Row]:
         raise DatasetError(
             f"{name} must be a CSV in UTF-8, but cannot be read: {error}; save it as CSV UTF-8"
         ) from error
+    finally:
+        text.detach()  # the file is the caller's to close
     return rows
 
 
