@@ -49,15 +49,9 @@ class GuardedFile:
 
     def readinto(self, buffer: Any) -> int:
         """Fill a writable buffer; returns how many bytes were put into it."""
-        if not isinstance(self._file, io.BufferedReader):
-            part = self.read(len(buffer))
-            buffer[: len(part)] = part
-            return len(part)
-        try:  # a file of the disk, without a copy: for an MP3 this is called twice a frame
-            return self._file.readinto(buffer) if self._pay(len(buffer)) else 0
-        except Exception as error:  # as in `read`
-            self._failure = error
-            return 0
+        part = self.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """New position; -1, and the old one kept, for a position that cannot be."""

@@ -107,7 +107,7 @@ class _Bands:
 
 @functools.lru_cache(maxsize=8)
 def _bands(step_in: int, step_out: int) -> _Bands:
-    """The filters of two rates without a common divisor."""
+    """The filters between two rates whose common divisor is taken out."""
     whole = torchaudio.transforms.Resample(step_in, step_out, dtype=torch.float32)  # as resampling float32 makes them
     groups = []
     for phase in range(0, step_out, BAND_PHASES):
