@@ -27,7 +27,7 @@ class GpuShare:
         self.measured: float | None = None
         for trial in earlier:
             if trial.epochs:
-                self.note(max(epoch.gpu_memory for epoch in trial.epochs))
+                self.note(trial.gpu_memory)
 
     @property
     def divides(self) -> bool:

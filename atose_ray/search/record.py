@@ -83,6 +83,11 @@ class TrialRecord:
         """Best objective so far, or None when no epoch was finished."""
         return self.epochs[-1].objective if self.epochs else None
 
+    @property
+    def gpu_memory(self) -> float:
+        """Share of its GPU's memory that a process of the trial held at most; 0.0 without a GPU."""
+        return max((epoch.gpu_memory for epoch in self.epochs), default=0.0)
+
 
 @dataclass(frozen=True)
 class BestRecord:

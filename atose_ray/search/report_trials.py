@@ -123,7 +123,7 @@ def _facts(trial: TrialRecord, reason: int) -> dict[str, Any]:
         "precision": trial.precision,
         "residency": trial.residency,
         "latency_ms": trial.latency_ms,
-        "gpu_memory": max((epoch.gpu_memory for epoch in trial.epochs), default=0.0),
+        "gpu_memory": trial.gpu_memory,
         "opened": None if trial.opened is None else round(trial.opened - trial.started, 2),
         "notes": [[round(one.time, 2), one.cause, shortened(one.text, LEAST_REASON)] for one in trial.notes[:50]],
     }
