@@ -112,14 +112,20 @@ def test_a_search_shows_its_trials_in_rays_metrics_logs_and_actors(ray_cluster, 
     node = ray.nodes()[0]
     page = f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/v0/logs?node_id={node['NodeID']}&glob=trial-*"
 
+    answers = ["none"]
+
     def listed() -> bool:
         """What the dashboard's Logs page asks; its agent comes up seconds after the node."""
-        with contextlib.suppress(urllib.error.HTTPError):
-            text = urllib.request.urlopen(page, timeout=30).read().decode()
-            return all(f"trial-{name}.log" in text for name in names)
-        return False
+        try:
+            answers.append(urllib.request.urlopen(page, timeout=30).read().decode())
+        except urllib.error.HTTPError as error:
+            answers.append(f"{error}: {error.read().decode(errors='replace')}")
+        return all(f"trial-{name}.log" in answers[-1] for name in names)
 
-    wait_for("the trials' logs in the dashboard", listed, 90, every=1)
+    try:
+        wait_for("the trials' logs in the dashboard", listed, 90, every=1)
+    except TimeoutError as error:
+        raise AssertionError(f"{error}; the last of {len(answers) - 1} answers: {answers[-1][-2000:]}") from error
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
     for trial in found.trials:
         text = (logs / f"trial-{trial.name}.log").read_text()

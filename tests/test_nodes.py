@@ -114,12 +114,16 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
+    from ray.experimental import internal_kv
+
     with (
         tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        # A Cluster takes this process's one client of Ray's key-value store, and leaves None: given back afterwards.
+        patch.setattr(internal_kv, "global_gcs_client", internal_kv.global_gcs_client)
         found = Nodes(folder)
         try:
             yield found
