@@ -1,4 +1,4 @@
-"""One setting says where everything lives: a path, `file://`, `s3://bucket/prefix`, `gs://...`.
+"""One setting says where everything lives: a path, `file://`, `s3://bucket/prefix`, `gs://...`, `fsspec+<protocol>://...`.
 
     <store>/data/<name>/          shards, manifest.json, facts.jsonl, data.html, quarantine.csv   (prepare, doctor)
     <store>/runs/<signature>/     one run folder                 (train)
@@ -6,7 +6,7 @@
 
 A `Store` is a folder in that place. It is rebuilt from its URI wherever it is needed, so that no credential is ever
 pickled: keys come from the environment or the machine's role only; an endpoint may stand in the URI's query
-(`s3://bucket/prefix?endpoint_override=http%3A%2F%2Fhost%3Aport`) or in AWS_ENDPOINT_URL.
+(`s3://bucket/prefix?endpoint_override=http%3A%2F%2Fhost%3Aport`), in AWS_ENDPOINT_URL_S3 or in AWS_ENDPOINT_URL.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from atose_ray.file_systems import open_file_system
+
 T = TypeVar("T")
-S3_ATTEMPTS, S3_CONNECT_S, S3_REQUEST_S = 5, 10.0, 30.0
 PAUSES_S = (0.2, 1.0, 4.0)
 URI_MARKS = "%/:?#[]@!$&'()*+,;=~"  # stand in a URI as they are; what else is no ASCII letter or digit is encoded
 SPOOL_BYTES, BLOCK_BYTES = 32 << 20, 1 << 20
@@ -45,28 +46,6 @@ class FileStamp(NamedTuple):
 
 class StoreError(ValueError):
     """The store cannot be read or written; the message says what was tried."""
-
-
-def patient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
-    """S3 with more tries (exponential back-off between them) and a limit on how long one may take; others unchanged.
-
-    A URI with options beside region, endpoint and scheme is left to pyarrow's own three tries.
-    """
-    parts = urllib.parse.urlsplit(uri)
-    query = dict(urllib.parse.parse_qsl(parts.query))
-    known = {"region", "endpoint_override", "scheme"}
-    if not isinstance(fs, pafs.S3FileSystem) or parts.username or set(query) - known:
-        return fs
-    endpoint = query.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL")  # the latter read by from_uri only
-    scheme, mark, address = (endpoint or "").rpartition("://")
-    return pafs.S3FileSystem(
-        region=fs.region,
-        endpoint_override=address or None,
-        scheme=scheme if mark else query.get("scheme"),
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        connect_timeout=S3_CONNECT_S,
-        request_timeout=S3_REQUEST_S,
-    )
 
 
 def is_uri(place: str) -> bool:
@@ -101,11 +80,11 @@ class Store:
             )
         self.uri = urllib.parse.quote(uri, URI_MARKS) if is_uri(uri) else str(Path(os.path.expanduser(uri)).absolute())
         try:
-            plain, root = pafs.FileSystem.from_uri(self.uri)
-            self.fs = patient(plain, self.uri)
+            self.fs, root = open_file_system(self.uri)
         except (pa.ArrowException, ValueError, OSError) as error:
             raise StoreError(
-                f"the store {uri!r} cannot be opened: {error}. Expected a path, file://, s3:// or gs:// URI"
+                f"the store {uri!r} cannot be opened: {error}. Expected a path, file://, s3://, gs:// or "
+                "fsspec+<protocol>://"
             ) from error
         self.root = root.rstrip("/")
 
@@ -175,10 +154,23 @@ class Store:
         return call()
 
     @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """An fsspec client raises what its own library raises (a missing key, say): that is an OSError here."""
+        try:
+            yield
+        except (OSError, pa.ArrowException):
+            raise
+        except Exception as error:
+            if not isinstance(self.fs, pafs.PyFileSystem):
+                raise
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         """A place that does not answer, or refuses, is the person's to set right: StoreError."""
         try:
-            yield
+            with self._asking():
+                yield
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
@@ -213,7 +205,7 @@ class Store:
 
     def _upload(self, file: BinaryIO, target: str) -> None:
         file.seek(0)
-        with self.fs.open_output_stream(target) as stream:
+        with self._asking(), self.fs.open_output_stream(target) as stream:
             shutil.copyfileobj(file, stream, BLOCK_BYTES)
 
     def write(self, name: str, content: bytes) -> None:
@@ -288,11 +280,12 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete a file or a whole folder; absent is fine."""
-        kind = self.fs.get_file_info(self.path(name)).type
-        if kind == pafs.FileType.Directory:
-            self.fs.delete_dir(self.path(name))
-        elif kind == pafs.FileType.File:
-            self.fs.delete_file(self.path(name))
+        with self._asking():
+            kind = self.fs.get_file_info(self.path(name)).type
+            if kind == pafs.FileType.Directory:
+                self.fs.delete_dir(self.path(name))
+            elif kind == pafs.FileType.File:
+                self.fs.delete_file(self.path(name))
 
     def check_writable(self) -> None:
         """Put, get and delete one small object, so that a wrong store is known before work starts."""

@@ -25,7 +25,8 @@ VERBS = {
     "__main__",
 }
 ORDER = [
-    {"types", "store"},
+    {"types", "file_systems"},
+    {"store"},
     {"audio", "objectives", "metrics", "optim", "tags"},
     {"encoders", "datasets", "protocols"},
     {"data", "methods"},

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import s3fs
 import yaml
 from conftest import RATE, TINY_TAGS, tiny_tree
 from processes import verb
 from test_ray import study
 
 from atose_ray import prepare as prepare_verb
-from atose_ray import report, rerun, tag, tune
+from atose_ray import report, tag, tune
 from atose_ray import train as train_verb
 from atose_ray.data.prepare import prepare
+from atose_ray.data.shard_job import source_store
 from atose_ray.datasets import dataset_config
 from atose_ray.datasets.base import DatasetError
 from atose_ray.search.record import load_study_record, study_store
@@ -92,17 +94,29 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     result = Bucket(f"http://{host}:{port}")
     urllib.request.urlopen(f"{result.endpoint}/moto-api/reset", data=b"").close()  # its state outlives the server
     result.client().create_bucket(Bucket=BUCKET)
+    s3fs.S3FileSystem.clear_instance_cache()  # a process keeps its clients, here with the endpoint of the test before
+    source_store.cache_clear()
     yield result
     server.stop()
 
 
-@pytest.fixture(params=["environment", "query"])
+def place(form: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of one place, its endpoint given in one way or in another, or s3fs as the client."""
+    if form == "s3fs":
+        return f"fsspec+{bucket.uri('lab')}"
+    if form == "query":
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+        return bucket.uri_with_endpoint("lab")
+    if form == "environment of S3":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # of other services
+    return bucket.uri("lab")
+
+
+@pytest.fixture(params=["environment", "environment of S3", "query", "s3fs"])
 def store(bucket: Bucket, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The same place, its endpoint given in the one way or in the other."""
-    if request.param == "environment":
-        return Store(bucket.uri("lab"))
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    return Store(bucket.uri_with_endpoint("lab"))
+    """The same place in every form."""
+    return Store(place(request.param, bucket, monkeypatch))
 
 
 LONG = pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="takes a minute: run it with ATOSE_CHAOS=1")
@@ -132,6 +146,12 @@ def test_store_reads_writes_appends_and_deletes(store: Store, bucket: Bucket) ->
     store.delete("deep")
     store.delete("deep")
     assert not store.exists("deep/b.json")
+    strange = store.child("ä folder, with 50 % #1")
+    strange.write("ü b.txt", b"x")
+    [stamp] = Store(store.uri).files()
+    assert (stamp.name, stamp.size, Store(strange.uri).read("ü b.txt")) == ("ä folder, with 50 % #1/ü b.txt", 1, b"x")
+    assert abs(stamp.mtime_ns / 1e9 - time.time()) < 600, "prepare knows a changed file by its time"
+    store.delete("ä folder, with 50 % #1")
     assert not [key for key in bucket.objects() if not key.endswith("/")]
 
 
@@ -144,7 +164,10 @@ def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, 
     out = capsys.readouterr().out
     assert "epoch 3/3 classify" in out and "test, scored once" in out
     best = re.search(r"model: (\S+)", out)[1]
-    assert best.startswith(f"s3://{BUCKET}/lab/runs/") and best.partition("?")[2] == store.uri.partition("?")[2]
+    assert (
+        best.startswith(store.uri.partition("?")[0] + "/runs/")
+        and best.partition("?")[2] == store.uri.partition("?")[2]
+    )
     assert set(load_model(best).spec.tags) == set(TINY_TAGS)
     tag.main([best, str(tiny_source / "clip_001.wav"), "--top", "1"])
     assert re.search(r"clip_001\.wav .*\n  0\.\d+  \w+\n$", capsys.readouterr().out)
@@ -177,10 +200,10 @@ def test_raw_audio_in_a_bucket_gives_the_shards_of_a_folder(
 
 def test_a_bucket_without_a_table_or_without_the_files_is_refused(store: Store, tiny_source: Path) -> None:
     config = dataset_config("folder", source=store.child("raw").uri, sample_rate_hz=RATE)
-    with pytest.raises(DatasetError, match=r"tags table s3://.*raw/tags.csv.* does not exist \(0 files"):
+    with pytest.raises(DatasetError, match=r"tags table .*s3://.*raw/tags.csv.* does not exist \(0 files"):
         config.list_clips()
     store.write("raw/tags.csv", (tiny_source / "tags.csv").read_bytes())
-    with pytest.raises(DatasetError, match=r"none of the files named in tags.csv is in s3://.*clip_000.wav"):
+    with pytest.raises(DatasetError, match=r"none of the files named in tags.csv is in .*s3://.*clip_000.wav"):
         config.list_clips()
 
 
@@ -205,15 +228,30 @@ def test_a_bucket_that_is_not_there_is_named(bucket: Bucket, tiny_source: Path, 
         prepare_verb.main(["folder", "--source", str(tiny_source), "--store", "s4://bucket/lab"])
 
 
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("fsspec+nosuch://b/lab", "Protocol not known: nosuch"),
+        ("fsspec+s3://b/lab?region=1", "FSSPEC_<PROTOCOL>_<OPTION> in the environment"),
+        ("s3://key:secret@b/lab", "keys do not belong into a store's URI"),
+        ("fsspec+s3://key:secret@b/lab", "keys do not belong into a store's URI"),
+    ],
+)
+def test_a_uri_that_cannot_be_opened_says_why(uri: str, said: str) -> None:
+    with pytest.raises(StoreError, match=re.escape(said)):
+        Store(uri)
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize(("form", "workers"), [("environment", 0), pytest.param("query", 1, marks=LONG)])
+@pytest.mark.parametrize(
+    ("form", "workers"),
+    [("environment", 0), *(pytest.param(form, 1, marks=LONG) for form in ("query", "environment of S3", "s3fs"))],
+)
 def test_a_search_lives_on_object_storage(
     form: str, workers: int, bucket: Bucket, tiny_source: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     """In a process of its own: Ray's workers take the credentials from the environment that Ray was started in."""
-    uri = bucket.uri("lab") if form == "environment" else bucket.uri_with_endpoint("lab")
-    if form == "query":
-        monkeypatch.delenv("AWS_ENDPOINT_URL")
+    uri = place(form, bucket, monkeypatch)
     store = Store(uri)
     prepare_tiny(tiny_source, store)
     bucket.client().put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
@@ -233,10 +271,12 @@ def test_a_search_lives_on_object_storage(
     assert capsys.readouterr().out.strip() == folder.child("report.html").uri
 
     words = done.stdout.split("again:  python -m atose_ray.rerun ")[1].splitlines()[0].replace("'", "").split()
-    if not workers:  # a worker group takes long to start
-        rerun.main(words)
-        best = record.best.metrics["valid"]["pr_auc_macro"]
-        assert f"best valid pr_auc_macro {best:.4f}" in capsys.readouterr().out
+    best = record.best.metrics["valid"]["pr_auc_macro"]
+    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:
+        variables = {"RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "disabled"}
+        again = verb("rerun", *words, *(["--cpus", "2"] if workers else []), cwd=tmp_path, timeout=200, **variables)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"best valid pr_auc_macro {best:.4f}" in again.stdout
 
     secrets = (SECRET.encode(), KEY.encode())
     written = list(bucket.all_that_was_ever_written())

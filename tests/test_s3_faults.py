@@ -15,7 +15,7 @@ from conftest import RATE
 from test_prepare_resume import content
 from test_s3 import Bucket, bucket  # noqa: F401  (a fixture)
 
-from atose_ray import store as module
+from atose_ray import file_systems
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config
@@ -119,7 +119,7 @@ def test_nothing_is_lost_where_five_of_a_hundred_requests_fail(faulty, bucket, t
 
 def test_a_stall_is_an_error_in_time_and_the_work_goes_on_after(faulty, bucket, tiny_source, monkeypatch) -> None:  # noqa: F811
     for name, value in {"S3_ATTEMPTS": 2, "S3_CONNECT_S": 1.0, "S3_REQUEST_S": 1.0}.items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(file_systems, name, value)
     store = Store(bucket.uri("lab"))
     store.check_writable()
     faulty.stalled.set()

@@ -20,6 +20,7 @@ import yaml
 from ray.job_config import JobConfig
 
 from atose_ray.config import SearchConfig
+from atose_ray.store import Store
 
 TRIAL_CPUS = 0.01
 DATA_CPUS = 0.5
@@ -100,6 +101,14 @@ def hush() -> None:
     for name, level in (("ray.data", logging.ERROR), ("ray.tune", logging.CRITICAL), ("ray.train", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def ray_storage(folder: Store) -> dict[str, Any]:
+    """Where Ray Tune and Ray Train keep their own state, as their RunConfig takes it: by our file system, so that one
+    setting serves all (no key is pickled with it: each process takes those of its environment)."""
+    if folder.local_path is not None:
+        return {"storage_path": str(folder.local_path)}
+    return {"storage_path": folder.root, "storage_filesystem": folder.fs}
 
 
 def free_port() -> int:

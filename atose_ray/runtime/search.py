@@ -20,7 +20,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from atose_ray.config import RunConfig, StudyConfig
-from atose_ray.runtime.cluster import Plan
+from atose_ray.runtime.cluster import Plan, ray_storage
 from atose_ray.runtime.console import Console
 from atose_ray.runtime.costs import costs_in, trainable
 from atose_ray.runtime.gpu_share import GpuShare
@@ -156,7 +156,7 @@ def tuner(
     """Tune's side of a search. missing: how many trials to run. name: of Tune's own folder, gone after the search."""
     settings, plan = space.study.search, space.plan
     at_end = None if plan.workers else tune.CheckpointConfig(checkpoint_at_end=False)
-    ray_uri = study_store(Store(space.store_uri), space.name).child("ray").uri
+    ray_folder = study_store(Store(space.store_uri), space.name).child("ray")
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -172,7 +172,7 @@ def tuner(
         ),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=ray_uri,
+            **ray_storage(ray_folder),
             verbose=0,
             checkpoint_config=at_end,
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
+from atose_ray.runtime.cluster import ray_storage
 from atose_ray.runtime.controller import TrialTrainer
 from atose_ray.runtime.failures import Judge, Tries
 from atose_ray.runtime.gauges import Shown
@@ -130,7 +131,7 @@ def train_on_ray(
         torch_config=TorchConfig(backend="nccl" if gpus > 0 else "gloo"),
         run_config=RunConfig(
             name=name,
-            storage_path=folder_uri,
+            **ray_storage(Store(folder_uri)),
             failure_config=Tries(max_failures=search.max_failures),
             callbacks=[Judge(), *(callbacks or [])],
         ),
