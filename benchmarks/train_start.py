@@ -34,6 +34,7 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime.cluster import cluster_resources, make_plan
     from atose_ray.runtime.search import Space, search
+    from atose_ray.runtime.sitting import Sitting
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.store import Store
 
@@ -43,7 +44,9 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     manifest = load_manifest(store, "demo")
     plan = make_plan(study.search, False, cluster_resources())
     space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
-    search(space, study_store(store, name), ())
+    sitting = Sitting(study_store(store, name))
+    search(space, sitting, ())
+    sitting.end()
     records = sorted(load_trials(study_store(store, name)), key=lambda one: one.started)
     failed = [one.reason for one in records if not one.epochs]
     if failed:

@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from processes import end, environment, wait_for
 from test_kill_resume import EPOCHS, TRIALS, Search, epochs, search  # noqa: F401
+from test_ray import study
 
 from atose_ray import stop
 from atose_ray.config import ConfigError
 from atose_ray.runtime import lease as leases
 from atose_ray.runtime.lease import Lease, LeaseError, read_lease
 from atose_ray.runtime.sitting import Sitting, ask_to_stop, wait_for_end
-from atose_ray.search.record import load_study_record
+from atose_ray.search.record import load_study_record, study_store
 from atose_ray.store import Store
 
 HOLDER = """
@@ -104,14 +107,58 @@ def test_the_first_signal_asks_and_the_second_ends_at_once(tmp_path: Path) -> No
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM):
         sitting = Sitting(Store(str(tmp_path)))
-        assert sitting.request() == ""
-        os.kill(os.getpid(), number)
-        assert sitting.request() == "stop"
-        with pytest.raises(KeyboardInterrupt):
+        with sitting.listening():
+            assert sitting.request() == ""
             os.kill(os.getpid(), number)
-            time.sleep(1)
+            assert sitting.request() == "stop"
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+                time.sleep(1)
         sitting.end()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_nothing_of_a_study_is_touched_while_another_driver_is_at_work(
+    tiny_store: Store, tmp_path: Path, quick, monkeypatch
+) -> None:
+    """Not its head, and no failed trial is made unfinished again: what the other one reads must stand."""
+    from atose_ray.runtime import tune as runtime
+
+    monkeypatch.setattr(runtime, "check_nodes", lambda *places: None)
+    (tmp_path / "data").symlink_to(tiny_store.local_path / "data")
+    store, over = Store(str(tmp_path)), threading.Event()
+    folder = study_store(store, "s")
+
+    def drive() -> None:
+        for beat in itertools.count():
+            folder.write_json("driver.json", {"token": "theirs", "host": "gpu7:0:0", "pid": 4, "beat": beat})
+            if over.wait(0.1):
+                return
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    wait_for("the other driver", lambda: folder.exists("driver.json"), 10)
+    try:
+        with pytest.raises(ConfigError, match="this study is being searched: process 4 on gpu7"):
+            runtime.run_study(study(), "s", store, plan=None, again=True)
+    finally:
+        over.set()
+        driver.join()
+    assert folder.names() == ["driver.json"]
+
+
+def test_a_driver_that_was_silent_too_long_stops(tmp_path: Path, quick) -> None:
+    sitting = Sitting(Store(str(tmp_path)))
+    assert sitting.request() == ""
+
+    def lost() -> bool:
+        sitting.folder.write_json("driver.json", {"token": "theirs", "host": "gpu7:0:0", "pid": 4, "beat": 0})
+        return sitting.lease.lost
+
+    wait_for("the loss to be seen", lost, 10)
+    assert sitting.request() == "now"
+    sitting.end()
+    assert sitting.folder.read_json("driver.json")["token"] == "theirs"
 
 
 @pytest.mark.ray

@@ -50,15 +50,14 @@ class Console(tune.Callback):  # type: ignore[misc]
     """Prints starts, changes of the lead and ends; marks pruned and failed trials in their run folders; ends a search
     that was asked to stop."""
 
-    def __init__(self, search: SearchConfig, done: int, spilling: Spilling) -> None:
+    def __init__(self, search: SearchConfig, done: int, spilling: Spilling, sitting: Sitting) -> None:
         self.metric, self.trials, self.spilling = search.metric, search.trials, spilling
         self.pruned_by = "below the median of the others" if search.pruner.kind == "median" else "by successive halving"
         self.done, self.began = done, time.monotonic()
         self.best, self.leader = float("-inf"), ""
         self.watchdog, self.bugs, self.ended_well = Watchdog(name_of), Bugs(), False
-        self.folder: Store | None = None  # the study's
-        self.sitting: Sitting | None = None
-        self.gauges: Gauges | None = None
+        self.sitting: Sitting | None = sitting
+        self.folder, self.gauges = sitting.folder, Gauges(folder_of(sitting.folder.uri)[1], search.metric)
         self.awaited: set[str] | None = None  # ids of the trials whose epoch is waited for, since a stop was asked
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,7 +79,7 @@ class Console(tune.Callback):  # type: ignore[misc]
         self.stop_if_asked(trials)
         names = self.equal_bugs()
         if names:
-            self.leave(report=True)
+            self.report()
             raise EqualBugsError(
                 f"error: {len(names)} trials ended by the same error, none ended well: {', '.join(names)}. It stands "
                 "above in full; once it is mended, the same command goes on with the trials that are left"
@@ -88,17 +87,14 @@ class Console(tune.Callback):  # type: ignore[misc]
         for line in self.watchdog.lines(trials):
             self.say(f"wait   {line}")
 
-    def sit(self, folder: Store) -> None:
-        """Hold the study's folder until `leave`. Raises ConfigError when another driver does."""
-        self.folder, self.sitting = folder, Sitting(folder, self.say)
-        self.gauges = Gauges(folder_of(folder.uri)[1], self.metric)
-
     def stop_if_asked(self, trials: list[Any]) -> None:
         """Let the trials that run end with their epoch, unfinished; then raise StoppedError."""
         request = self.sitting.request() if self.sitting else ""
         if not request:
             return
         if self.awaited is None:
+            if self.sitting and self.sitting.lease.lost:
+                self.say("stop   another driver has taken this study over, as this one was silent for long")
             self.awaited = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
             rest = f"the {len(self.awaited)} trials that run finish their epoch" if request == "stop" else "now"
             self.say(f"stop   {rest}")
@@ -111,21 +107,17 @@ class Console(tune.Callback):  # type: ignore[misc]
     def end_if_stopped(self) -> None:
         """Tune's loop may end before it turns again, with the last trials that were waited for. Raises StoppedError."""
         if self.awaited is not None:
-            self.leave(report=True)
+            self.report()
             raise StoppedError
 
     def equal_bugs(self) -> list[str]:
         """Names of the trials that one mistake ended, when there are enough of them and nothing ended well."""
         return [] if self.ended_well else self.bugs.too_many()
 
-    def leave(self, report: bool = False) -> None:
-        """Give the study back. report: write it, as nobody else will."""
-        if report and self.folder is not None:
-            name, store_uri = folder_of(self.folder.uri)[1], folder_of(folder_of(self.folder.uri)[0])[0]
-            self.folder.write("report.html", render_report(load_study_record(Store(store_uri), name)).encode())
-        if self.sitting is not None:
-            self.sitting.end()
-            self.sitting = None
+    def report(self) -> None:
+        """Write the study's report, as nobody else will."""
+        name, store_uri = folder_of(self.folder.uri)[1], folder_of(folder_of(self.folder.uri)[0])[0]
+        self.folder.write("report.html", render_report(load_study_record(Store(store_uri), name)).encode())
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial got its resources."""
@@ -183,7 +175,6 @@ class Console(tune.Callback):  # type: ignore[misc]
         job, error = job_of(trial), trial.get_pickled_error() or LostError()
         cause, trace = cause_of(error), trace_of(error)
         if cause == "infrastructure" and own_node_is_gone():
-            self.leave()
             raise LostNodeError("error: Ray's node on this machine has died; the same command goes on from here")
         folder = RunFolder(Store(job.folder_uri))
         if folder.ending() is None:

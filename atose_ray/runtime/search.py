@@ -29,6 +29,7 @@ from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.samplers import sampler, warm_trials
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.runtime.shared import SharedClips
+from atose_ray.runtime.sitting import Sitting
 from atose_ray.runtime.storage import open_storage, rebuild
 from atose_ray.runtime.study_search import StudySearch
 from atose_ray.runtime.train import with_device
@@ -107,45 +108,42 @@ def trial_name(number: int, run: RunConfig) -> str:
 
 def search(
     space: Space,
-    folder: Store,
+    sitting: Sitting,
     earlier: tuple[TrialRecord, ...],
     shared: SharedClips | None = None,
     budget: Budget | None = None,
 ) -> None:
-    """Run the trials that are missing, as far as the budget goes. shared: clips that they all take.
+    """Run the trials that are missing, as far as the budget goes. sitting: ours at the study's folder. shared: clips
+    that all trials take.
 
     Raises ConfigError when the storage, or a study to learn from, is not what the config says.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    study, settings = space.study, space.study.search
+    study, settings, folder = space.study, space.study.search, sitting.folder
     told = [trial for trial in earlier if trial.state != "running"]
     ledger = Ledger(folder, settings.metric, settings.trials, budget, earlier)
     if not ledger.allows():
         return
-    console = Console(settings, len(told), Spilling())
+    console = Console(settings, len(told), Spilling(), sitting)
     share = GpuShare(space.plan, earlier, console.say)
     space = dataclasses.replace(space, share=share)
-    console.sit(folder)  # before anything of a search that is still at work is touched
-    try:
-        with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
-            kept = open_storage(settings, folder, space.name, Path(scratch))
-            warm = warm_trials(study, Store(space.store_uri))
-            asked = rebuild(kept, study, space.name, earlier, warm, sampler(settings, settings.seed + len(earlier)))
-            searcher = StudySearch(asked, settings.metric, space, space.values, ledger, kept, console.may_launch, share)
-            with ledger, kept:
-                tuner(
-                    trainable(settings.costs, space.plan, shared),
-                    searcher,
-                    scheduler(study, told),
-                    space,
-                    f"tune-{len(earlier)}",
-                    missing=settings.trials - len(told),
-                    callbacks=[console],
-                ).fit()
-                console.end_if_stopped()
-    finally:
-        console.leave()
+    with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
+        kept = open_storage(settings, folder, space.name, Path(scratch))
+        warm = warm_trials(study, Store(space.store_uri))
+        asked = rebuild(kept, study, space.name, earlier, warm, sampler(settings, settings.seed + len(earlier)))
+        searcher = StudySearch(asked, settings.metric, space, space.values, ledger, kept, console.may_launch, share)
+        with sitting.listening(), ledger, kept:
+            tuner(
+                trainable(settings.costs, space.plan, shared),
+                searcher,
+                scheduler(study, told),
+                space,
+                f"tune-{len(earlier)}",
+                missing=settings.trials - len(told),
+                callbacks=[console],
+            ).fit()
+            console.end_if_stopped()
     console.say_spilled(last=True)
     folder.delete("ray")  # Tune's own state: the run folders hold all that matters
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
 
@@ -22,10 +23,8 @@ Request = Literal["", "stop", "now"]
 
 
 class Sitting:
-    """Begins when it is made. asked: what was asked of the driver so far.
-
-    The first Ctrl-C (or SIGTERM) is a request like that of `python -m atose_ray.stop`; the second ends the process at
-    once. Raises ConfigError when another search of this study is at work.
+    """Begins when it is made, before anything is read that another driver may write. asked: what was asked of the
+    driver so far. Raises ConfigError when another driver of this study is at work.
     """
 
     def __init__(self, folder: Store, say: Callable[[str], None] = print) -> None:
@@ -37,9 +36,19 @@ class Sitting:
                 f"this study is being searched: {error}. To stop it: python -m atose_ray.stop "
                 f"{folder_of(folder.uri)[1]}"
             ) from error
-        self.before: dict[int, Any] = {}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While trials run, the first Ctrl-C (or SIGTERM) is a request like that of `python -m atose_ray.stop`; the
+        second ends the process at once."""
+        before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -47,7 +56,10 @@ class Sitting:
         self.asked = "stop"
 
     def request(self) -> Request:
-        """What is asked of this driver; looks into the folder every two seconds, on a local disk more often."""
+        """What is asked of this driver; looks into the folder every two seconds, on a local disk more often. One that
+        was silent so long that another took the study over stops at once."""
+        if self.lease.lost:
+            self.asked = "now"
         now = time.monotonic()
         if now - self.looked >= (LOOK_AT_DISK_EVERY_S if self.folder.local_path else LOOK_EVERY_S):
             self.looked = now
@@ -58,10 +70,7 @@ class Sitting:
         return found
 
     def end(self) -> None:
-        """Give the folder and the signals back."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+        """Give the folder back."""
         try:
             asked = read_request(self.folder)
             if asked and asked["token"] == self.lease.token:

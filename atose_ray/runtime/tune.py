@@ -20,6 +20,7 @@ from atose_ray.runtime.cluster import Plan
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import Space, search
 from atose_ray.runtime.shared import ClipPlan, LostClipsError, SharedClips, share_clips
+from atose_ray.runtime.sitting import Sitting
 from atose_ray.search.budget import Budget
 from atose_ray.search.record import (
     EMBEDDINGS,
@@ -63,17 +64,20 @@ def run_study(
     manifest = load_manifest(store, dataset)
     folder = study_store(store, name)
     check_nodes(store, folder, dataset)
-    begin(folder, study, manifest, data_store(store, dataset))
-    earlier = retry_failed(folder) if again else load_trials(folder)
-    finished = [trial for trial in earlier if trial.state != "running"]
-    stream_bytes = clips.stream_bytes(plan) if clips else None
-    space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan, stream_bytes)
-    if len(finished) < study.search.trials:
-        shared = share(store, dataset, manifest, clips)
-        search(space, folder, earlier, shared, budget)
-    conclude(folder, store, plan)
-    record = load_study_record(store, name)
-    folder.write("report.html", render_report(record).encode())
+    sitting = Sitting(folder)
+    try:
+        begin(folder, study, manifest, data_store(store, dataset))
+        earlier = retry_failed(folder) if again else load_trials(folder)
+        finished = [trial for trial in earlier if trial.state != "running"]
+        stream_bytes = clips.stream_bytes(plan) if clips else None
+        space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan, stream_bytes)
+        if len(finished) < study.search.trials:
+            search(space, sitting, earlier, share(store, dataset, manifest, clips), budget)
+        conclude(folder, store, plan)
+        record = load_study_record(store, name)
+        folder.write("report.html", render_report(record).encode())
+    finally:
+        sitting.end()
     return record
 
 
