@@ -8,24 +8,29 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import run_config
-from atose_ray.training.sync_norm import CrossRankBatchNorm, synchronise_batch_norm
+from atose_ray.methods.base import Method
+from atose_ray.training.sync_norm import CrossRankBatchNorm, synchronise, synchronise_batch_norm
 from atose_ray.types import Batch, DataSpec, TagSet
 
 SPEC = DataSpec(sample_rate_hz=4000, clip_samples=2187, tags=("a", "b", "c"), exclusive=False)
-TREE = {
-    "encoder": {"kind": "sample_cnn", "block": "basic", "channels": 4},
-    "method": {"kind": "supervised", "head": {"kind": "linear"}},
+METHODS = {
+    "supervised": {"kind": "supervised", "head": {"kind": "linear"}},
+    "info_nce": {"kind": "joint_embedding", "latent": 8, "objective": {"kind": "info_nce"}},
+    "soft_targets": {"kind": "joint_embedding", "latent": 8, "objective": {"kind": "soft_targets"}},
 }
+STAGE = {"supervised": "classify", "info_nce": "embed", "soft_targets": "embed"}
 
 
-def model() -> nn.Module:
+def model(name: str = "supervised") -> Method:
     torch.manual_seed(0)
-    run = run_config({**TREE, "data": {"crop_seconds": 2187 / 4000}})
-    return run.build(SPEC).double()
+    encoder = {"kind": "sample_cnn", "block": "basic", "channels": 4}
+    run = run_config({"encoder": encoder, "method": METHODS[name], "data": {"crop_seconds": 2187 / 4000}})
+    method = run.build(SPEC).double()
+    method.train_only(run.method.STAGES[STAGE[name]])
+    return method
 
 
 def batch(rows: slice) -> Batch:
@@ -35,15 +40,15 @@ def batch(rows: slice) -> Batch:
     return Batch(audio[rows], tags[rows], torch.arange(8)[rows])
 
 
-def worker(rank: int, folder: str) -> None:
+def worker(rank: int, name: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    method = model().train()
-    synchronise_batch_norm(method, torch.device("cpu"))
+    method = model(name)
+    synchronise(method, torch.device("cpu"))
     wrapped = DistributedDataParallel(method)
     for _ in range(2):  # the second step reads what the first one tracked
         wrapped.zero_grad()
-        wrapped(batch(slice(rank, None, 2)), "classify")["loss"].backward()
+        wrapped(batch(slice(rank, None, 2)), STAGE[name])["loss"].backward()
     if rank == 0:
         gradients = {name: parameter.grad for name, parameter in method.named_parameters()}
         torch.save({"state": method.state_dict(), "gradients": gradients}, f"{folder}/result.pt")
@@ -52,18 +57,21 @@ def worker(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_are_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_workers_are_one(name: str, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(worker, (name, str(tmp_path)), nprocs=2)
     result = torch.load(tmp_path / "result.pt")
-    method = model().train()
+    method = model(name)
     for _ in range(2):
         method.zero_grad()
-        method(batch(slice(None)), "classify")["loss"].backward()
+        method(batch(slice(None)), STAGE[name])["loss"].backward()
     assert result["state"].keys() == method.state_dict().keys()
-    for name, value in method.state_dict().items():
-        assert torch.allclose(result["state"][name].double(), value.double(), rtol=1e-9, atol=1e-11), name
-    for name, parameter in method.named_parameters():
-        assert torch.allclose(result["gradients"][name], parameter.grad, rtol=1e-7, atol=1e-12), name
+    for key, value in method.state_dict().items():
+        assert torch.allclose(result["state"][key].double(), value.double(), rtol=1e-9, atol=1e-11), key
+    trained = [key for key, parameter in method.named_parameters() if parameter.requires_grad]
+    assert trained and all(method.get_parameter(key).grad is not None for key in trained)
+    for key in trained:
+        assert torch.allclose(result["gradients"][key], method.get_parameter(key).grad, rtol=1e-7, atol=1e-12), key
 
 
 def test_replacement_keeps_parameters_buffers_and_mode() -> None:

@@ -6,6 +6,7 @@ A new method is one file with a `MethodConfig` and a `Method`, and one line in `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -77,13 +78,17 @@ class MethodConfig(Config):
 
 class Method(nn.Module, ABC):
     """Parts are direct children, `encoder` one of them. `forward` gives losses, so that DDP's hooks fire; `score` gives
-    probabilities. Both take a Batch, which the encoder hears first, or an EmbeddedBatch, which it heard before."""
+    probabilities. Both take a Batch, which the encoder hears first, or an EmbeddedBatch, which it heard before.
+
+    gather: [B, X] -> the rows of all DDP workers; for losses that hold a clip against the others of its batch.
+    """
 
     encoder: nn.Module
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.gather: Callable[[torch.Tensor], torch.Tensor] = _own_rows
 
     def forward(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
         """Losses of a batch in a stage: `loss` (what is minimised) and its named terms, all scalars."""
@@ -138,6 +143,10 @@ class Method(nn.Module, ABC):
             module.train(name in parts)
             module.requires_grad_(name in parts)
         return [parameter for name in parts for parameter in children[name].parameters()]
+
+
+def _own_rows(rows_BX: torch.Tensor) -> torch.Tensor:
+    return rows_BX
 
 
 def log_terms(**terms: torch.Tensor) -> dict[str, torch.Tensor]:

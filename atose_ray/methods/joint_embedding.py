@@ -78,7 +78,8 @@ class JointEmbedding(Method):
             audio_embed_BD, tag_embed_BD = self.joint_embeddings(embed_BE, tags_BC)
             decoded_BC = probabilities(self.tag_decoder(tag_embed_BD), self.spec.exclusive)
             terms["reconstruction"] = weight * reconstruction_loss(decoded_BC, tags_BC)
-            terms["alignment"] = weight * self.objective.loss(tag_embed_BD, audio_embed_BD, tags_BC)
+            rows = (self.gather(one) for one in (tag_embed_BD, audio_embed_BD, tags_BC))
+            terms["alignment"] = weight * self.objective.loss(*rows)
         if stage != "embed":
             terms["tagging"] = tagging_loss(self.classifier(embed_BE), tags_BC, self.spec.exclusive)
         return log_terms(**terms)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
+from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import ray_storage
 from atose_ray.runtime.controller import TrialTrainer
 from atose_ray.runtime.failures import Judge, Tries
@@ -27,7 +28,7 @@ from atose_ray.store import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, OpenRun, open_run, use_threads
-from atose_ray.training.sync_norm import synchronise_batch_norm
+from atose_ray.training.sync_norm import synchronise
 
 FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
 
@@ -86,14 +87,15 @@ def worker_loop(config: dict[str, Any]) -> None:
         ray.train.report({job.run.metric: FLOOR, "epoch": 1})
 
 
-def ddp(device: torch.device, world: int) -> Callable[[nn.Module], nn.Module]:
-    """How a module is wrapped for `world` workers: not at all for one, else DDP with BatchNorm over all of them."""
+def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
+    """How a method is wrapped for `world` workers: not at all for one, else DDP, with BatchNorm and contrastive losses
+    over all of them."""
 
-    def wrap(module: nn.Module) -> nn.Module:
+    def wrap(method: Method) -> nn.Module:
         if world == 1:
-            return module
-        synchronise_batch_norm(module, device)
-        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+            return method
+        synchronise(method, device)
+        return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
 
     return wrap
 

@@ -43,9 +43,9 @@ class Result:
     reason: str | None = None
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(method: Method) -> nn.Module:
     """The `wrap` of a single process."""
-    return module
+    return method
 
 
 def fit(
@@ -55,7 +55,7 @@ def fit(
     folder: RunFolder,
     *,
     report: Callable[[EpochRecord], None] = lambda record: None,
-    wrap: Callable[[nn.Module], nn.Module] = unwrapped,
+    wrap: Callable[[Method], nn.Module] = unwrapped,
     device: torch.device | None = None,
 ) -> Result:
     """Train all stages, from the last checkpoint of `folder` if there is one, and log the end.
@@ -82,7 +82,7 @@ def run_epochs(
     batches: BatchSource,
     folder: RunFolder,
     *,
-    wrap: Callable[[nn.Module], nn.Module] = unwrapped,
+    wrap: Callable[[Method], nn.Module] = unwrapped,
     device: torch.device | None = None,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
@@ -125,7 +125,7 @@ def run_epochs(
 
 
 def _start_stage(
-    run: RunConfig, stage: StageConfig, method: Method, wrap: Callable[[nn.Module], nn.Module]
+    run: RunConfig, stage: StageConfig, method: Method, wrap: Callable[[Method], nn.Module]
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     parameters = method.train_only(run.method.trained_parts(stage))
     return wrap(method), stage.optimizer_under(run.optim).build(parameters)
