@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def music(number: int) -> np.ndarray:
     time_T = np.arange(SOURCE_HZ * SECONDS, dtype=np.float32) / SOURCE_HZ
     tones_T = np.sum([np.sin(np.float32(2 * np.pi * hz) * time_T) for hz in rng.uniform(80, 5000, 5)], axis=0)
     noise_TC = 0.02 * rng.standard_normal((len(time_T), 2), np.float32)
-    return (0.12 * tones_T[:, None] + noise_TC).astype(np.float32)
+    both_TC: np.ndarray = 0.12 * tones_T[:, None] + noise_TC
+    return both_TC.astype(np.float32)
 
 
 def write_source(folder: Path, files: int, suffix: str, short: bool) -> None:
@@ -194,7 +195,8 @@ def main() -> None:
     args = options()
     if args.child:
         form, *arguments = json.loads(args.child)
-        print(json.dumps({"loop": loop, "ours": ours, "verb": verb}[form](*arguments)), flush=True)
+        forms: dict[str, Callable[..., Any]] = {"loop": loop, "ours": ours, "verb": verb}
+        print(json.dumps(forms[form](*arguments)), flush=True)
         return
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="atose-prepare-") as folder:

@@ -59,6 +59,7 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime import search as searching
     from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.sitting import Sitting
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.search.space import load_study
     from atose_ray.store import Store
@@ -66,7 +67,7 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
     store = Store(store_uri)
     study = load_study("demo", (f"search.trials={trials}", f"search.concurrency={SLOTS}"))
     manifest = load_manifest(store, "demo")
-    searching.trainable = lambda costs, plan, shared: tune.with_resources(stub_trial(), {"CPU": 1})
+    vars(searching)["trainable"] = lambda costs, plan, shared: tune.with_resources(stub_trial(), {"CPU": 1})
     with cluster(cpus=SLOTS):
         plan = make_plan(study.search, False, cluster_resources())
         space = searching.Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
@@ -75,7 +76,8 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
         began = time.time()
         if profile:
             profiler.enable()
-        searching.search(space, folder, ())
+        with Sitting(folder) as sitting:
+            searching.search(space, sitting, ())
         profiler.disable()
         ended = time.time()
     records = load_trials(folder)

@@ -214,10 +214,10 @@ def figure(lines: Sequence[dict[str, Any]]) -> str:
     floor, ceiling = min(values), max(values)
 
     def x(epoch: float) -> float:
-        return left + (width - left - 20) * epoch / last
+        return float(left + (width - left - 20) * epoch / last)
 
     def y(value: float) -> float:
-        return top + (height - top - 50) * (ceiling - value) / max(ceiling - floor, 1e-9)
+        return float(top + (height - top - 50) * (ceiling - value) / max(ceiling - floor, 1e-9))
 
     def points(line: dict[str, Any], name: str) -> list[str]:
         return [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line["curve"]["epochs"], line["curve"][name], strict=True)]

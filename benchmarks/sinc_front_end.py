@@ -27,7 +27,8 @@ def two_convolutions(audio_BT: torch.Tensor, bank_SL: torch.Tensor, stem: nn.Con
     """The published form: zeros on both sides, the bank without change of length, the stem."""
     half = bank_SL.shape[1] // 2
     padded_BT = functional.pad(audio_BT, (half, half))
-    return stem(functional.conv1d(padded_BT[:, None], bank_SL[:, None], padding=half))
+    out_BCF: torch.Tensor = stem(functional.conv1d(padded_BT[:, None], bank_SL[:, None], padding=half))
+    return out_BCF
 
 
 def front_end(form: Callable[..., torch.Tensor], audio_BT: torch.Tensor) -> Timed:
@@ -42,7 +43,7 @@ def front_end(form: Callable[..., torch.Tensor], audio_BT: torch.Tensor) -> Time
         start = seconds(device)
         out_BCF = form(audio_BT, bank(), stem)
         heard = seconds(device)
-        out_BCF.backward(cotangent)
+        torch.autograd.backward(out_BCF, cotangent)
         return heard - start, seconds(device) - start
 
     return run

@@ -93,8 +93,8 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
 
     epoch(source, 0)
     epoch(cache, 0)  # hears validation, which is kept
-    timed = [(epoch(source, number), epoch(cache, number)) for number in range(1, rounds + 1)]
-    timed = [(*pair, epoch(cache, rounds + 1 + number)) for number, pair in enumerate(timed)]
+    pairs = [(epoch(source, number), epoch(cache, number)) for number in range(1, rounds + 1)]
+    timed = [(*pair, epoch(cache, rounds + 1 + number)) for number, pair in enumerate(pairs)]
     stages = [(EPOCHS * plain, CROPS * fill + (EPOCHS - CROPS) * read) for plain, fill, read in timed]
     ratios = [plain / cached for plain, cached in stages]
     plain_s, fill_s, read_s = (statistics.median(column) for column in zip(*timed, strict=True))

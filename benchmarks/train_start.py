@@ -44,9 +44,8 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     manifest = load_manifest(store, "demo")
     plan = make_plan(study.search, False, cluster_resources())
     space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
-    sitting = Sitting(study_store(store, name))
-    search(space, sitting, ())
-    sitting.end()
+    with Sitting(study_store(store, name)) as sitting:
+        search(space, sitting, ())
     records = sorted(load_trials(study_store(store, name)), key=lambda one: one.started)
     failed = [one.reason for one in records if not one.epochs]
     if failed:

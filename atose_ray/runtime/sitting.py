@@ -23,8 +23,8 @@ Request = Literal["", "stop", "now"]
 
 
 class Sitting:
-    """Begins when it is made, before anything is read that another driver may write. asked: what was asked of the
-    driver so far. Raises ConfigError when another driver of this study is at work.
+    """Begins when it is made, before anything is read that another driver may write, and ends with its `with` block.
+    asked: what was asked of the driver so far. Raises ConfigError when another driver of this study is at work.
     """
 
     def __init__(self, folder: Store, say: Callable[[str], None] = print) -> None:
@@ -36,6 +36,12 @@ class Sitting:
                 f"this study is being searched: {error}. To stop it: python -m atose_ray.stop "
                 f"{folder_of(folder.uri)[1]}"
             ) from error
+
+    def __enter__(self) -> Sitting:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
     @contextmanager
     def listening(self) -> Iterator[None]:

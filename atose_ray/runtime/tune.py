@@ -64,8 +64,7 @@ def run_study(
     manifest = load_manifest(store, dataset)
     folder = study_store(store, name)
     check_nodes(store, folder, dataset)
-    sitting = Sitting(folder)
-    try:
+    with Sitting(folder) as sitting:
         begin(folder, study, manifest, data_store(store, dataset))
         earlier = retry_failed(folder) if again else load_trials(folder)
         finished = [trial for trial in earlier if trial.state != "running"]
@@ -76,8 +75,6 @@ def run_study(
         conclude(folder, store, plan)
         record = load_study_record(store, name)
         folder.write("report.html", render_report(record).encode())
-    finally:
-        sitting.end()
     return record
 
 
