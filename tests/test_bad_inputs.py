@@ -83,7 +83,10 @@ def rewrite(table: Path, change: Callable[[list[str]], list[str]]) -> None:
         ),
         (["mtat"], r"mtat needs the folder of its audio.*--source DIR"),
         (["mtat", "--source", "/no/such/folder"], r"/no/such/folder does not exist.*--source DIR"),
-        (["mtat", "--source", "s3://bucket/audio"], r"must be a local folder, but got s3://bucket/audio; copy or mo"),
+        (
+            ["demo", "--source", "s3://bucket/audio"],
+            r"local folder, but got s3://bucket/audio; leave --source out",
+        ),
         (["folder", "--source", ".", "--option", "sample_rate"], r"--option is NAME=VALUE, but got 'sample_rate'"),
         (["folder", "--source", ".", "--option", "sample_rate=8000"], r"sample_rate: no such key; did you mean 'sampl"),
         (["folder", "--source", ".", "--option", "sample_rate_hz=8"], r"sample_rate_hz: .* 1000, but got 8"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
+from urllib.parse import quote
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +19,8 @@ from test_dataset_dcase2017 import make_dcase2017
 
 from atose_ray.datasets import KINDS, DatasetConfig, DatasetConfigs, DatasetError, dataset_config
 from atose_ray.datasets.mtat import artist_of, read_annotations, split_of
+from atose_ray.datasets.remote import list_source, stand_in
+from atose_ray.store import FileStamp, Store
 from atose_ray.types import SPLITS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -58,6 +63,7 @@ def make_speech_commands(folder: Path) -> DatasetConfig:
 
 def write_folder(folder: Path, text: str, encoding: str = "utf-8") -> None:
     """Writes tags.csv, and an empty file for every path in it."""
+    folder.mkdir(exist_ok=True)
     (folder / "tags.csv").write_bytes(text.encode(encoding))
     touch(folder, *(line.split(",")[0] for line in text.splitlines()[1:] if line.strip(", ")))
 
@@ -109,6 +115,50 @@ def test_listing_obeys_the_laws(maker: Callable[[Path], DatasetConfig], tmp_path
     assert config.list_clips() == listing
 
 
+def test_a_source_behind_a_uri_is_listed_as_the_folder_it_is(
+    maker: Callable[[Path], DatasetConfig], tmp_path: Path
+) -> None:
+    config = maker(tmp_path)
+    if config.renders:
+        pytest.skip("it makes its audio itself")
+    here = config.list_clips()
+    there = list_source(config.model_copy(update={"source": f"fsspec+file://{config.source}"}))
+    assert [clip.source for clip in there.clips] == [f"fsspec+file://{quote(clip.source)}" for clip in here.clips]
+    assert [replace(clip, source="") for clip in there.clips] == [replace(clip, source="") for clip in here.clips]
+    assert replace(there, clips=()) == replace(here, clips=())
+
+
+def test_an_error_of_a_source_behind_a_uri_names_the_uri(tmp_path: Path) -> None:
+    uri = f"fsspec+file://{tmp_path}"
+    for kind in ("mtat", "esc50", "fma", "folder"):
+        with pytest.raises(DatasetError, match=re.escape(uri)) as caught:
+            list_source(dataset_config(kind, source=uri))
+        assert "atose-listing" not in str(caught.value)
+
+
+def test_what_lies_in_a_bucket_beside_tables_and_audio_is_not_fetched(tmp_path: Path, monkeypatch) -> None:
+    write_folder(tmp_path / "a", "path,split,tags\na.wav,train,x\nb.wav,valid,x\nc.wav,test,x\n")
+    (tmp_path / "a" / "notes.txt").write_text("fetched")
+    (tmp_path / "a" / "archive.zip").write_text("left")
+    (tmp_path / "a" / "long").mkdir()
+    fetched = []
+    reading = Store.reading
+    monkeypatch.setattr(Store, "reading", lambda self, name: (fetched.append(name), reading(self, name))[1])
+    listed = list_source(dataset_config("folder", source=f"fsspec+file://{tmp_path}/a"))
+    assert sorted(fetched) == ["notes.txt", "tags.csv"] and len(listed.clips) == 3
+    for name in (
+        "tags.csv",
+        "../out.csv",
+        "x//y.csv",
+        "./y.csv",
+        "nul\0.csv",
+        f"{'n' * 300}.wav",
+        "tags.csv/below.wav",
+    ):
+        stand_in(Store(str(tmp_path / "a")), FileStamp(name, 1, 0), tmp_path / "scratch")
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("out.csv", "y.csv", "below.wav")]
+
+
 def test_no_group_is_in_two_splits(maker: Callable[[Path], DatasetConfig], tmp_path: Path) -> None:
     if maker in (make_speech_commands, make_gtzan):
         pytest.skip("the published lists decide")
@@ -158,7 +208,7 @@ def test_source_must_be_given_and_be_a_local_folder(kind: str, tmp_path: Path) -
     with pytest.raises(DatasetError, match="file is a file"):
         dataset_config(kind, source=str(tmp_path / "file")).list_clips()
     if kind != "folder":  # which may lie in object storage: tests/test_s3.py
-        with pytest.raises(DatasetError, match="local folder, but got s3://bucket/audio; copy or mount"):
+        with pytest.raises(DatasetError, match="in a local folder, but got s3://bucket/audio"):
             dataset_config(kind, source="s3://bucket/audio").list_clips()
 
 

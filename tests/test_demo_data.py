@@ -61,7 +61,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "demo" / "demo.json").write_text(json.dumps(small(tmp_path, seed=3).settings()))
     with pytest.raises(DatasetError, match=r"rendered with .*'seed': 3.* but .*'seed': 0.* is asked for"):
         small(tmp_path / "demo").list_clips()
-    with pytest.raises(DatasetError, match=r"must be a local folder, but got s3://"):
+    with pytest.raises(DatasetError, match=r"in a local folder, but got s3://"):
         DemoConfig(source="s3://bucket/demo").list_clips()
 
 

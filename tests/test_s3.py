@@ -17,6 +17,7 @@ import s3fs
 import yaml
 from conftest import RATE, TINY_TAGS, tiny_tree
 from processes import verb
+from test_dataset_adapters import make_esc50
 from test_ray import study
 
 from atose_ray import prepare as prepare_verb
@@ -26,6 +27,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.shard_job import source_store
 from atose_ray.datasets import dataset_config
 from atose_ray.datasets.base import DatasetError
+from atose_ray.datasets.remote import list_source
 from atose_ray.search.record import load_study_record, study_store
 from atose_ray.store import Store, StoreError
 from atose_ray.training.checkpoint import load_model
@@ -200,11 +202,20 @@ def test_raw_audio_in_a_bucket_gives_the_shards_of_a_folder(
 
 def test_a_bucket_without_a_table_or_without_the_files_is_refused(store: Store, tiny_source: Path) -> None:
     config = dataset_config("folder", source=store.child("raw").uri, sample_rate_hz=RATE)
-    with pytest.raises(DatasetError, match=r"tags table .*s3://.*raw/tags.csv.* does not exist \(0 files"):
-        config.list_clips()
+    with pytest.raises(DatasetError, match=r"s3://.*raw/tags.csv does not exist, and .*s3://.*raw holds no audio"):
+        list_source(config)
     store.write("raw/tags.csv", (tiny_source / "tags.csv").read_bytes())
     with pytest.raises(DatasetError, match=r"none of the files named in tags.csv is in .*s3://.*clip_000.wav"):
-        config.list_clips()
+        list_source(config)
+
+
+def test_a_published_set_in_a_bucket_gives_the_shards_of_a_folder(bucket: Bucket, tmp_path: Path) -> None:
+    config, raw = make_esc50(tmp_path), Store(bucket.uri("raw/esc50"))
+    here, _ = prepare(config, Store(str(tmp_path / "here")))
+    for path in (tmp_path / "esc50").rglob("*.*"):
+        raw.write(path.relative_to(tmp_path / "esc50").as_posix(), path.read_bytes())
+    there, _ = prepare(config.model_copy(update={"source": raw.uri}), Store(bucket.uri("lab")))
+    assert there.content_hash == here.content_hash and not there.skipped
 
 
 def test_an_endpoint_that_does_not_answer_is_named_in_seconds(bucket: Bucket, tiny_source: Path) -> None:

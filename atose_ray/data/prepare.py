@@ -23,6 +23,7 @@ from atose_ray.data.doctor_facts import write_facts
 from atose_ray.data.shard_job import PARTS, ShardJob, ShardResult, read_part, write_shard
 from atose_ray.data.shards import MANIFEST, Manifest, data_store
 from atose_ray.datasets.base import DatasetConfig
+from atose_ray.datasets.remote import list_source
 from atose_ray.store import Store, is_uri
 from atose_ray.types import SPLITS, DataSpec, Listing, Split
 
@@ -48,7 +49,7 @@ def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -
 
     Raises PrepareError when no clip can be decoded, ValueError (DatasetError, StoreError) for a bad source or store.
     """
-    listing = config.list_clips()
+    listing = list_source(config)
     folder = data_store(store, listing.name)
     inputs_hash = hash_inputs(config, listing)
     if folder.exists(MANIFEST):

@@ -30,7 +30,12 @@ class DatasetError(ValueError):
 
 
 class DatasetConfig(Config):
-    """Base of the adapters. `kind` is the name that `prepare` is called with."""
+    """Base of the adapters. `kind` is the name that `prepare` is called with.
+
+    renders: whether the adapter makes its audio itself, in its source folder.
+    """
+
+    renders: ClassVar[bool] = False
 
     kind: str
     source: str | None = Field(default=None, description="Folder of the raw audio and its annotations.")
@@ -41,7 +46,8 @@ class DatasetConfig(Config):
 
     @abstractmethod
     def list_clips(self) -> Listing:
-        """Every clip in a deterministic order. Reads annotations only. Raises `DatasetError`."""
+        """Every clip of a local folder in a deterministic order (`remote.list_source`: of any). Reads annotations and
+        the names of files only. Raises `DatasetError`."""
 
     def folder(self) -> Path:
         """The absolute `source` folder. Raises `DatasetError` where it is missing or not a local folder."""
@@ -49,8 +55,8 @@ class DatasetConfig(Config):
             raise DatasetError(f"{self.kind} needs the folder of its audio, but got none; give it: --source DIR")
         if is_uri(self.source):
             raise DatasetError(
-                f"the source of {self.kind} must be a local folder, but got {self.source}; copy or mount it first (the "
-                "prepared shards may lie on object storage, and so may the source of `folder`)"
+                f"{self.kind} makes its audio in a local folder, but got {self.source}; leave --source out, and give "
+                "the place of the shards by --store"
             )
         path = Path(os.path.expanduser(self.source)).absolute()
         if not path.is_dir():

@@ -17,7 +17,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import soundfile
@@ -43,6 +43,7 @@ LAST_NAMES = ("harbour", "meridian", "orchard", "lantern", "parade", "quartet", 
 class DemoConfig(DatasetConfig):
     """Without a `source` the audio is kept in the user's cache folder."""
 
+    renders: ClassVar[bool] = True
     kind: Literal["demo"] = "demo"
     clips: int = Field(default=480, ge=24, le=100_000)
     seconds: float = Field(default=3.7, ge=1.0, le=30.0, description="Of every clip; 59049 samples, 3.69 s, fit.")

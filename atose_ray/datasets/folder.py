@@ -16,9 +16,7 @@ import csv
 import io
 import os
 import unicodedata
-from collections.abc import Callable
 from difflib import get_close_matches
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -26,7 +24,6 @@ from typing import BinaryIO, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError, require_some_audio, walk
-from atose_ray.store import Store, is_uri
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
@@ -73,7 +70,9 @@ class FolderConfig(DatasetConfig):
         return self
 
     def list_clips(self) -> Listing:
-        rows, find, table = self._in_store() if self.source and is_uri(self.source) else self._on_disk()
+        table = Path(os.path.expanduser(self.csv))
+        folder = table.parent if self.source is None and table.is_absolute() else self.folder()
+        rows = self._rows(folder, folder / table)
         untagged = sum(not row.tags for row in rows)
         rows = [row for row in rows if row.tags]
         if self.exclusive:
@@ -84,52 +83,29 @@ class FolderConfig(DatasetConfig):
                     )
         if rows and rows[0].split is None:
             rows = split_at_random(rows, self.valid_fraction, self.test_fraction, self.seed)
-        clips = [ClipRef(find(row), row.path, row.tags, row.split or "train", row.group or None) for row in rows]
-        if not (self.source and is_uri(self.source)):
-            require_some_audio(clips, self.source or str(Path(self.csv).parent), table)
+        clips = [
+            ClipRef(find_audio(folder, one), one.path, one.tags, one.split or "train", one.group or None)
+            for one in rows
+        ]
+        require_some_audio(clips, folder, table.name)
         return Listing(
             name=self.kind,
             clips=tuple(clips),
-            tags=_tags_in_train(clips, table),
+            tags=_tags_in_train(clips, table.name),
             exclusive=self.exclusive,
             left_out=(("no tags", untagged),) if untagged else (),
         )
 
-    def _on_disk(self) -> tuple[list[Row], Callable[[Row], str], str]:
-        """The rows, what finds the audio of one, and the name of the table."""
-        table = Path(os.path.expanduser(self.csv))
-        folder = table.parent if self.source is None and table.is_absolute() else self.folder()
-        table = folder / table
+    def _rows(self, folder: Path, table: Path) -> list[Row]:
+        """The lines of the table."""
         if not table.is_file():
             raise DatasetError(_no_table(table, folder))
         with table.open("rb") as file:
-            return read_table(file, table.name), partial(find_audio, folder), table.name
-
-    def _in_store(self) -> tuple[list[Row], Callable[[Row], str], str]:
-        """The same for a source in object storage. One listing of it says which files there are."""
-        source, local = Store(str(self.source)), Path(os.path.expanduser(self.csv))
-        names = frozenset(stamp.name for stamp in source.files())
-        if not local.is_absolute() and self.csv not in names:
-            raise DatasetError(
-                f"the tags table {source.uri_of(*self.csv.split('/'))} does not exist ({len(names)} files lie there); "
-                f"put it there, with the header {HEADER}, or name one on this machine with the option `csv`"
-            )
-        with local.open("rb") if local.is_absolute() else source.reading(self.csv) as file:
-            rows = read_table(file, self.csv)
-        if rows and not any(form in names for row in rows for form in _forms(row)):
-            raise DatasetError(
-                f"none of the files named in {self.csv} is in {source.uri} (the first would be {rows[0].path}); check "
-                "that --source is the folder that the paths are relative to"
-            )
-        return rows, partial(_find_object, source, names), self.csv
+            return read_table(file, table.name)
 
 
 def _forms(row: Row) -> tuple[str, ...]:
     return (row.path, row.written, *(unicodedata.normalize(form, row.path) for form in ("NFC", "NFD")))
-
-
-def _find_object(source: Store, names: frozenset[str], row: Row) -> str:
-    return source.uri_of(*next((form for form in _forms(row) if form in names), row.path).split("/"))
 
 
 def find_audio(folder: Path, row: Row) -> str:
