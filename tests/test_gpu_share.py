@@ -121,6 +121,7 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     from atose_ray.runtime import search as searching
     from atose_ray.runtime.cluster import cluster_resources, hush
     from atose_ray.runtime.costs import resources_of
+    from atose_ray.runtime.sitting import Sitting
     from atose_ray.search.record import study_store
     from atose_ray.store import Store
 
@@ -134,7 +135,8 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     needs = lambda config: resources_of(at, config)  # noqa: E731
     searching.trainable = lambda costs, planned, shared: tune.with_resources(stub(log), needs)
     space = searching.Space(study, "share", store.uri, manifest.data_spec, manifest.content_hash, at)
-    searching.search(space, study_store(store, "share"), ())
+    with Sitting(study_store(store, "share")) as sitting:
+        searching.search(space, sitting, ())
     ray.shutdown()
 
 

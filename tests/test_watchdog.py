@@ -52,10 +52,8 @@ def test_bundles_are_written_as_a_person_would() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster) -> None:
+def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster, monkeypatch) -> None:
     import ray
-    from ray._private import ray_constants
-    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
     dog = Watchdog(lambda one: one.trial_id)
     address = ray.nodes()[0]["NodeManagerAddress"]
@@ -65,11 +63,9 @@ def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster
     assert "starting now: 004-y" in line and "no node is large enough" in line
     report = {"pending_launches": {"gpu_worker": 2}, "pending_nodes": [["10.0.0.9", "gpu_worker", "setting-up"]]}
     report["failed_nodes"] = [["10.0.0.8", "gpu_worker"]]
-    _internal_kv_put(ray_constants.DEBUG_AUTOSCALING_STATUS, json.dumps({"autoscaler_report": report}), overwrite=True)
-    try:
-        line = dog.free_line([{"CPU": 1.0}], [])
-    finally:
-        _internal_kv_del(ray_constants.DEBUG_AUTOSCALING_STATUS)
+    said = json.dumps({"autoscaler_report": report}).encode()  # Ray's own monitor would write over it every few seconds
+    monkeypatch.setattr("atose_ray.runtime.watchdog._internal_kv_get", lambda key: said)
+    line = dog.free_line([{"CPU": 1.0}], [])
     assert "nodes starting: 2 x gpu_worker, gpu_worker at 10.0.0.9 (setting-up)" in line
     assert "nodes that failed to start: gpu_worker" in line and "large enough" not in line
 
