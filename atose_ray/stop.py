@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from atose_ray import cli
-from atose_ray.search.record import study_store
+from atose_ray.search.record import existing_study
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -25,9 +25,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Ask, and wait if that is wanted."""
     options = arguments().parse_args(argv)
-    folder = study_store(cli.open_store(options), options.study)
-    if not folder.exists("study.json"):
-        raise ValueError(f"there is no study {options.study!r} in {folder.uri}; name one that `status` lists")
+    folder = existing_study(cli.open_store(options), options.study)
 
     from atose_ray.runtime.sitting import ask_to_stop, wait_for_end
 

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import struct
+import subprocess
+import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 
 import pytest
-from processes import wait_for
+from processes import environment, wait_for
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 from test_ray import run, store, study  # noqa: F401
@@ -129,8 +134,9 @@ def test_a_search_shows_its_trials_in_rays_metrics_logs_and_actors(ray_cluster, 
 
     try:
         wait_for("an answer of the node's agent", listed, 90, every=1)
-    except TimeoutError:
-        pytest.skip(f"Ray's agent of this node, which lists logs and exports metrics, is away: {answers[-1][-1000:]}")
+    except TimeoutError as error:
+        agent = (logs / "dashboard_agent.log").read_text(errors="replace")[-2000:]
+        raise AssertionError(f"{error}: {answers[-1]}\n{agent}") from error
     assert [f"trial-{name}.log" in answers[-1] for name in names] == [True] * len(names), answers[-1]
     gauges = Gauges("shown", "pr_auc_macro")
     gauges.set("003-x", {"pr_auc_macro": 0.25, "epoch": 2, "train_loss": 0.5})
@@ -144,3 +150,35 @@ def test_a_search_shows_its_trials_in_rays_metrics_logs_and_actors(ray_cluster, 
     text = wait_for("the gauges at the node's metrics port", scraped, 60, every=1)
     line = next(one for one in text.splitlines() if one.startswith("ray_atose_trial_objective{") and "003-x" in one)
     assert 'study="shown"' in line and 'metric="pr_auc_macro"' in line and line.endswith(" 0.25")
+
+
+SECOND = """
+import os, time, urllib.error, urllib.request
+from atose_ray.runtime.cluster import cluster
+with cluster(cpus=1):
+    import ray
+    address = os.environ["RAY_API_SERVER_ADDRESS"] + "/api/v0/logs?node_id=" + ray.nodes()[0]["NodeID"]
+    for _ in range(40):
+        try:
+            print(urllib.request.urlopen(address, timeout=30).status)
+            break
+        except urllib.error.HTTPError:
+            time.sleep(1)  # its agent comes up seconds after the node
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_second_ray_on_one_machine_lists_its_logs_too(tmp_path: Path) -> None:
+    """The first one's agent holds Ray's default port; Ray says nothing when the second cannot have it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder,
+        socket.socket() as first,
+    ):
+        with contextlib.suppress(OSError):  # another Ray of these tests, or of this machine, has it
+            first.bind(("", 52365))
+            first.listen()
+        variables = environment(RAY_TMPDIR=folder, RAY_AUTH_MODE="disabled")
+        command = [sys.executable, "-c", SECOND]
+        done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "200\n", done.stdout + done.stderr

@@ -16,7 +16,6 @@ from atose_ray import prepare as prepare_verb
 from atose_ray import tune as tune_verb
 from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
 from atose_ray.datasets import KINDS, dataset_config
-from atose_ray.datasets.folds import name_of_folds
 from atose_ray.optim import KerasSGD
 from atose_ray.search.space import compose, find_study, load_study, longest_run, probes
 from atose_ray.train import load_tree
@@ -113,7 +112,7 @@ def test_the_commands_that_a_search_names_are_good(name: str) -> None:
             options = prepare_verb.arguments().parse_args(arguments)
             pairs = dict(pair.split("=") for pair in options.option)
             config = dataset_config(options.dataset, **{key: yaml_value(value, key) for key, value in pairs.items()})
-            stored.add(name_of_folds(config) if pairs.get("test_fold") else options.dataset)
+            stored.add(config.name_of_folds() if pairs.get("test_fold") else options.dataset)
         elif verb == "atose_ray.tune":
             chosen = tune_verb.arguments().parse_args(arguments)
             searched = compose(load_study(chosen.study, tuple(chosen.overrides)), {}).data.dataset

@@ -83,6 +83,13 @@ class FoldedConfig(DatasetConfig):
             raise ValueError(f"valid_fold and test_fold must differ, but both are {self.test_fold}")
         return self
 
+    def name_of_folds(self) -> str:
+        """What the prepared set is called, as its folds lie side by side in one store: `esc50` with the default folds,
+        `esc50-fold2` with another test fold, `esc50-fold2-valid5` with both others."""
+        if self.valid_fold not in (None, self.test_fold % self.folds + 1):
+            return f"{self.kind}-fold{self.test_fold}-valid{self.valid_fold}"
+        return self.kind if self.test_fold == 1 else f"{self.kind}-fold{self.test_fold}"
+
     def split_of(self, fold: str, where: str) -> Split:
         """The split of a fold as the table writes it. Raises `DatasetError` for one that is not published."""
         if fold not in {str(number) for number in range(1, self.folds + 1)}:

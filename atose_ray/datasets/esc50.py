@@ -16,7 +16,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from atose_ray.datasets.base import DatasetError, FoldedConfig, find_file, finish_listing, read_rows
-from atose_ray.datasets.folds import name_of_folds
 from atose_ray.types import ClipRef, Listing
 
 COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
@@ -50,4 +49,4 @@ class Esc50Config(FoldedConfig):
             clips.append(ClipRef(source, row["filename"], (row["category"],), split, row["src_file"]))
         left_out = {"not in the ESC-10 subset": others}
         listing = finish_listing(self, folder, clips, table.name, exclusive=True, left_out=left_out)
-        return replace(listing, name=name_of_folds(self))
+        return replace(listing, name=self.name_of_folds())

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 from atose_ray.datasets.base import FoldedConfig, find_file, finish_listing, read_rows
-from atose_ray.datasets.folds import name_of_folds
 from atose_ray.types import ClipRef, Listing
 
 COLUMNS = ("slice_file_name", "fsID", "fold", "class")
@@ -44,4 +43,4 @@ class UrbanSound8kConfig(FoldedConfig):
             split = self.split_of(row["fold"], where)
             clips.append(ClipRef(str(audio / name), name, (row["class"],), split, row["fsID"]))
         listing = finish_listing(self, folder, clips, table.name, exclusive=True)
-        return replace(listing, name=name_of_folds(self))
+        return replace(listing, name=self.name_of_folds())

@@ -5,6 +5,8 @@ Ray does not refuse what can never be placed: it waits in silence. So the arithm
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import socket
@@ -17,6 +19,7 @@ from typing import Any
 import ray
 import ray.data
 import yaml
+from ray._private.parameter import RayParams
 from ray.job_config import JobConfig
 
 from atose_ray.config import SearchConfig
@@ -71,7 +74,8 @@ def cluster(
         # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         quiet["object_store_memory"] = object_store_bytes
-        ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, **quiet)
+        with agent_on_free_port():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, **quiet)
     if not loud:
         hush()
     try:
@@ -80,6 +84,21 @@ def cluster(
         ray.shutdown()
         if not address:
             os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+
+
+@contextmanager
+def agent_on_free_port() -> Iterator[None]:
+    """While a Ray is started: its agent, which serves logs and jobs to the dashboard, takes a port that is free.
+
+    It listens on 52365 otherwise, ray.init has no word for it, and a second Ray on one machine has no Logs page.
+    """
+    kept = RayParams.__init__
+    if "dashboard_agent_listen_port" in inspect.signature(kept).parameters:  # private: another Ray may not know it
+        RayParams.__init__ = functools.partialmethod(kept, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        RayParams.__init__ = kept
 
 
 def join(address: str, options: Mapping[str, Any]) -> None:

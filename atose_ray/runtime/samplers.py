@@ -10,7 +10,7 @@ import optuna
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.runtime.costs import values_of
 from atose_ray.search.points import Point, fitting, grid_points
-from atose_ray.search.record import TrialRecord, load_trials, study_store
+from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
 from atose_ray.search.space import suggest
 from atose_ray.store import Store
 
@@ -71,10 +71,10 @@ def warm_trials(study: StudyConfig, store: Store) -> list[optuna.trial.FrozenTri
 def check_warm_start(study: StudyConfig, store: Store) -> None:
     """Raises ConfigError as `warm_trials` does, and reads no trial."""
     for name in study.search.warm_start:
-        folder = study_store(store, name)
-        if not folder.exists("study.json"):
-            there = ", ".join(store.child("studies").names()) or "none"
-            raise ConfigError(f"warm start: there is no study {name!r} in the store {store.uri}; it holds: {there}")
+        try:
+            folder = existing_study(store, name)
+        except ValueError as error:
+            raise ConfigError(f"warm start: {error}") from error
         metric = folder.read_json("study.json")["config"]["search"]["metric"]
         if metric != study.search.metric:
             raise ConfigError(
