@@ -56,8 +56,8 @@ class Console(tune.Callback):  # type: ignore[misc]
         self.done, self.began = done, time.monotonic()
         self.best, self.leader = float("-inf"), ""
         self.watchdog, self.bugs, self.ended_well = Watchdog(name_of), Bugs(), False
-        self.sitting: Sitting | None = sitting
-        self.folder, self.gauges = sitting.folder, Gauges(folder_of(sitting.folder.uri)[1], search.metric)
+        self.sitting, self.folder = sitting, sitting.folder
+        self.gauges = Gauges(folder_of(sitting.folder.uri)[1], search.metric)
         self.awaited: set[str] | None = None  # ids of the trials whose epoch is waited for, since a stop was asked
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,11 +89,11 @@ class Console(tune.Callback):  # type: ignore[misc]
 
     def stop_if_asked(self, trials: list[Any]) -> None:
         """Let the trials that run end with their epoch, unfinished; then raise StoppedError."""
-        request = self.sitting.request() if self.sitting else ""
+        request = self.sitting.request()
         if not request:
             return
         if self.awaited is None:
-            if self.sitting and self.sitting.lease.lost:
+            if self.sitting.lease.lost:
                 self.say("stop   another driver has taken this study over, as this one was silent for long")
             self.awaited = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
             rest = f"the {len(self.awaited)} trials that run finish their epoch" if request == "stop" else "now"
@@ -133,8 +133,7 @@ class Console(tune.Callback):  # type: ignore[misc]
         self.watchdog.heard(trial)
         if self.awaited is not None:
             result["stopped"] = True  # for the sampler: the trial has not ended
-        if self.gauges is not None:
-            self.gauges.set(name, result)
+        self.gauges.set(name, result)
         if value is not None and value > self.best:
             self.best = value
             if name != self.leader:
