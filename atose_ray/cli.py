@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -59,7 +61,8 @@ def open_store(options: argparse.Namespace) -> Store:
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
-    """Run a verb. A ValueError (ours: bad input, with the way out) is printed and ends with exit code 2."""
+    """Run a verb. A ValueError (ours: bad input, with the way out) is printed and ends with exit code 2. Where nobody
+    reads any more (`... | head`) it ends without a word, with 141, as other programs do."""
     try:
         main(None)
     except ValueError as error:
@@ -68,3 +71,15 @@ def run(main: Callable[[list[str] | None], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        if not nobody_reads(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
+        sys.exit(141)
+
+
+def nobody_reads(descriptor: int) -> bool:
+    """Whether a pipe that is written to is closed at its other end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

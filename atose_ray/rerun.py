@@ -50,6 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     about = {"number": trial.number, "name": trial.name, "params": trial.params, "distributions": trial.distributions}
     job = Job(run, store.uri, folder.uri, about)
     print(f"rerun {trial.name} in {folder.uri}", flush=True)
+    if trial.state == "pruned":
+        print(
+            f"it was pruned after {len(trial.epochs)} of {run.method.epochs} epochs; this goes to the end", flush=True
+        )
     if study.search.workers_per_trial:
         on_ray(job, study.search, options)
     else:

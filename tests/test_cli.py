@@ -8,11 +8,13 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import tiny_tree
-from processes import ROOT
+from processes import ROOT, environment
 
 import atose_ray
 from atose_ray import __main__ as listing
@@ -176,3 +178,23 @@ def test_a_study_leaves_these_files(ray_cluster, tiny_store: Store, tmp_path: Pa
     for trial in (folder / "trials").iterdir():
         assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
         assert {path.name for path in trial.iterdir()} == RUN_FILES | {"tensorboard"}
+
+
+def test_a_verb_whose_reader_has_left_ends_without_a_word() -> None:
+    """`python -m atose_ray.tag ... | head`"""
+    lines = "from atose_ray import cli\ncli.run(lambda argv: [print('x' * 1000, flush=True) for _ in range(10000)])"
+    running = subprocess.Popen(
+        [sys.executable, "-c", lines], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert running.stdout.readline()
+    running.stdout.close()
+    assert running.stderr.read() == b"" and running.wait(timeout=60) == 141
+    running.stderr.close()
+
+
+def test_another_broken_pipe_is_not_hidden() -> None:
+    def lost(argv: object) -> None:
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        cli.run(lost)

@@ -12,17 +12,21 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import end, environment, wait_for
 from test_kill_resume import EPOCHS, TRIALS, Search, epochs, search  # noqa: F401
+from test_progress import trial
 from test_ray import study
 
 from atose_ray import stop
-from atose_ray.config import ConfigError
+from atose_ray.config import ConfigError, SearchConfig
 from atose_ray.runtime import lease as leases
+from atose_ray.runtime.console import Console
 from atose_ray.runtime.lease import Lease, LeaseError, read_lease
 from atose_ray.runtime.sitting import Sitting, ask_to_stop, wait_for_end
+from atose_ray.runtime.trial import KEY
 from atose_ray.search.record import load_study_record, study_store
 from atose_ray.store import Store
 
@@ -159,6 +163,21 @@ def test_a_driver_that_was_silent_too_long_stops(tmp_path: Path, quick) -> None:
     assert sitting.request() == "now"
     sitting.end()
     assert sitting.folder.read_json("driver.json")["token"] == "theirs"
+
+
+def test_the_lead_of_an_earlier_sitting_stands(tmp_path: Path, capsys) -> None:
+    """A search that goes on must not call its first epochs the best so far."""
+    earlier = [trial(0, "complete", 0.0, 3, 1.0, 0.6), trial(1, "pruned", 0.0, 2, 1.0, 0.2)]
+    about = SimpleNamespace(about={"name": "002-harmonic_cnn"})
+    running = SimpleNamespace(trial_id="x", config={KEY: {"job": about}})
+    with Sitting(study_store(Store(str(tmp_path)), "s")) as sitting:
+        console = Console(SearchConfig(trials=4), earlier, SimpleNamespace(line=lambda last: ""), sitting)
+        assert console.done == 2
+        best = earlier[0].value
+        console.on_trial_result(1, [], running, {"pr_auc_macro": best - 0.1, "epoch": 1})
+        assert "lead" not in capsys.readouterr().out and console.leader == earlier[0].name
+        console.on_trial_result(2, [], running, {"pr_auc_macro": best + 0.1, "epoch": 2})
+        assert f"lead   002-harmonic_cnn  pr_auc_macro {best + 0.1:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.ray

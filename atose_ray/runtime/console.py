@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -20,7 +21,7 @@ from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.sitting import Sitting
 from atose_ray.runtime.trial import KEY
 from atose_ray.runtime.watchdog import Watchdog
-from atose_ray.search.record import load_study_record
+from atose_ray.search.record import TrialRecord, best_trial, load_study_record
 from atose_ray.search.report import render_report
 from atose_ray.store import Store, folder_of
 from atose_ray.training.record import RunFolder
@@ -50,11 +51,14 @@ class Console(tune.Callback):  # type: ignore[misc]
     """Prints starts, changes of the lead and ends; marks pruned and failed trials in their run folders; ends a search
     that was asked to stop."""
 
-    def __init__(self, search: SearchConfig, done: int, spilling: Spilling, sitting: Sitting) -> None:
+    def __init__(
+        self, search: SearchConfig, earlier: Sequence[TrialRecord], spilling: Spilling, sitting: Sitting
+    ) -> None:
         self.metric, self.trials, self.spilling = search.metric, search.trials, spilling
         self.pruned_by = "below the median of the others" if search.pruner.kind == "median" else "by successive halving"
-        self.done, self.began = done, time.monotonic()
-        self.best, self.leader = float("-inf"), ""
+        self.done, self.began = sum(trial.state != "running" for trial in earlier), time.monotonic()
+        leads = best_trial(earlier)
+        self.best, self.leader = (leads.value, leads.name) if leads and leads.value is not None else (float("-inf"), "")
         self.watchdog, self.bugs, self.ended_well = Watchdog(name_of), Bugs(), False
         self.sitting, self.folder = sitting, sitting.folder
         self.gauges = Gauges(folder_of(sitting.folder.uri)[1], search.metric)

@@ -125,7 +125,7 @@ def search(
     ledger = Ledger(folder, settings.metric, settings.trials, budget, earlier)
     if not ledger.allows():
         return
-    console = Console(settings, len(told), Spilling(), sitting)
+    console = Console(settings, earlier, Spilling(), sitting)
     share = GpuShare(space.plan, earlier, console.say)
     space = dataclasses.replace(space, share=share)
     with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
