@@ -181,7 +181,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--append", action="store_true", help="add a line to benchmarks/results/")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--files", type=int, default=200, help="of 30 s; 0 leaves the throughput out")
+    parser.add_argument(
+        "--files", type=int, default=1600, help="of 30 s; 0 leaves the throughput out; 200 cannot pay for Ray's workers"
+    )
     parser.add_argument("--format", default="mp3", choices=["mp3", "flac", "wav"])
     parser.add_argument("--counts", type=int, nargs="*", default=[2000, 20000], help="of short files; none: no memory")
     parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="of Ray")
