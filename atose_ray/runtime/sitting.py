@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
@@ -22,15 +22,20 @@ LOOK_EVERY_S, LOOK_AT_DISK_EVERY_S = 2.0, 0.25
 Request = Literal["", "stop", "now"]
 
 
+def say_now(text: str) -> None:
+    """Print a line that a log shows at once: waiting for another driver takes seconds."""
+    print(text, flush=True)
+
+
 class Sitting:
     """Begins when it is made, before anything is read that another driver may write, and ends with its `with` block.
     asked: what was asked of the driver so far. Raises ConfigError when another driver of this study is at work.
     """
 
-    def __init__(self, folder: Store, say: Callable[[str], None] = print) -> None:
+    def __init__(self, folder: Store) -> None:
         self.folder, self.asked, self.looked = folder, "", 0.0
         try:
-            self.lease = Lease(folder, STUDY_LEASE).take(give_up_s=0, say=say)
+            self.lease = Lease(folder, STUDY_LEASE).take(give_up_s=0, say=say_now)
         except LeaseError as error:
             raise ConfigError(
                 f"this study is being searched: {error}. To stop it: python -m atose_ray.stop "
