@@ -8,7 +8,7 @@ import select
 import sys
 from collections.abc import Callable
 
-from atose_ray.store import Store, default_store_uri
+from atose_ray.storage import Store, default_store_uri
 
 
 def parser(verb: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:

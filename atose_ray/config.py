@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from atose_ray.data.memory import Residency
 from atose_ray.encoders import EncoderConfigs, SampleCNNConfig
+from atose_ray.evaluation.metrics import OBJECTIVES
 from atose_ray.methods import Method, MethodConfigs, StageConfig, SupervisedConfig
-from atose_ray.metrics import OBJECTIVES
 from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.types import Config, DataSpec
 
@@ -115,8 +115,8 @@ class RunConfig(Config):
             )
         seconds = self.data.crop_seconds
         if seconds is None or seconds == "published":
-            longest = spec.clip_samples if seconds is None else sys.maxsize
-            seconds = min(self.encoder.published_clip_samples, longest) / spec.sample_rate_hz
+            longest = spec.input.length if seconds is None else sys.maxsize
+            seconds = min(self.encoder.published_clip_samples, longest) / spec.input.rate_hz
         data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
         resolved = self.model_copy(update={"data": data})
         resolved.build(spec)
@@ -126,7 +126,8 @@ class RunConfig(Config):
         """The facts the model is built from: those of the data, with the crop as clip length."""
         if not isinstance(self.data.crop_seconds, float):
             raise ConfigError("data.crop_seconds is not resolved yet: call resolve(spec, content_hash) first")
-        return spec.model_copy(update={"clip_samples": round(self.data.crop_seconds * spec.sample_rate_hz)})
+        crop = spec.input.of_length(round(self.data.crop_seconds * spec.input.rate_hz))
+        return spec.model_copy(update={"input": crop})
 
     def build(self, spec: DataSpec) -> Method:
         """The method around its encoder, freshly initialised from torch's current random state."""

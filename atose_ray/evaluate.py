@@ -11,7 +11,7 @@ from typing import Any
 
 from atose_ray import cli
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.protocols import (
+from atose_ray.evaluation.protocols import (
     ALIKE,
     PROTOCOLS,
     Protocol,
@@ -21,9 +21,9 @@ from atose_ray.protocols import (
     published_figures,
     published_metrics,
 )
-from atose_ray.store import Store
+from atose_ray.evaluation.scoring import evaluate, score_windows
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
-from atose_ray.training.evaluate import evaluate, score_windows
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.run import make_batches, pick_device
 from atose_ray.types import SPLITS, Split

@@ -10,11 +10,11 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, explain, yaml_value
 from atose_ray.data.doctor import examine
 from atose_ray.data.doctor import summary as examined
+from atose_ray.data.doctor_page import PAGE, write_examination
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
 from atose_ray.datasets import KINDS, dataset_config
-from atose_ray.search.data_page import PAGE, write_examination
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 from atose_ray.types import SPLITS
 
 
@@ -98,7 +98,7 @@ def summary(manifest: Manifest, store: Store, written: bool) -> str:
     lines = [
         f"{'wrote' if written else 'nothing to do:'} {folder}",
         f"  clips: {splits}; {len(spec.tags)} {'exclusive ' if spec.exclusive else ''}tags; "
-        f"{spec.sample_rate_hz} Hz, longest {spec.clip_samples / spec.sample_rate_hz:.1f} s; "
+        f"{spec.audio.sample_rate_hz} Hz, longest {spec.input.length / spec.audio.sample_rate_hz:.1f} s; "
         f"{len(manifest.shards)} shards, {size:.1f} MB",
     ]
     lines += [f"  left out: {count} clips: {reason}" for reason, count in manifest.left_out.items()]

@@ -7,7 +7,7 @@ from typing import Any
 
 from atose_ray import cli
 from atose_ray.data.shards import load_manifest
-from atose_ray.metrics import PROTOCOL
+from atose_ray.evaluation.metrics import PROTOCOL
 from atose_ray.search.progress import read_study
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
@@ -49,9 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     load_manifest(store, best.config["data"]["dataset"])
     folder.check_writable()
 
-    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
     from atose_ray.runtime.promote import candidates, judge, score_test, train_all
+    from atose_ray.search.plan import make_plan
 
     baseline = options.baseline
     if baseline is None and options.top > 1:

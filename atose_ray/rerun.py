@@ -11,7 +11,7 @@ from atose_ray.config import RunConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.search.progress import read_study
 from atose_ray.search.record import TrialRecord, study_store
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, open_run, use_threads
@@ -89,9 +89,10 @@ def here(job: Job, trial: TrialRecord) -> None:
 
 def on_ray(job: Job, search: Any, options: argparse.Namespace) -> None:
     """Train in as many Ray Train workers as the trial had."""
-    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
     from atose_ray.runtime.train import train_on_ray, with_device
+    from atose_ray.search.plan import make_plan
 
     with cluster(options.cpus, options.address):
         one = search.model_copy(update={"trials": 1})

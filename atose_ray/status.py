@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.metrics import PROTOCOL
+from atose_ray.evaluation.metrics import PROTOCOL
 from atose_ray.search.progress import Progress, last_sign, measure, read_study
 from atose_ray.search.record import TrialRecord, study_store
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 STATES = ("running", "complete", "pruned", "diverged", "failed")
 CLEAR = "\033[H\033[J"

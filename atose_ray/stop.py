@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments().parse_args(argv)
     folder = existing_study(cli.open_store(options), options.study)
 
-    from atose_ray.runtime.sitting import ask_to_stop, wait_for_end
+    from atose_ray.search.session import ask_to_stop, wait_for_end
 
     token = ask_to_stop(folder, options.study, options.now)
     print(f"asked the search of {options.study} to stop; the same command goes on", flush=True)

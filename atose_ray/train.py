@@ -11,9 +11,9 @@ from typing import Any
 from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
-from atose_ray.metrics import PROTOCOL
+from atose_ray.evaluation.metrics import PROTOCOL
 from atose_ray.search.space import chosen_arms, compose, load_study
-from atose_ray.store import Store, folder_of, is_uri
+from atose_ray.storage import Store, folder_of, is_uri
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, open_run, use_threads
@@ -106,9 +106,10 @@ def here(job: Job) -> None:
 
 def on_ray(job: Job, workers: int, options: Any) -> None:
     """Train in Ray Train workers."""
-    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
+    from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
     from atose_ray.runtime.train import train_on_ray, with_device
+    from atose_ray.search.plan import make_plan
 
     search = SearchConfig(trials=1, workers_per_trial=workers)
     with cluster(options.cpus, options.address):

@@ -15,7 +15,7 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.search.budget import Prices, parse_budget, prices_of
 from atose_ray.search.record import StudyRecord, load_trials, study_store
 from atose_ray.search.space import check_on_data, compose, find_study, load_study, on_a_grid
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -72,11 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     check_on_data(study, manifest)
     study_store(store, name).check_writable()
 
-    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan, yaml_resources
-    from atose_ray.runtime.plan_table import table
-    from atose_ray.runtime.samplers import check_warm_start
+    from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.shared import plan_clips
     from atose_ray.runtime.tune import run_study
+    from atose_ray.search.plan import make_plan, yaml_resources
+    from atose_ray.search.plan_table import table
+    from atose_ray.search.samplers import check_warm_start
 
     check_warm_start(study, store)
     object_store_bytes = options.object_store and options.object_store << 30

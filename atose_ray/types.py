@@ -4,13 +4,14 @@ Shape letters end a tensor's name (`audio_BT`):
 
     B clips (or crops) of a batch    T samples of audio      F spectrogram frames    M mel or frequency bins
     E encoder embedding              C tags (classes)        D latent of the joint embedding
-    V tag-vector size                N clips of a whole split
+    S steps of a sequence            V tag-vector size       N clips of a whole split
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -25,19 +26,100 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+class AudioInput(Config):
+    """Mono audio. `clip_samples` is the length that one forward pass takes; its unit of cropping is the sample."""
+
+    kind: Literal["audio"] = "audio"
+    sample_rate_hz: int = Field(gt=0)
+    clip_samples: int = Field(gt=0)
+
+    bins: ClassVar[None] = None
+    dtype: ClassVar[Literal["int16"]] = "int16"
+    unit: ClassVar[str] = "samples"
+
+    @property
+    def length(self) -> int:
+        """Units of a clip."""
+        return self.clip_samples
+
+    @property
+    def rate_hz(self) -> float:
+        """Units per second."""
+        return self.sample_rate_hz
+
+    def of_length(self, units: int) -> AudioInput:
+        """The same input with other clips."""
+        return self.model_copy(update={"clip_samples": units})
+
+
+class FrameInput(Config):
+    """A matrix of features that were computed before, [F, M]; its unit of cropping is the frame.
+
+    frames, bins: F and M. frame_hop_seconds: from one frame to the next. dtype: as stored in the shards.
+    """
+
+    kind: Literal["frames"] = "frames"
+    frames: int = Field(gt=0)
+    bins: int = Field(gt=0)
+    frame_hop_seconds: float = Field(gt=0)
+    dtype: Literal["uint8", "float32"] = "float32"
+
+    unit: ClassVar[str] = "frames"
+
+    @property
+    def length(self) -> int:
+        """Units of a clip."""
+        return self.frames
+
+    @property
+    def rate_hz(self) -> float:
+        """Units per second."""
+        return 1 / self.frame_hop_seconds
+
+    def of_length(self, units: int) -> FrameInput:
+        """The same input with other clips."""
+        return self.model_copy(update={"frames": units})
+
+
+Input = Annotated[AudioInput | FrameInput, Field(discriminator="kind")]
+
+
 class DataSpec(Config):
     """The facts about a prepared data set that models are built from. Written once, by `prepare`, into the manifest.
 
-    `clip_samples` is the length of audio that one forward pass hears: in a manifest the longest stored clip,
-    in a model's folder the crop it was trained on.
+    input: what a clip is. Its length is that of one forward pass: in a manifest the longest stored clip, in a model's
+    folder the crop it was trained on.
     """
 
-    sample_rate_hz: int = Field(gt=0)
-    clip_samples: int = Field(gt=0)
+    input: Input
     tags: tuple[str, ...] = Field(min_length=1)
     exclusive: bool = Field(description="True: exactly one tag per clip (softmax). False: any number (sigmoid).")
     peak_normalize: bool = Field(default=False, description="True: every clip is divided by its highest magnitude.")
     counts: dict[Split, int] = Field(default_factory=dict, description="Clips per split.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_before_frames(cls, tree: Any) -> Any:
+        """Up to 0.1.0 every input was audio, and its two numbers stood at the top."""
+        if not isinstance(tree, Mapping) or "sample_rate_hz" not in tree:
+            return tree
+        rest = {key: value for key, value in tree.items() if key not in ("sample_rate_hz", "clip_samples")}
+        audio = {key: tree[key] for key in ("sample_rate_hz", "clip_samples") if key in tree}
+        return {"input": {"kind": "audio", **audio}, **rest}
+
+    @property
+    def audio(self) -> AudioInput:
+        """The input, where it is audio. Raises ValueError where it is not."""
+        if not isinstance(self.input, AudioInput):
+            raise ValueError("this needs audio, but the data set holds frames; take an encoder for frames")
+        return self.input
+
+    @property
+    def frames(self) -> FrameInput:
+        """The input, where it is frames. Raises ValueError where it is not."""
+        if not isinstance(self.input, FrameInput):
+            raise ValueError("this needs frames, but the data set holds audio; prepare frames, or take another encoder")
+        return self.input
 
     @model_validator(mode="after")
     def _tags_are_distinct(self) -> DataSpec:
@@ -82,9 +164,10 @@ class Listing:
 
 
 class Batch(NamedTuple):
-    """audio_BT float32 in [-1, 1]; tags_BC float32 {0, 1}; clip_id_B int64 (rows of one clip share its id)."""
+    """inputs: audio_BT float32 in [-1, 1], or frames_BFM float32 as stored; tags_BC float32 {0, 1}; clip_id_B int64
+    (rows of one clip share its id)."""
 
-    audio_BT: torch.Tensor
+    inputs: torch.Tensor
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
@@ -94,7 +177,7 @@ class Batch(NamedTuple):
 
 
 class EmbeddedBatch(NamedTuple):
-    """A batch that an encoder has heard already: embed_BE float32; tags_BC and clip_id_B as in Batch."""
+    """A batch that is encoded already: embed_BE float32; tags_BC and clip_id_B as in Batch."""
 
     embed_BE: torch.Tensor
     tags_BC: torch.Tensor

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from atose_ray.data.shards import load_manifest
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from benchmarks.joint_embedding_worth import ENCODERS, train
 from benchmarks.timing import RESULTS
 

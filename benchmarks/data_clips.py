@@ -82,7 +82,7 @@ def make_ours(store_uri: str, scratch: Path, clips: int) -> None:
 
     from atose_ray.data.prepare import prepare
     from atose_ray.datasets import dataset_config
-    from atose_ray.store import Store
+    from atose_ray.storage import Store
 
     scratch.mkdir(parents=True)
     lines = ["path,split,tags"]

@@ -151,7 +151,7 @@ def ours(order: Order, ray: bool = False, residency: str = "stream") -> EPOCH:
     """Our shards, through the same door as a training. ray: read by Ray Data tasks."""
     from atose_ray.config import run_config
     from atose_ray.data.shards import load_manifest
-    from atose_ray.store import Store
+    from atose_ray.storage import Store
     from atose_ray.training.run import make_batches
 
     reader: dict[str, Any] = {}
@@ -161,12 +161,12 @@ def ours(order: Order, ray: bool = False, residency: str = "stream") -> EPOCH:
         reader = {"reader": RayBatches}
     store = Store(store_of(Path(order.folder), order.endpoint))
     manifest = load_manifest(store, "folder")
-    seconds = CROP_SAMPLES / manifest.data_spec.sample_rate_hz
+    seconds = CROP_SAMPLES / manifest.data_spec.audio.sample_rate_hz
     tree = {"dataset": "folder", "batch_size": order.batch, "crop_seconds": seconds, "residency": residency}
     small = {"kind": "sample_cnn", "block": "basic", "channels": 4}
     run = run_config({"data": tree, "encoder": small}).resolve(manifest.data_spec, manifest.content_hash)
     batches = make_batches(run, manifest, store.uri, **reader, device=torch.device("cpu"))
-    return lambda epoch: ((batch.audio_BT, batch.tags_BC) for batch in batches.train(epoch))
+    return lambda epoch: ((batch.inputs, batch.tags_BC) for batch in batches.train(epoch))
 
 
 CONTENDERS: dict[str, Callable[[Order], EPOCH]] = {

@@ -92,12 +92,12 @@ def loop(source: str) -> dict[str, float]:
 def ours(source: str, store_uri: str, cpus: int) -> dict[str, float]:
     """The parts of the verb, each timed: Ray's start, prepare, the doctor."""
     from atose_ray.data.doctor import examine
+    from atose_ray.data.doctor_page import write_examination
     from atose_ray.data.prepare import prepare
     from atose_ray.datasets import dataset_config
     from atose_ray.runtime.cluster import cluster
     from atose_ray.runtime.prepare import run_on_ray
-    from atose_ray.search.data_page import write_examination
-    from atose_ray.store import Store
+    from atose_ray.storage import Store
 
     store, start = Store(store_uri), time.perf_counter()
     config = dataset_config("folder", source=source, sample_rate_hz=TARGET_HZ)

@@ -39,7 +39,7 @@ import torch
 from atose_ray.config import run_config
 from atose_ray.data.batches import BatchSource
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, finish_run, open_run
 from atose_ray.types import AnyBatch, Batch, Split

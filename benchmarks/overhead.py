@@ -30,7 +30,7 @@ def stub_trial() -> Any:
     from ray import tune
 
     from atose_ray.runtime.trial import KEY
-    from atose_ray.store import Store
+    from atose_ray.storage import Store
     from atose_ray.training.record import EpochRecord, RunFolder
 
     class Stub(tune.Trainable):  # type: ignore[misc]
@@ -58,11 +58,12 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
 
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime import search as searching
-    from atose_ray.runtime.cluster import cluster, cluster_resources, make_plan
-    from atose_ray.runtime.sitting import Sitting
+    from atose_ray.runtime.cluster import cluster, cluster_resources
+    from atose_ray.search.plan import make_plan
     from atose_ray.search.record import load_trials, study_store
+    from atose_ray.search.session import Session
     from atose_ray.search.space import load_study
-    from atose_ray.store import Store
+    from atose_ray.storage import Store
 
     store = Store(store_uri)
     study = load_study("demo", (f"search.trials={trials}", f"search.concurrency={SLOTS}"))
@@ -76,8 +77,8 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
         began = time.time()
         if profile:
             profiler.enable()
-        with Sitting(folder) as sitting:
-            searching.search(space, sitting, ())
+        with Session(folder) as session:
+            searching.search(space, session, ())
         profiler.disable()
         ended = time.time()
     records = load_trials(folder)

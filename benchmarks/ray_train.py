@@ -30,7 +30,7 @@ from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.train import train_on_ray
 from atose_ray.runtime.tune import versions
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, open_run, use_threads

@@ -25,7 +25,7 @@ from atose_ray.data.batches import LocalBatches
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.run import make_batches
 from benchmarks.timing import append, arguments, seconds
 

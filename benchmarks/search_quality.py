@@ -55,7 +55,7 @@ def record(study: StudyConfig, store_uri: str, wanted: int, table: Path) -> None
     from importlib import import_module
 
     try:
-        store_of = import_module("atose_ray.store").Store
+        store_of = import_module("atose_ray.storage.store").Store
     except ModuleNotFoundError:
         store_of = import_module("atose_ray.data.store").Store
     manifest = load_manifest(store_of(store_uri), "demo")
@@ -115,8 +115,8 @@ class Running:
 
 def course(study: StudyConfig, rows: Sequence[dict[str, Any]], seed: int, epochs: int) -> Iterator[float]:
     """The best score known after each epoch of a search with SLOTS trials at a time."""
-    from atose_ray.runtime.samplers import sampler
     from atose_ray.runtime.schedulers import scheduler
+    from atose_ray.search.samplers import sampler
 
     pruner = scheduler(study, [])
     pruner.set_search_properties(study.search.metric, "max")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from atose_ray.audio.sinc import PUBLISHED_RATE_HZ, SincBank, sinc_stem
 from atose_ray.encoders import EncoderConfig, SampleCNNConfig, TagSincNetConfig
-from atose_ray.types import DataSpec
+from atose_ray.types import AudioInput, DataSpec
 from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show, training_step
 
 FILTERS, LENGTH, CHANNELS, SAMPLES = 256, 2501, 128, 59049
@@ -52,7 +52,7 @@ def front_end(form: Callable[..., torch.Tensor], audio_BT: torch.Tensor) -> Time
 def step_of(config: EncoderConfig, audio_BT: torch.Tensor) -> Timed:
     """One run of forward, backward and Adam: its seconds."""
     torch.manual_seed(0)
-    spec = DataSpec(sample_rate_hz=16000, clip_samples=SAMPLES, tags=("tag",), exclusive=False)
+    spec = DataSpec(input=AudioInput(sample_rate_hz=16000, clip_samples=SAMPLES), tags=("tag",), exclusive=False)
     encoder = config.build(spec).to(audio_BT.device)
     return training_step(encoder, torch.optim.Adam(encoder.parameters(), lr=1e-4), audio_BT)
 

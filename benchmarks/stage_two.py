@@ -18,12 +18,12 @@ import torch
 
 from atose_ray.config import RunConfig, run_config
 from atose_ray.data.batches import BatchSource
+from atose_ray.evaluation.scoring import evaluate
 from atose_ray.training.cached import CachedEmbeddings, cached_span
 from atose_ray.training.checkpoint import Position
-from atose_ray.training.evaluate import evaluate
 from atose_ray.training.loop import train_epoch
 from atose_ray.training.precision import prepare_for
-from atose_ray.types import Batch, DataSpec, Split
+from atose_ray.types import AudioInput, Batch, DataSpec, Split
 from benchmarks.timing import append, arguments, seconds, show
 
 EPOCHS, CROPS, TAGS = 200, 16, 50
@@ -75,7 +75,8 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
     torch.manual_seed(0)
     run = config(encoder)
     samples = run.encoder.published_clip_samples
-    spec = DataSpec(sample_rate_hz=16_000, clip_samples=samples, tags=tuple(map(str, range(TAGS))), exclusive=False)
+    audio = AudioInput(sample_rate_hz=16_000, clip_samples=samples)
+    spec = DataSpec(input=audio, tags=tuple(map(str, range(TAGS))), exclusive=False)
     method = run.build(spec)
     prepare_for(method.to(device), run.execution, device)
     stage = run.method.stages[0]

@@ -32,11 +32,12 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     """Seconds of each trial, in the order in which they were asked for."""
     from atose_ray.config import StudyConfig
     from atose_ray.data.shards import load_manifest
-    from atose_ray.runtime.cluster import cluster_resources, make_plan
+    from atose_ray.runtime.cluster import cluster_resources
     from atose_ray.runtime.search import Space, search
-    from atose_ray.runtime.sitting import Sitting
+    from atose_ray.search.plan import make_plan
     from atose_ray.search.record import load_trials, study_store
-    from atose_ray.store import Store
+    from atose_ray.search.session import Session
+    from atose_ray.storage import Store
 
     search_settings = {"trials": trials, "concurrency": slots, "workers_per_trial": workers, "pruner": {"kind": "none"}}
     study = StudyConfig.model_validate({"base": BASE, "space": SPACE, "search": search_settings})
@@ -44,8 +45,8 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     manifest = load_manifest(store, "demo")
     plan = make_plan(study.search, False, cluster_resources())
     space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
-    with Sitting(study_store(store, name)) as sitting:
-        search(space, sitting, ())
+    with Session(study_store(store, name)) as session:
+        search(space, session, ())
     records = sorted(load_trials(study_store(store, name)), key=lambda one: one.started)
     failed = [one.reason for one in records if not one.epochs]
     if failed:

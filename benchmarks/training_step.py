@@ -23,7 +23,7 @@ from atose_ray.config import ExecutionConfig
 from atose_ray.encoders import EncoderConfig, HarmonicCNNConfig, SampleCNNConfig, TagSincNetConfig
 from atose_ray.encoders.sample_cnn import SampleBody, SampleBodyConfig
 from atose_ray.training.precision import prepare_encoder
-from atose_ray.types import DataSpec
+from atose_ray.types import AudioInput, DataSpec
 from benchmarks.plain_encoders import PlainBody
 from benchmarks.timing import Timed, append, arguments, in_turns, noise, seconds, show, training_step
 
@@ -38,7 +38,8 @@ MATMUL_SIZE = 8192
 def both_forms(config: EncoderConfig, device: torch.device) -> tuple[nn.Module, nn.Module, str]:
     """The plain encoder, ours with the same weights, and the precision ours computes in."""
     torch.manual_seed(0)
-    spec = DataSpec(sample_rate_hz=16000, clip_samples=config.published_clip_samples, tags=("tag",), exclusive=False)
+    audio = AudioInput(sample_rate_hz=16000, clip_samples=config.published_clip_samples)
+    spec = DataSpec(input=audio, tags=("tag",), exclusive=False)
     encoder = config.build(spec)
     plain: nn.Module = copy.deepcopy(encoder)
     if isinstance(encoder, SampleBody) and isinstance(config, SampleBodyConfig):

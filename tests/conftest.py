@@ -17,7 +17,7 @@ from atose_ray.config import RunConfig, run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATE = 4000

@@ -19,7 +19,7 @@ from atose_ray import prepare, report, tag, train, tune
 from atose_ray.data.prepare import prepare as prepare_here
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 
 ON_A_CLUSTER = [pytest.mark.ray, pytest.mark.slow]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from atose_ray.config import ConfigError, run_config
 from atose_ray.data.shards import load_manifest
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training import cached
 from atose_ray.training.cached import CachedEmbeddings, Table, cached_span
 from atose_ray.training.loop import fit, run_epochs

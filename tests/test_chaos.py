@@ -29,7 +29,7 @@ from test_ray import run, store, study  # noqa: F401
 from atose_ray.config import SearchConfig, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.search.record import best_trial, load_study_record, load_trials, study_store
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.run import Job
 
 pytestmark = [

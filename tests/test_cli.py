@@ -19,7 +19,7 @@ from processes import ROOT, environment
 import atose_ray
 from atose_ray import __main__ as listing
 from atose_ray import cli, train
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 
 VERBS = ("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "evaluate", "report", "tag")
@@ -40,7 +40,7 @@ OPTIONS = {
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
-STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sittings.jsonl", "examples", "promotion.json"}
+STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from kuberay_fields import faults
 from processes import ROOT
 
 from atose_ray.config import SearchConfig
-from atose_ray.runtime.cluster import make_plan, yaml_resources
+from atose_ray.search.plan import make_plan, yaml_resources
 
 CLUSTER = ROOT / "cluster"
 RAY_UP = sorted(CLUSTER.glob("g*.yaml"))

@@ -23,7 +23,7 @@ from atose_ray.datasets.audioset import find_audio, is_start
 from atose_ray.datasets.fma import FAULTY
 from atose_ray.datasets.gtzan import EXCERPTS, names_of
 from atose_ray.datasets.mtg_jamendo import middle
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.types import SPLITS, ClipRef
 
 RATE_HZ = 16000
@@ -559,7 +559,7 @@ def test_audioset_whole_videos_are_cut(tmp_path: Path) -> None:
     assert parts[f"{ytid(2)}_30.wav"] == (0.0, None)
     tone(tmp_path / "audioset/audio/balanced_train_segments" / f"{ytid(0)}.wav", seconds=41)
     manifest, _ = prepare(config, Store(str(tmp_path / "store")))
-    assert manifest.data_spec.clip_samples == 10 * RATE_HZ
+    assert manifest.data_spec.input.length == 10 * RATE_HZ
     assert {skipped.name for skipped in manifest.skipped} >= {ytid(1)}  # shorter than its video is said to be
 
 

@@ -13,7 +13,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store, read_row_group
 from atose_ray.datasets import DatasetConfig, DatasetError, dataset_config
 from atose_ray.datasets.dcase2017 import AUDIO_FOLDERS, CLASSES, TABLE, Line, validation_files, youtube_id
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 CLIPS = {"training": 17 * 20, "testing": 34, "evaluation": 34}
 

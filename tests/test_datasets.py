@@ -20,7 +20,7 @@ from test_dataset_dcase2017 import make_dcase2017
 from atose_ray.datasets import KINDS, DatasetConfig, DatasetConfigs, DatasetError, dataset_config
 from atose_ray.datasets.mtat import artist_of, read_annotations, split_of
 from atose_ray.datasets.remote import list_source, stand_in
-from atose_ray.store import FileStamp, Store
+from atose_ray.storage import FileStamp, Store
 from atose_ray.types import SPLITS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

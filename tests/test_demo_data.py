@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
-from atose_ray.datasets import DatasetError, dataset_config, synthesis
-from atose_ray.datasets.composition import Artist, compose
-from atose_ray.datasets.demo import DemoConfig
-from atose_ray.datasets.genres import GENRES, INSTRUMENTS, KITS
-from atose_ray.datasets.synthesis import RATE_HZ, Samples, Timbre
+from atose_ray.datasets import DatasetError, dataset_config
+from atose_ray.datasets.demo import DemoConfig, synthesis
+from atose_ray.datasets.demo.composition import Artist, compose
+from atose_ray.datasets.demo.genres import GENRES, INSTRUMENTS, KITS
+from atose_ray.datasets.demo.synthesis import RATE_HZ, Samples, Timbre
 from atose_ray.types import SPLITS, Listing
 
 

@@ -24,12 +24,12 @@ from atose_ray import prepare as prepare_verb
 from atose_ray.audio.io import clipped_share, decode, to_pcm16
 from atose_ray.data.doctor import COLUMNS, Examination, as_json, examine, problem_of, quarantine, summary
 from atose_ray.data.doctor_facts import FACTS, alike, load_clips, measure, read_audio, shape_of, trim
+from atose_ray.data.doctor_page import EXTREMES, MAX_PLAYERS, excerpt, heard, render_page
 from atose_ray.data.doctor_splits import folded
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.search.data_page import EXTREMES, MAX_PLAYERS, excerpt, heard, render_page
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 
 Rows = dict[str, list[str]]  # path -> split, tags, group
 

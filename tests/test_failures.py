@@ -19,9 +19,9 @@ from test_ray import run, store, study  # noqa: F401
 
 from atose_ray.config import SearchConfig
 from atose_ray.runtime.failures import Bugs, Judge, Tries, cause_of, likeness, reason_of, record_failure, trace_of
-from atose_ray.runtime.lease import LeaseError
 from atose_ray.search.record import load_trials, study_store
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
+from atose_ray.storage.lease import LeaseError
 from atose_ray.training.accumulate import NoMemoryError
 from atose_ray.training.loop import DivergedError
 from atose_ray.training.record import RunFolder

@@ -23,7 +23,7 @@ from test_s3 import Bucket, bucket  # noqa: F401
 
 from atose_ray.runtime.gauges import GAUGES, TAGS, Gauges, Shown, upload_board
 from atose_ray.search.record import study_store
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster"

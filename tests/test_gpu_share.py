@@ -16,8 +16,8 @@ from processes import environment
 from test_progress import trial
 
 from atose_ray.config import SearchConfig
-from atose_ray.runtime.cluster import Plan, Resources, make_plan
-from atose_ray.runtime.gpu_share import GpuShare
+from atose_ray.search.gpu_share import GpuShare
+from atose_ray.search.plan import Plan, Resources, make_plan
 
 TRIALS, HELD = 6, 0.4
 
@@ -82,7 +82,7 @@ def stub(log: Path) -> Any:
     from ray import tune
 
     from atose_ray.runtime.trial import KEY
-    from atose_ray.store import Store
+    from atose_ray.storage import Store
     from atose_ray.training.record import EpochRecord, RunFolder
 
     class Stub(tune.Trainable):  # type: ignore[misc]
@@ -121,9 +121,9 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     from atose_ray.runtime import search as searching
     from atose_ray.runtime.cluster import cluster_resources, hush
     from atose_ray.runtime.costs import resources_of
-    from atose_ray.runtime.sitting import Sitting
     from atose_ray.search.record import study_store
-    from atose_ray.store import Store
+    from atose_ray.search.session import Session
+    from atose_ray.storage import Store
 
     settings = {"trials": TRIALS, "gpus_per_worker": 0.25, "cpus_per_worker": 1, "pruner": {"kind": "none"}}
     tree = {"base": tiny_tree(), "space": {"optim": {"lr": {"range": [1e-3, 1e-2], "log": True}}}, "search": settings}
@@ -135,8 +135,8 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     needs = lambda config: resources_of(at, config)  # noqa: E731
     searching.trainable = lambda costs, planned, shared: tune.with_resources(stub(log), needs)
     space = searching.Space(study, "share", store.uri, manifest.data_spec, manifest.content_hash, at)
-    with Sitting(study_store(store, "share")) as sitting:
-        searching.search(space, sitting, ())
+    with Session(study_store(store, "share")) as session:
+        searching.search(space, session, ())
     ray.shutdown()
 
 

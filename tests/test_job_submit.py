@@ -28,7 +28,7 @@ from test_image import health_command
 from test_ray import study
 
 from atose_ray.search.record import load_study_record
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 
 pytestmark = [

@@ -18,7 +18,7 @@ from processes import alive, end, environment, wait_for
 from test_ray import study
 
 from atose_ray.search.record import load_study_record
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 pytestmark = [
     pytest.mark.ray,

@@ -150,7 +150,7 @@ def test_execution_knobs(tiny_manifest, tiny_store, tmp_path) -> None:
     tree = base_tree({})
     tree["execution"] = {"eval_batch_size": 5}
     run = run_config(tree).resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
-    sizes = [len(batch.audio_BT) for batch in make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid")]
+    sizes = [len(batch.inputs) for batch in make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid")]
     assert max(sizes) == 5
     before = torch.get_num_threads()
     use_threads(before + 1)
@@ -205,8 +205,8 @@ def test_settings_that_steer_the_search_are_heard(knob: str, value: Any) -> None
     import optuna
 
     from atose_ray.config import StudyConfig
-    from atose_ray.runtime.samplers import sampler
     from atose_ray.runtime.schedulers import scheduler
+    from atose_ray.search.samplers import sampler
 
     def course(**settings: Any) -> tuple[list[float], list[float]]:
         space = {"optim": {"lr": {"range": [0.01, 1.0]}}, "seed": 1}

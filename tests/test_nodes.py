@@ -26,7 +26,7 @@ from processes import environment, wait_for
 from atose_ray.data.prepare import PARTS, prepare
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, open_run
@@ -153,7 +153,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.prepare import run_on_ray
-from atose_ray.store import Store
+from atose_ray.storage import Store
 with cluster():
     config = dataset_config("folder", source=sys.argv[1], sample_rate_hz=int(sys.argv[2]))
     prepare(config, Store(sys.argv[3]), run_on_ray)
@@ -186,11 +186,12 @@ import collections, pathlib, sys
 import pyarrow as pa, ray, torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from atose_ray.data.shards import load_manifest
-from atose_ray.runtime.cluster import PlanError, cluster
+from atose_ray.runtime.cluster import cluster
+from atose_ray.search.plan import PlanError
 from atose_ray.runtime.ingest import RayBatches, near_here
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.shared import share_clips
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.run import make_batches
 from atose_ray.config import RunConfig
 

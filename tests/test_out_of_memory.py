@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.accumulate import Accumulator, NoMemoryError, backward
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
@@ -22,9 +22,9 @@ class Linear(nn.Module):
         self.room, self.layer = room, nn.Linear(6, 3)
 
     def forward(self, batch: Batch, stage: str) -> dict[str, torch.Tensor]:
-        if len(batch.audio_BT) > self.room:
+        if len(batch.inputs) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return {"loss": ((self.layer(batch.audio_BT) - batch.tags_BC) ** 2).mean()}
+        return {"loss": ((self.layer(batch.inputs) - batch.tags_BC) ** 2).mean()}
 
 
 def batch(clips: int) -> Batch:

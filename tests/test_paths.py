@@ -22,12 +22,12 @@ from atose_ray import doctor as doctor_verb
 from atose_ray.data.batches import CropSettings, LocalBatches
 from atose_ray.data.doctor import QUARANTINE, examine
 from atose_ray.data.doctor_facts import FACTS
+from atose_ray.data.doctor_page import PAGE
 from atose_ray.data.prepare import prepare, write_shard
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import DatasetError, dataset_config
 from atose_ray.datasets.audioset import find_audio
-from atose_ray.search.data_page import PAGE
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 COMPOSED, DECOMPOSED = "caf\u00e9.wav", "cafe\u0301.wav"
 NAMES = [
@@ -213,7 +213,7 @@ def test_a_store_of_any_name_is_read_back(tmp_path: Path, tiny_source: Path) -> 
         manifest = prepared(tiny_source, store)
         settings = CropSettings(store.uri, "folder", len(manifest.data_spec.tags), RATE // 2, seed=index)
         batches = LocalBatches(manifest, settings, batch_size=8, eval_crops=1, eval_batch_size=8, mix=2)
-        assert sum(len(batch.audio_BT) for batch in batches.train(1)) == 36
+        assert sum(len(batch.inputs) for batch in batches.train(1)) == 36
         assert examine(store, "folder").may_train
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from atose_ray.config import SearchConfig
-from atose_ray.runtime.cluster import PlanError, Resources, make_plan, yaml_resources
+from atose_ray.search.plan import PlanError, Resources, make_plan, yaml_resources
 
 LAPTOP = Resources(cpus=2, gpus=0, node_cpus=2, node_gpus=0)
 GPUS = Resources(cpus=64, gpus=8, node_cpus=16, node_gpus=2)

@@ -19,7 +19,7 @@ from atose_ray.data.batches import LocalBatches, check_trainable
 from atose_ray.data.prepare import PrepareError, prepare, run_here
 from atose_ray.data.shards import SCHEMA, data_store, load_manifest, read_row_group, read_tags
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 from atose_ray.training.run import make_batches
 
 
@@ -30,7 +30,7 @@ def folder_config(source: Path, **options: object):
 def test_round_trip(tiny_source: Path, tiny_store: Store, tiny_manifest) -> None:
     spec = tiny_manifest.data_spec
     assert spec.tags == tuple(sorted(TINY_TAGS)) and spec.counts == {"train": 36, "valid": 12, "test": 12}
-    assert spec.clip_samples == int(RATE * 1.5) and not tiny_manifest.skipped
+    assert spec.input.length == int(RATE * 1.5) and not tiny_manifest.skipped
     rows = {row["path"]: row for row in csv.DictReader((tiny_source / "tags.csv").open())}
     folder = data_store(tiny_store, "folder")
     seen = []

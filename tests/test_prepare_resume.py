@@ -18,14 +18,14 @@ from atose_ray.data import shard_job as module
 from atose_ray.data.prepare import PARTS, prepare, run_here
 from atose_ray.data.shards import data_store, load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 CLIPS = 240
 SLOW = """
 import sys, time
 from atose_ray.data import shard_job as module
 from atose_ray.data.prepare import prepare
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.datasets import dataset_config
 decode = module.decode_parts
 def slowly(*args, **kwargs):
@@ -103,7 +103,7 @@ def test_other_inputs_start_anew(source, tmp_path) -> None:
         prepare(config(source), store, dead)
     other = dataset_config("folder", source=str(source), sample_rate_hz=2 * RATE)
     manifest, _ = prepare(other, store)
-    assert manifest.data_spec.sample_rate_hz == 2 * RATE
+    assert manifest.data_spec.audio.sample_rate_hz == 2 * RATE
     assert load_manifest(store, "folder").content_hash == manifest.content_hash
     fresh = tmp_path / "fresh"
     assert prepare(other, Store(str(fresh)))[0].content_hash == manifest.content_hash

@@ -10,7 +10,7 @@ from atose_ray import status
 from atose_ray.config import StudyConfig
 from atose_ray.search.progress import measure, read_study
 from atose_ray.search.record import TrialRecord, study_store, trial_store
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 
 START = 1_000_000.0

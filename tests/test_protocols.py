@@ -15,11 +15,18 @@ from parity_vectors import load
 from atose_ray import evaluate, train
 from atose_ray.data.sampling import published_starts
 from atose_ray.data.shards import load_manifest
-from atose_ray.metrics import NonFiniteError
-from atose_ray.protocols import FIGURES, THRESHOLDS, keras_auc, no_figures, published_figures, published_metrics
-from atose_ray.store import Store
+from atose_ray.evaluation.metrics import NonFiniteError
+from atose_ray.evaluation.protocols import (
+    FIGURES,
+    THRESHOLDS,
+    keras_auc,
+    no_figures,
+    published_figures,
+    published_metrics,
+)
+from atose_ray.evaluation.scoring import score_windows
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
-from atose_ray.training.evaluate import score_windows
 
 
 def vectors() -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.search.record import load_study_record, load_trials, study_store
 from atose_ray.search.space import compose
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
@@ -63,9 +63,10 @@ def study(method_space: dict | None = None, base: dict | None = None, **search: 
 
 
 def run(study_config: StudyConfig, name: str, store: Store):
-    from atose_ray.runtime.cluster import cluster_resources, make_plan
+    from atose_ray.runtime.cluster import cluster_resources
     from atose_ray.runtime.shared import plan_clips
     from atose_ray.runtime.tune import run_study
+    from atose_ray.search.plan import make_plan
 
     base, available = compose(study_config, {}), cluster_resources()
     clips = plan_clips(base, study_config.search, load_manifest(store, base.data.dataset), available)

@@ -16,11 +16,8 @@ import torch
 
 from atose_ray import report as verb
 from atose_ray.data.shards import data_store, read_index
-from atose_ray.search.record import load_study_record
-from atose_ray.store import Store
-from atose_ray.training import examples
-from atose_ray.training.evaluate import ClipScores
-from atose_ray.training.examples import (
+from atose_ray.evaluation import examples
+from atose_ray.evaluation.examples import (
     EXCERPT_HZ,
     EXCERPT_S,
     WORST,
@@ -34,6 +31,9 @@ from atose_ray.training.examples import (
     write_examples,
     write_trial_examples,
 )
+from atose_ray.evaluation.scoring import ClipScores
+from atose_ray.search.record import load_study_record
+from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run

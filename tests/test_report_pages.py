@@ -35,7 +35,7 @@ from atose_ray.search import report
 from atose_ray.search.record import Note, StudyRecord, TrialRecord
 from atose_ray.search.report import render_report, report_data
 from atose_ray.search.report_trials import CURVE_POINTS, bars, leaves, pack, shortened, thin
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord
 
 RTL = "\u202e\u05d0\u05d1\u05d2 abc\u202c"

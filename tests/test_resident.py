@@ -18,7 +18,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.resident import ResidentBatches
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -82,7 +82,7 @@ def test_batches_on_a_gpu_are_those_of_streaming(residency, tiny_run, fine_store
         pytest.skip("needs a CUDA device")
     streamed, kept = sources(tiny_run(data=data()), fine_store, residency, device=GPU)
     assert isinstance(kept.held_train.parts[0], torch.Tensor) == (residency == "device")
-    assert all(batch.audio_BT.device.type == "cuda" for batch in kept.train(0))
+    assert all(batch.inputs.device.type == "cuda" for batch in kept.train(0))
     assert_same(streamed.train(1), kept.train(1))
     assert_same(streamed.evaluate("valid"), kept.evaluate("valid"))
 

@@ -29,7 +29,7 @@ from atose_ray.datasets import dataset_config
 from atose_ray.datasets.base import DatasetError
 from atose_ray.datasets.remote import list_source
 from atose_ray.search.record import load_study_record, study_store
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import load_model
 
 pytestmark = pytest.mark.slow

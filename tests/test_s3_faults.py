@@ -19,7 +19,7 @@ from atose_ray import file_systems
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 
 pytestmark = pytest.mark.slow
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"

@@ -21,16 +21,16 @@ from test_ray import run, study
 from atose_ray.config import RunConfig, SearchConfig
 from atose_ray.data import resident
 from atose_ray.data.batches import CropSettings, LocalBatches
-from atose_ray.data.held import joined, read_clips
+from atose_ray.data.in_memory import joined, read_clips
 from atose_ray.data.prepare import prepare
-from atose_ray.data.resident import LentClips, ResidentBatches, kept_in
+from atose_ray.data.resident import ResidentBatches, SharedClips, kept_in
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
-from atose_ray.runtime.cluster import Plan, Resources
 from atose_ray.runtime.object_store import NodeStore, Spilling
-from atose_ray.runtime.shared import LostClipsError, SharedClips, parts_of, plan_clips, share_clips
-from atose_ray.store import Store, StoreError
+from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, plan_clips, share_clips
+from atose_ray.search.plan import Plan, Resources
+from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, make_batches, open_run
 
@@ -44,7 +44,7 @@ def small_parts(monkeypatch) -> None:
     monkeypatch.setattr(shared, "PART_BYTES", 30_000)
 
 
-def lent(store: Store, manifest: Manifest) -> LentClips:
+def lent(store: Store, manifest: Manifest) -> SharedClips:
     """The clips as a trial gets them: in parts, read-only."""
     settings, splits = CropSettings(store.uri, "folder", len(manifest.data_spec.tags), 0, 0), {}
     for split in shared.SPLITS:
@@ -55,7 +55,7 @@ def lent(store: Store, manifest: Manifest) -> LentClips:
         for piece in pieces:
             piece.parts[0].setflags(write=False)
         splits[split] = joined(pieces)
-    return LentClips(manifest.content_hash, splits)
+    return SharedClips(manifest.content_hash, splits)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +111,12 @@ def test_clips_are_taken_only_where_they_are_asked_for_and_of_this_data(
 ) -> None:
     clips = lent(tiny_store, tiny_manifest)
 
-    def place(given: LentClips, **data) -> str:
+    def place(given: SharedClips, **data) -> str:
         config = tiny_run(data={"dataset": "folder", "crop_seconds": 0.6, "batch_size": 8, **data})
         return kept_in(make_batches(config, tiny_manifest, tiny_store.uri, LocalBatches, 0, 1, CPU, given))
 
     assert place(clips) == "shared" and place(clips, residency="stream") == "stream"
-    assert place(LentClips("another", clips.splits)) == "stream"
+    assert place(SharedClips("another", clips.splits)) == "stream"
 
 
 @pytest.mark.ray
@@ -129,7 +129,7 @@ def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> Non
     (filled,) = object_store.node_stores()
 
     class Trial:
-        def take(self, given: SharedClips) -> tuple[int, bool]:
+        def take(self, given: SharedRefs) -> tuple[int, bool]:
             self.clips = given.lend()
             parts = [part for held in self.clips.splits.values() for part in held.parts]
             return sum(part.nbytes for part in parts), any(part.flags.writeable or part.flags.owndata for part in parts)
@@ -167,7 +167,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
     from atose_ray.runtime.train import open_on_ray
 
     class Owner:
-        def share(self, *arguments) -> SharedClips:
+        def share(self, *arguments) -> SharedRefs:
             return share_clips(*arguments)
 
     (home,) = object_store.node_stores()
@@ -179,7 +179,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
     def lost() -> bool:
         try:
             copy.lend()
-        except LostClipsError:
+        except SharedClipsLostError:
             return True
         return False
 
@@ -197,7 +197,7 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
     from atose_ray.runtime.train import open_on_ray
 
     job = Job(tiny_run(execution={"ingest": "ray_data"}), tiny_store.uri, str(tmp_path), {})
-    opened = open_on_ray(job, SharedClips("x", {}, "the object store is full"), None)
+    opened = open_on_ray(job, SharedRefs("x", {}, "the object store is full"), None)
     assert type(opened.batches) in (LocalBatches, ResidentBatches)
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 

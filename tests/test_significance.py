@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atose_ray.metrics import OBJECTIVES, clip_metrics
-from atose_ray.search.significance import paired_bootstrap, resampled, spread
+from atose_ray.evaluation.metrics import OBJECTIVES, clip_metrics
+from atose_ray.evaluation.significance import paired_bootstrap, resampled, spread
 
 
 def clips(seed: int, count: int = 60, tags: int = 5, exclusive: bool = False):
@@ -55,7 +55,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
 def test_a_block_of_resamples_changes_nothing(monkeypatch) -> None:
     scores_NC, tags_NC = clips(5)
     whole = paired_bootstrap([scores_NC], [scores_NC[:, ::-1]], tags_NC, "pr_auc_macro", resamples=40)
-    monkeypatch.setattr("atose_ray.search.significance.BLOCK_NUMBERS", 3 * len(tags_NC))
+    monkeypatch.setattr("atose_ray.evaluation.significance.BLOCK_NUMBERS", 3 * len(tags_NC))
     assert paired_bootstrap([scores_NC], [scores_NC[:, ::-1]], tags_NC, "pr_auc_macro", resamples=40) == whole
 
 

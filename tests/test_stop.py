@@ -22,18 +22,18 @@ from test_ray import study
 
 from atose_ray import stop
 from atose_ray.config import ConfigError, SearchConfig
-from atose_ray.runtime import lease as leases
 from atose_ray.runtime.console import Console
-from atose_ray.runtime.lease import Lease, LeaseError, read_lease
-from atose_ray.runtime.sitting import Sitting, ask_to_stop, wait_for_end
 from atose_ray.runtime.trial import KEY
 from atose_ray.search.record import load_study_record, study_store
-from atose_ray.store import Store
+from atose_ray.search.session import Session, ask_to_stop, wait_for_end
+from atose_ray.storage import Store
+from atose_ray.storage import lease as leases
+from atose_ray.storage.lease import Lease, LeaseError, read_lease
 
 HOLDER = """
 import sys, time
-from atose_ray.runtime.lease import Lease
-from atose_ray.store import Store
+from atose_ray.storage.lease import Lease
+from atose_ray.storage import Store
 lease = Lease(Store(sys.argv[1])).take()
 print("held", flush=True)
 time.sleep(600)
@@ -96,29 +96,29 @@ def test_a_request_that_came_too_late_stops_no_other_sitting(tmp_path: Path, cap
         stop.main(["s", "--store", str(tmp_path)])
     with pytest.raises(ValueError, match="there is no study 'other'"):
         stop.main(["other", "--store", str(tmp_path)])
-    folder.write_json("stop.json", {"token": "of an earlier sitting", "now": False})
-    sitting = Sitting(folder)
-    assert sitting.request() == ""
+    folder.write_json("stop.json", {"token": "of an earlier session", "now": False})
+    session = Session(folder)
+    assert session.request() == ""
     folder.write_json("driver.json", {**folder.read_json("driver.json"), "host": "elsewhere"})
     token = ask_to_stop(folder, "s", now=True)
-    sitting.looked = 0.0
-    assert sitting.request() == "now"
-    sitting.end()
+    session.looked = 0.0
+    assert session.request() == "now"
+    session.end()
     assert not folder.exists("stop.json") and wait_for_end(folder, token) == "stopped"
 
 
 def test_the_first_signal_asks_and_the_second_ends_at_once(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM):
-        sitting = Sitting(Store(str(tmp_path)))
-        with sitting.listening():
-            assert sitting.request() == ""
+        session = Session(Store(str(tmp_path)))
+        with session.listening():
+            assert session.request() == ""
             os.kill(os.getpid(), number)
-            assert sitting.request() == "stop"
+            assert session.request() == "stop"
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
                 time.sleep(1)
-        sitting.end()
+        session.end()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -152,17 +152,17 @@ def test_nothing_of_a_study_is_touched_while_another_driver_is_at_work(
 
 
 def test_a_driver_that_was_silent_too_long_stops(tmp_path: Path, quick) -> None:
-    sitting = Sitting(Store(str(tmp_path)))
-    assert sitting.request() == ""
+    session = Session(Store(str(tmp_path)))
+    assert session.request() == ""
 
     def lost() -> bool:
-        sitting.folder.write_json("driver.json", {"token": "theirs", "host": "gpu7:0:0", "pid": 4, "beat": 0})
-        return sitting.lease.lost
+        session.folder.write_json("driver.json", {"token": "theirs", "host": "gpu7:0:0", "pid": 4, "beat": 0})
+        return session.lease.lost
 
     wait_for("the loss to be seen", lost, 10)
-    assert sitting.request() == "now"
-    sitting.end()
-    assert sitting.folder.read_json("driver.json")["token"] == "theirs"
+    assert session.request() == "now"
+    session.end()
+    assert session.folder.read_json("driver.json")["token"] == "theirs"
 
 
 def test_the_lead_of_an_earlier_sitting_stands(tmp_path: Path, capsys) -> None:
@@ -170,8 +170,8 @@ def test_the_lead_of_an_earlier_sitting_stands(tmp_path: Path, capsys) -> None:
     earlier = [trial(0, "complete", 0.0, 3, 1.0, 0.6), trial(1, "pruned", 0.0, 2, 1.0, 0.2)]
     about = SimpleNamespace(about={"name": "002-harmonic_cnn"})
     running = SimpleNamespace(trial_id="x", config={KEY: {"job": about}})
-    with Sitting(study_store(Store(str(tmp_path)), "s")) as sitting:
-        console = Console(SearchConfig(trials=4), earlier, SimpleNamespace(line=lambda last: ""), sitting)
+    with Session(study_store(Store(str(tmp_path)), "s")) as session:
+        console = Console(SearchConfig(trials=4), earlier, SimpleNamespace(line=lambda last: ""), session)
         assert console.done == 2
         best = earlier[0].value
         console.on_trial_result(1, [], running, {"pr_auc_macro": best - 0.1, "epoch": 1})
@@ -209,7 +209,7 @@ def test_stopped_from_elsewhere_and_by_ctrl_c_then_finished(search: Search, caps
     running = search.start()
     with pytest.raises(ConfigError, match=r"this study is being searched: process \d+ .*atose_ray.stop again"):
         wait_for("the driver", lambda: (folder / "driver.json").exists(), 60, every=0.02)
-        Sitting(Store(str(folder)))
+        Session(Store(str(folder)))
     wait_for("the cut trial to go on", lambda: log.read_bytes() != logs[cut], 120, every=0.02)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
     code, text = running.wait(timeout=60), search.output.read_text()

@@ -13,12 +13,12 @@ from test_ray import study
 from atose_ray import tune
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.runtime.cluster import Resources, make_plan
 from atose_ray.runtime.costs import costs_of, front, values_of
-from atose_ray.runtime.plan_table import table
 from atose_ray.runtime.tune import begin, reopen, retry_failed
+from atose_ray.search.plan import Resources, make_plan
+from atose_ray.search.plan_table import table
 from atose_ray.search.record import load_trials, study_store, trial_store
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
 
 SUPERVISED = {"supervised": {"head": {"kind": "linear"}, "stages": [{"name": "classify", "epochs": 2}]}}
@@ -80,7 +80,7 @@ def test_several_objectives_then_extended_then_a_failed_trial_again(ray_cluster,
     assert [epoch.valid for epoch in again[1].epochs] == [epoch.valid for epoch in records[1].epochs]
     assert run.store.read("log.1.jsonl") == log
     assert (again[0], again[2]) == (records[0], records[2])
-    assert len((Path(folder.root) / "sittings.jsonl").read_text().splitlines()) == 4
+    assert len((Path(folder.root) / "sessions.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.ray

@@ -14,15 +14,15 @@ import pytest
 from test_progress import trial
 
 from atose_ray.config import ConfigError, StudyConfig
-from atose_ray.runtime.ledger import SITTINGS, Ledger, earlier_seconds
-from atose_ray.runtime.samplers import check_warm_start, points_to_try, sampler, warm_trials
+from atose_ray.runtime.ledger import SESSIONS, Ledger, earlier_seconds
 from atose_ray.runtime.schedulers import scheduler
-from atose_ray.runtime.storage import NUMBER, open_storage, rebuild
 from atose_ray.runtime.study_search import StudySearch
 from atose_ray.search.budget import Budget
 from atose_ray.search.record import TrialRecord
+from atose_ray.search.samplers import check_warm_start, points_to_try, sampler, warm_trials
 from atose_ray.search.space import load_study, on_a_grid, suggest
-from atose_ray.store import Store
+from atose_ray.search.study_storage import NUMBER, open_storage, rebuild
+from atose_ray.storage import Store
 
 SPACE = {
     "encoder": {"one_of": {"sample_cnn": {"block": {"choice": ["basic", "se"]}}, "harmonic_cnn": {}}},
@@ -265,8 +265,8 @@ def test_a_sitting_that_was_killed_ends_with_the_last_epoch(folder: Store) -> No
     assert earlier_seconds(folder, []) == 0
     times = [("start", 100.0), ("end", 150.0), ("start", 1000.0), ("start", 5000.0)]  # a whole one, two that were cut
     for event, at in times:
-        folder.append_line(SITTINGS, json.dumps({"event": event, "time": at}))
-    (Path(folder.root) / SITTINGS).open("a").write('{"event": "st')  # cut short
+        folder.append_line(SESSIONS, json.dumps({"event": event, "time": at}))
+    (Path(folder.root) / SESSIONS).open("a").write('{"event": "st')  # cut short
     records = [trial(0, "complete", 1000.0, 3, 10.0), trial(1, "running", 5005.0, 2, 10.0)]
     assert earlier_seconds(folder, records) == 50 + 30 + 25
     assert earlier_seconds(folder, []) == 50

@@ -25,9 +25,9 @@ from test_study_samplers import study as offline
 from atose_ray import tune
 from atose_ray.config import ConfigError, SearchConfig
 from atose_ray.runtime.cluster import free_port
-from atose_ray.runtime.storage import JOURNAL, open_storage
 from atose_ray.search.record import load_trials, study_store
-from atose_ray.store import Store, StoreError
+from atose_ray.search.study_storage import JOURNAL, open_storage
+from atose_ray.storage import Store, StoreError
 
 SECRET = "planted-p:a/s@word"
 

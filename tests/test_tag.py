@@ -8,7 +8,7 @@ import soundfile
 from conftest import RATE
 
 from atose_ray.apps import predict
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, finish_run, open_run

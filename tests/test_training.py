@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from atose_ray.data.batches import LocalBatches, StoreError, rebatch
+from atose_ray.evaluation.scoring import evaluate, has_collapsed, score_clips
 from atose_ray.methods import StageConfig
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_checkpoint, load_model
-from atose_ray.training.evaluate import evaluate, has_collapsed, score_clips
 from atose_ray.training.loop import DivergedError, fit, run_epochs
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
@@ -161,7 +161,7 @@ def test_fit_records_a_divergence(tiny_run, tiny_store, tmp_path) -> None:
     class Poisoned(LocalBatches):
         def train(self, epoch):
             for number, batch in enumerate(super().train(epoch)):
-                yield batch._replace(audio_BT=batch.audio_BT * float("nan")) if epoch == 1 and number == 2 else batch
+                yield batch._replace(inputs=batch.inputs * float("nan")) if epoch == 1 and number == 2 else batch
 
     opened.batches.__class__ = Poisoned
     result = fit(run, opened.method, opened.batches, opened.folder)

@@ -77,9 +77,10 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
 ) -> None:
     """A plan that its planner would refuse: a GPU where there is none."""
     from atose_ray.runtime import console
-    from atose_ray.runtime.cluster import Plan, cluster_resources
-    from atose_ray.runtime.sitting import ask_to_stop
+    from atose_ray.runtime.cluster import cluster_resources
     from atose_ray.runtime.tune import run_study
+    from atose_ray.search.plan import Plan
+    from atose_ray.search.session import ask_to_stop
 
     monkeypatch.setattr(console, "Watchdog", functools.partial(Watchdog, pending_s=0.5))
     plan = Plan(1, 0, 1.0, 1.0, 1.0, 0.0, cluster_resources())

@@ -32,7 +32,7 @@ def tag_file(model: Model, file: str, crop_every_s: float | None = None) -> Tagg
     crop_every_s: distance of crops; None takes the crop length, but no fewer crops than validation used.
     Raises audio.io.AudioError for a file that is not sound.
     """
-    rate, length = model.spec.sample_rate_hz, model.spec.clip_samples
+    rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
     step = length if crop_every_s is None else max(1, round(crop_every_s * rate))
     total_C, heard, samples = torch.zeros(len(model.spec.tags), dtype=torch.float64), 0, 0
     for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S):
@@ -46,7 +46,7 @@ def tag_file(model: Model, file: str, crop_every_s: float | None = None) -> Tagg
 
 def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
     """[T] -> [B, crop]: evenly spaced crops of the length that the model hears, at its level."""
-    length = model.spec.clip_samples
+    length = model.spec.input.length
     if model.spec.peak_normalize:
         audio_T = audio_T / max(float(np.abs(audio_T).max()), 1e-12)
     starts = eval_starts(len(audio_T), length, crops)

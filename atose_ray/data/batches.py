@@ -32,7 +32,7 @@ from atose_ray.data.shards import (
     read_index,
     read_row_group,
 )
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 from atose_ray.types import AnyBatch, Batch, Split
 
 Array = npt.NDArray[Any]

@@ -21,7 +21,7 @@ from atose_ray.data.doctor_facts import Audio, Clip, alike, load_clips, read_aud
 from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
 from atose_ray.data.doctor_splits import examine_splits
 from atose_ray.data.shards import Manifest, SkippedClip, data_store, load_manifest
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 QUARANTINE = "quarantine.csv"
 COLUMNS = ("path", "split", "problem", "detail")
@@ -157,7 +157,7 @@ def examine_audio(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Findi
     dc = [clip for clip in clips if not is_silent(clip) and abs(clip.facts.mean) > DC_LEVEL * clip.facts.peak]
     flags = tuple(_flag(clip, f"mean {clip.facts.mean:+.3f} of full scale") for clip in dc)
     yield from _some("note", "off centre", flags, "have a constant offset", "remove it with a high-pass filter", False)
-    rate_hz = manifest.data_spec.sample_rate_hz
+    rate_hz = manifest.data_spec.audio.sample_rate_hz
     median = float(np.median([clip.facts.samples for clip in clips]))
     short = [clip for clip in clips if clip.facts.samples < SHORT * median]
     flags = tuple(_flag(clip, f"{clip.facts.samples / rate_hz:.3f} s") for clip in short)

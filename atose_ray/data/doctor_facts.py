@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from atose_ray.audio.io import INT16_PEAK, Decoded, clipped_share
 from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import Manifest, ShardFile, from_file, read_row_group
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 from atose_ray.types import Split
 
 FACTS = "facts.jsonl"

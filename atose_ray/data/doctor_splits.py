@@ -11,7 +11,7 @@ from atose_ray.data.batches import check_trainable
 from atose_ray.data.doctor_facts import Clip
 from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, counted, first_few, kind_of, share
 from atose_ray.data.shards import Manifest
-from atose_ray.store import StoreError
+from atose_ray.storage import StoreError
 from atose_ray.types import SPLITS
 
 SYNONYM_OVERLAP = 0.95  # of the clips that carry one of two tags, how many carry both

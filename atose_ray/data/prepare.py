@@ -24,8 +24,8 @@ from atose_ray.data.shard_job import PARTS, ShardJob, ShardResult, read_part, wr
 from atose_ray.data.shards import MANIFEST, Manifest, data_store
 from atose_ray.datasets.base import DatasetConfig
 from atose_ray.datasets.remote import list_source
-from atose_ray.store import Store, is_uri
-from atose_ray.types import SPLITS, DataSpec, Listing, Split
+from atose_ray.storage import Store, is_uri
+from atose_ray.types import SPLITS, AudioInput, DataSpec, Listing, Split
 
 FORMAT_VERSION = 2
 MAX_SHARD_CLIPS, MIN_SHARD_CLIPS = 128, 16
@@ -130,8 +130,10 @@ def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult]
         name=listing.name,
         dataset=config.model_dump(mode="json"),
         data_spec=DataSpec(
-            sample_rate_hz=config.sample_rate_hz,
-            clip_samples=max(result.longest_samples for result in results),
+            input=AudioInput(
+                sample_rate_hz=config.sample_rate_hz,
+                clip_samples=max(result.longest_samples for result in results),
+            ),
             tags=listing.tags,
             exclusive=listing.exclusive,
             peak_normalize=listing.peak_normalize,

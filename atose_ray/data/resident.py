@@ -4,7 +4,7 @@ On a device the crops of a batch are one gather, and no sample crosses the bus a
 gather through an index of one integer per sample is 50 to 100 times slower there. Where crops are cut on the host for a
 GPU, they travel as int16. `data/memory.py` says which splits are kept where. Test is read once in a run, so it streams.
 
-The samples may lie in memory that several processes of a machine share (LentClips): then nothing is read at all.
+The samples may lie in memory that several processes of a machine share (SharedClips): then nothing is read at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from atose_ray.data.batches import CropSettings, LocalBatches, cut
-from atose_ray.data.held import HeldClips, copied, read_clips
+from atose_ray.data.in_memory import MemoryClips, copied, read_clips
 from atose_ray.data.memory import Residency, choose_residency
 from atose_ray.data.sampling import RowGroup, crop_starts, eval_share, eval_starts
 from atose_ray.data.shards import Manifest
@@ -30,14 +30,14 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class LentClips:
+class SharedClips:
     """The whole train and valid splits, in host memory that this process only reads: every run of the data set takes
     its own share of them. content_hash: of the manifest whose shards they are."""
 
     content_hash: str
-    splits: Mapping[Split, HeldClips]
+    splits: Mapping[Split, MemoryClips]
 
-    def share(self, source: LocalBatches, split: Split) -> HeldClips:
+    def share(self, source: LocalBatches, split: Split) -> MemoryClips:
         """What a rank keeps of a split, in the order of `held_groups`."""
         whole = self.splits[split]
         if split == "train":
@@ -50,7 +50,7 @@ class LentClips:
 
 # What this process holds now, so that the runs of one actor, one after another, read the data once. It goes with its
 # last user.
-_HELD: weakref.WeakValueDictionary[tuple[Any, ...], HeldClips] = weakref.WeakValueDictionary()
+_HELD: weakref.WeakValueDictionary[tuple[Any, ...], MemoryClips] = weakref.WeakValueDictionary()
 
 
 def batches_of(
@@ -58,7 +58,7 @@ def batches_of(
     wanted: Residency,
     device: torch.device,
     manifest: Manifest,
-    lent: LentClips | None = None,
+    lent: SharedClips | None = None,
     **rest: Any,
 ) -> LocalBatches:
     """The batches of one rank, from where the config and the memory let its clips be kept.
@@ -115,7 +115,7 @@ def held_key(source: LocalBatches, split: Split, where: torch.device) -> tuple[A
     return settings.store_uri, settings.dataset, part, chosen, str(where)
 
 
-def hold(source: LocalBatches, split: Split, where: torch.device, lent: LentClips | None = None) -> HeldClips:
+def hold(source: LocalBatches, split: Split, where: torch.device, lent: SharedClips | None = None) -> MemoryClips:
     """A rank's clips of a split on `where`: those that another source of this process holds, or copied or read now.
 
     lent: to copy from. Raises StoreError when a shard is not what the manifest says.
@@ -147,7 +147,7 @@ class ResidentBatches(LocalBatches):
         *,
         residency: Residency,
         device: torch.device,
-        lent: LentClips | None = None,
+        lent: SharedClips | None = None,
         **sizes: Any,
     ) -> None:
         super().__init__(manifest, settings, **sizes)
@@ -184,7 +184,7 @@ class ResidentBatches(LocalBatches):
             full, rest = divmod(len(clip_N), self.eval_batch_size)
             yield from self._batches(held, clip_N, starts_N, [self.eval_batch_size] * full + [rest] * (rest > 0))
 
-    def _batches(self, held: HeldClips, clip_N: Array, starts_N: Array, sizes: list[int]) -> Iterator[Batch]:
+    def _batches(self, held: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int]) -> Iterator[Batch]:
         """The crops of `clip_N` at `starts_N`, cut into batches of these sizes."""
         scale_N, tags_NC, clip_id_N = (
             torch.from_numpy(part[clip_N]).to(self.device) for part in (held.scale_N, held.tags_NC, held.clip_id_N)
@@ -204,7 +204,7 @@ def first_clips(groups: list[RowGroup]) -> list[int]:
     return [0, *itertools.accumulate(group.clips for group in groups)][:-1]
 
 
-def _sliced(held: HeldClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int) -> Iterator[torch.Tensor]:
+def _sliced(held: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int) -> Iterator[torch.Tensor]:
     """int16 [B, T] per batch, from samples on the host."""
     row = 0
     for size in sizes:
@@ -215,7 +215,9 @@ def _sliced(held: HeldClips, clip_N: Array, starts_N: Array, sizes: list[int], l
         row += size
 
 
-def _gathered(held: HeldClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int) -> Iterator[torch.Tensor]:
+def _gathered(
+    held: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int
+) -> Iterator[torch.Tensor]:
     """int16 [B, T] per batch, by one gather each from samples on a device."""
     pcm_S = torch.as_tensor(held.parts[0])
     where = pcm_S.device

@@ -19,7 +19,7 @@ from atose_ray.audio.io import AudioError, decode_parts, to_pcm16
 from atose_ray.data.doctor_facts import ClipFacts, measure
 from atose_ray.data.shard_writer import ClipRow, ShardWriter
 from atose_ray.data.shards import ShardFile, SkippedClip
-from atose_ray.store import SPOOL_BYTES, Store, folder_of, is_uri
+from atose_ray.storage import SPOOL_BYTES, Store, folder_of, is_uri
 from atose_ray.types import ClipRef, Split
 
 MAX_SHARD_BYTES = 256 << 20

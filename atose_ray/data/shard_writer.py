@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atose_ray.data.shards import LENGTH_BYTES, SCHEMA, ShardFile
-from atose_ray.store import StoreError
+from atose_ray.storage import StoreError
 from atose_ray.types import Split
 
 MAX_ROW_GROUP_BYTES = 16 << 20

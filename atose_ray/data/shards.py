@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from atose_ray.data.sampling import RowGroup
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 from atose_ray.types import Config, DataSpec, Split
 
 T = TypeVar("T")

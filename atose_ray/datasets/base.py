@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from atose_ray.store import is_uri
+from atose_ray.storage import is_uri
 from atose_ray.types import ClipRef, Config, Listing, Split
 
 AUDIO_SUFFIXES = frozenset(

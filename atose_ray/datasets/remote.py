@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError
-from atose_ray.store import FileStamp, Store, is_uri
+from atose_ray.storage import FileStamp, Store, is_uri
 from atose_ray.types import ClipRef, Listing
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".json"))

@@ -72,10 +72,10 @@ class EncoderConfig(Config):
     def require_length(self, spec: DataSpec) -> None:
         """Raises ValueError when the clips of `spec` are too short for this encoder."""
         least = self.min_clip_samples()
-        if spec.clip_samples < least:
+        if spec.input.length < least:
             raise ValueError(
                 f"{self.kind} needs clip_samples of at least {least} "
-                f"({least / spec.sample_rate_hz:.3g} s at {spec.sample_rate_hz} Hz), but got {spec.clip_samples}; "
+                f"({least / spec.input.rate_hz:.3g} s at {spec.input.rate_hz:g} Hz), but got {spec.input.length}; "
                 f"use longer crops (published: {self.published_clip_samples})"
             )
 

@@ -50,7 +50,7 @@ class HarmonicCNNConfig(EncoderConfig):
     def build(self, spec: DataSpec) -> HarmonicCNN:
         """A HarmonicCNN for the rate and length of `spec`. Raises ValueError for clips or a rate too small."""
         self.require_length(spec)
-        return self.with_momentum(HarmonicCNN(self, spec.sample_rate_hz, spec.clip_samples))
+        return self.with_momentum(HarmonicCNN(self, spec.audio.sample_rate_hz, spec.input.length))
 
 
 def pool_plan(size: int, published: tuple[int, ...]) -> list[int]:

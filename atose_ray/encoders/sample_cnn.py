@@ -57,7 +57,7 @@ class SampleCNNConfig(SampleBodyConfig):
     def build(self, spec: DataSpec) -> SampleCNN:
         """A SampleCNN as deep as the clips of `spec` allow. Raises ValueError when these are too short."""
         self.require_length(spec)
-        return self.with_momentum(SampleCNN(self, spec.clip_samples))
+        return self.with_momentum(SampleCNN(self, spec.input.length))
 
 
 def samples_for(blocks: int) -> int:

@@ -47,8 +47,8 @@ class TagSincNetConfig(SampleBodyConfig):
     def build(self, spec: DataSpec) -> TagSincNet:
         """A TagSincNet as deep as the clips of `spec` allow. Raises ValueError for clips or a rate too small."""
         self.require_length(spec)
-        rate_hz = PUBLISHED_RATE_HZ if self.published_filters else spec.sample_rate_hz
-        return self.with_momentum(TagSincNet(self, spec.clip_samples, rate_hz))
+        rate_hz = PUBLISHED_RATE_HZ if self.published_filters else spec.audio.sample_rate_hz
+        return self.with_momentum(TagSincNet(self, spec.input.length, rate_hz))
 
 
 class SincStem(nn.Module):

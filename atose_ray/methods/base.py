@@ -98,7 +98,7 @@ class Method(nn.Module, ABC):
         """The batch as the encoder hears it."""
         if isinstance(batch, EmbeddedBatch):
             return batch
-        return EmbeddedBatch(self.encoder(batch.audio_BT), batch.tags_BC, batch.clip_id_B)
+        return EmbeddedBatch(self.encoder(batch.inputs), batch.tags_BC, batch.clip_id_B)
 
     @abstractmethod
     def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:

@@ -13,17 +13,17 @@ from ray import tune
 from ray._private import worker as ray_worker
 
 from atose_ray.config import SearchConfig
-from atose_ray.metrics import PROTOCOL
+from atose_ray.evaluation.metrics import PROTOCOL
 from atose_ray.runtime.failures import Bugs, Cause, cause_of, reason_of, trace_of
 from atose_ray.runtime.gauges import Gauges, upload_board
-from atose_ray.runtime.lease import RUN_LEASE
 from atose_ray.runtime.object_store import Spilling
-from atose_ray.runtime.sitting import Sitting
 from atose_ray.runtime.trial import KEY
 from atose_ray.runtime.watchdog import Watchdog
 from atose_ray.search.record import TrialRecord, best_trial, load_study_record
 from atose_ray.search.report import render_report
-from atose_ray.store import Store, folder_of
+from atose_ray.search.session import Session
+from atose_ray.storage import Store, folder_of
+from atose_ray.storage.lease import RUN_LEASE
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, forget_checkpoint
 
@@ -52,7 +52,7 @@ class Console(tune.Callback):  # type: ignore[misc]
     that was asked to stop."""
 
     def __init__(
-        self, search: SearchConfig, earlier: Sequence[TrialRecord], spilling: Spilling, sitting: Sitting
+        self, search: SearchConfig, earlier: Sequence[TrialRecord], spilling: Spilling, session: Session
     ) -> None:
         self.metric, self.trials, self.spilling = search.metric, search.trials, spilling
         self.pruned_by = "below the median of the others" if search.pruner.kind == "median" else "by successive halving"
@@ -60,13 +60,13 @@ class Console(tune.Callback):  # type: ignore[misc]
         leads = best_trial(earlier)
         self.best, self.leader = (leads.value, leads.name) if leads and leads.value is not None else (float("-inf"), "")
         self.watchdog, self.bugs, self.ended_well = Watchdog(name_of), Bugs(), False
-        self.sitting, self.folder = sitting, sitting.folder
-        self.gauges = Gauges(folder_of(sitting.folder.uri)[1], search.metric)
+        self.session, self.folder = session, session.folder
+        self.gauges = Gauges(folder_of(session.folder.uri)[1], search.metric)
         self.awaited: set[str] | None = None  # ids of the trials whose epoch is waited for, since a stop was asked
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process: Tune writes a copy into its own folder, which nobody reads."""
-        return {**self.__dict__, "sitting": None, "gauges": None}
+        return {**self.__dict__, "session": None, "gauges": None}
 
     def setup(
         self, stop: Any = None, num_samples: int | None = None, total_num_samples: int | None = None, **info: Any
@@ -93,11 +93,11 @@ class Console(tune.Callback):  # type: ignore[misc]
 
     def stop_if_asked(self, trials: list[Any]) -> None:
         """Let the trials that run end with their epoch, unfinished; then raise StoppedError."""
-        request = self.sitting.request()
+        request = self.session.request()
         if not request:
             return
         if self.awaited is None:
-            if self.sitting.lease.lost:
+            if self.session.lease.lost:
                 self.say("stop   another driver has taken this study over, as this one was silent for long")
             self.awaited = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
             rest = f"the {len(self.awaited)} trials that run finish their epoch" if request == "stop" else "now"

@@ -23,12 +23,12 @@ from ray import tune
 
 from atose_ray.data.shards import load_manifest
 from atose_ray.methods import Method
-from atose_ray.runtime.cluster import Plan
-from atose_ray.runtime.shared import SharedClips
+from atose_ray.runtime.shared import SharedRefs
 from atose_ray.runtime.train import FLOOR
 from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
+from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder
@@ -89,7 +89,7 @@ def latency_ms(method: Method, stage: str, device: torch.device) -> float:
     """Median milliseconds of scoring one crop alone, on `device`, with as many threads as this process has."""
     method.to(device).eval()
     spec = method.spec
-    audio_BT = 0.1 * torch.randn(1, spec.clip_samples, generator=torch.Generator().manual_seed(0))
+    audio_BT = 0.1 * torch.randn(1, spec.input.length, generator=torch.Generator().manual_seed(0))
     batch = Batch(audio_BT, torch.zeros(1, len(spec.tags)), torch.zeros(1, dtype=torch.int64)).to(device)
     seconds = []
     with torch.inference_mode():
@@ -129,7 +129,7 @@ class TimedActorTrial(ActorTrial):
         return line
 
 
-def timed_worker_group_trial(config: dict[str, Any], shared: SharedClips | None = None) -> None:
+def timed_worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None) -> None:
     """A worker group's trial; when the group is gone, its latency is measured with one worker's resources."""
     worker_group_trial(config, shared)
     trial = config[KEY]
@@ -140,7 +140,7 @@ def timed_worker_group_trial(config: dict[str, Any], shared: SharedClips | None 
     ray.get(task.remote(job, threads))
 
 
-def trainable(costs: Sequence[str], plan: Plan, shared: SharedClips | None) -> Any:
+def trainable(costs: Sequence[str], plan: Plan, shared: SharedRefs | None) -> Any:
     """What Tune runs, with the resources of the trial's own process and the references to what trials share."""
     timed = "latency_ms" in costs
     if plan.workers:

@@ -21,8 +21,8 @@ from ray import exceptions as lost
 from ray.train import ControllerError, FailureConfig, UserCallback, WorkerGroupError
 from ray.tune.error import TuneError
 
-from atose_ray.runtime.lease import LeaseError
-from atose_ray.store import StoreError
+from atose_ray.storage import StoreError
+from atose_ray.storage.lease import LeaseError
 from atose_ray.training.accumulate import NoMemoryError
 from atose_ray.training.loop import DivergedError
 from atose_ray.training.record import RunFolder

@@ -23,7 +23,7 @@ import ray.data
 from atose_ray.data.batches import Crops, CropSettings, LocalBatches, read_train_crops, rebatch
 from atose_ray.data.sampling import Buffer
 from atose_ray.data.shards import Manifest
-from atose_ray.runtime.cluster import DATA_CPUS
+from atose_ray.search.plan import DATA_CPUS
 from atose_ray.types import Batch
 
 

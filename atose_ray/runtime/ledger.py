@@ -1,7 +1,7 @@
 """What a running search knows of its own trials, without reading their folders again: for the budget and the forecast.
 
-The sittings of a study (every run of its search) stand in `sittings.jsonl`, a line at the beginning and one at the end
-of each. A sitting that was killed has no end: then the last thing known of any trial counts as its end.
+The sessions of a study (every run of its search) stand in `sessions.jsonl`, a line at the beginning and one at the end
+of each. A session that was killed has no end: then the last thing known of any trial counts as its end.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from atose_ray.search.budget import Budget
 from atose_ray.search.progress import MIN_ENDED, last_sign, measure
 from atose_ray.search.record import TrialRecord, TrialState
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job
 
-SITTINGS = "sittings.jsonl"
+SESSIONS = "sessions.jsonl"
 FOREVER: dict[str, Any] = {"event": "start", "time": float("inf")}
 
 
 def earlier_seconds(folder: Store, trials: Sequence[TrialRecord]) -> float:
-    """Wall-clock seconds of all sittings of a study so far."""
-    lines = folder.read(SITTINGS).decode().splitlines() if folder.exists(SITTINGS) else []
+    """Wall-clock seconds of all sessions of a study so far."""
+    lines = folder.read(SESSIONS).decode().splitlines() if folder.exists(SESSIONS) else []
     events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
     signs = [sign for trial in trials for sign in (*(e.time for e in trial.epochs), last_sign(trial))]
     total = 0.0
@@ -38,7 +38,7 @@ def earlier_seconds(folder: Store, trials: Sequence[TrialRecord]) -> float:
 
 
 class Ledger:
-    """The trials of a study as this process saw them. unfinished: those that an earlier sitting left, which are gone on
+    """The trials of a study as this process saw them. unfinished: those that an earlier session left, which are gone on
     with whatever the budget says."""
 
     def __init__(self, folder: Store, metric: str, wanted: int, budget: Budget | None, earlier: Sequence[TrialRecord]):
@@ -49,11 +49,11 @@ class Ledger:
         self.launched, self.stopped, self.said = 0, False, 0
 
     def __enter__(self) -> Ledger:
-        self.folder.append_line(SITTINGS, json.dumps({"event": "start", "time": time.time()}))
+        self.folder.append_line(SESSIONS, json.dumps({"event": "start", "time": time.time()}))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.folder.append_line(SITTINGS, json.dumps({"event": "end", "time": time.time()}))
+        self.folder.append_line(SESSIONS, json.dumps({"event": "end", "time": time.time()}))
 
     @property
     def next_number(self) -> int:
@@ -62,7 +62,7 @@ class Ledger:
 
     @property
     def wall_s(self) -> float:
-        """Seconds that this search has run, all sittings together."""
+        """Seconds that this search has run, all sessions together."""
         return self.before_s + time.monotonic() - self.began
 
     def allows(self) -> bool:

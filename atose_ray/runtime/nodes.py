@@ -10,8 +10,8 @@ from ray.exceptions import GetTimeoutError, RayTaskError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atose_ray.data.shards import load_manifest
-from atose_ray.runtime.cluster import PlanError
-from atose_ray.store import Store, StoreError
+from atose_ray.search.plan import PlanError
+from atose_ray.storage import Store, StoreError
 
 ANSWER_S = 120.0
 

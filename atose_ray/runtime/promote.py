@@ -17,14 +17,14 @@ import ray
 
 from atose_ray.config import RunConfig, SearchConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.runtime.cluster import Plan
+from atose_ray.evaluation.scoring import ClipScores, score_clips
+from atose_ray.evaluation.significance import paired_bootstrap, spread
 from atose_ray.runtime.train import train_on_ray, with_device
+from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord
-from atose_ray.search.significance import paired_bootstrap, spread
 from atose_ray.search.space import SEED_STRIDE
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
-from atose_ray.training.evaluate import ClipScores, score_clips
 from atose_ray.training.loop import fit
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder

@@ -20,24 +20,25 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from atose_ray.config import RunConfig, StudyConfig
-from atose_ray.runtime.cluster import Plan, ray_storage
+from atose_ray.runtime.cluster import ray_storage
 from atose_ray.runtime.console import Console
 from atose_ray.runtime.costs import costs_in, trainable
-from atose_ray.runtime.gpu_share import GpuShare
 from atose_ray.runtime.ledger import Ledger
 from atose_ray.runtime.object_store import Spilling
-from atose_ray.runtime.samplers import sampler, warm_trials
 from atose_ray.runtime.schedulers import scheduler
-from atose_ray.runtime.shared import SharedClips
-from atose_ray.runtime.sitting import Sitting
-from atose_ray.runtime.storage import open_storage, rebuild
+from atose_ray.runtime.shared import SharedRefs
 from atose_ray.runtime.study_search import StudySearch
 from atose_ray.runtime.train import with_device
 from atose_ray.runtime.trial import KEY
 from atose_ray.search.budget import Budget
+from atose_ray.search.gpu_share import GpuShare
+from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord, study_store, trial_store
+from atose_ray.search.samplers import sampler, warm_trials
+from atose_ray.search.session import Session
 from atose_ray.search.space import compose, suggest
-from atose_ray.store import Store
+from atose_ray.search.study_storage import open_storage, rebuild
+from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job
 from atose_ray.types import DataSpec
@@ -108,24 +109,24 @@ def trial_name(number: int, run: RunConfig) -> str:
 
 def search(
     space: Space,
-    sitting: Sitting,
+    session: Session,
     earlier: tuple[TrialRecord, ...],
-    shared: SharedClips | None = None,
+    shared: SharedRefs | None = None,
     budget: Budget | None = None,
 ) -> None:
-    """Run the trials that are missing, as far as the budget goes. sitting: ours at the study's folder. shared: clips
+    """Run the trials that are missing, as far as the budget goes. session: ours at the study's folder. shared: clips
     that all trials take.
 
     Raises ConfigError when the storage, or a study to learn from, is not what the config says.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    study, settings, folder = space.study, space.study.search, sitting.folder
+    study, settings, folder = space.study, space.study.search, session.folder
     told = [trial for trial in earlier if trial.state != "running"]
     ledger = Ledger(folder, settings.metric, settings.trials, budget, earlier)
     if not ledger.allows():
         return
-    console = Console(settings, earlier, Spilling(), sitting)
+    console = Console(settings, earlier, Spilling(), session)
     share = GpuShare(space.plan, earlier, console.say)
     space = dataclasses.replace(space, share=share)
     with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
@@ -133,7 +134,7 @@ def search(
         warm = warm_trials(study, Store(space.store_uri))
         asked = rebuild(kept, study, space.name, earlier, warm, sampler(settings, settings.seed + len(earlier)))
         searcher = StudySearch(asked, settings.metric, space, space.values, ledger, kept, console.may_launch, share)
-        with sitting.listening(), ledger, kept:
+        with session.listening(), ledger, kept:
             tuner(
                 trainable(settings.costs, space.plan, shared),
                 searcher,

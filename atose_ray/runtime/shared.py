@@ -23,13 +23,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atose_ray.config import ConfigError, RunConfig, SearchConfig
 from atose_ray.data.batches import CropSettings
-from atose_ray.data.held import HeldClips, joined, read_clips
-from atose_ray.data.resident import LentClips
+from atose_ray.data.in_memory import MemoryClips, joined, read_clips
+from atose_ray.data.resident import SharedClips
 from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import Manifest
-from atose_ray.runtime.cluster import Plan, Resources, gpus_per_worker
 from atose_ray.runtime.object_store import NodeStore, node_stores, size
-from atose_ray.store import Store, StoreError
+from atose_ray.search.plan import Plan, Resources, gpus_per_worker
+from atose_ray.storage import Store, StoreError
 from atose_ray.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -38,13 +38,13 @@ PART_BYTES = 256 << 20
 BLOCKS = 4  # of Ray Data's: one read, one waiting, one in the training process, and one that is late
 
 
-class LostClipsError(RuntimeError):
+class SharedClipsLostError(RuntimeError):
     """The shared clips cannot be had; the message says why."""
 
 
 @dataclass(frozen=True)
-class SharedClips:
-    """Where the copy is: references to HeldClips in the object store. The process that made them must outlive it.
+class SharedRefs:
+    """Where the copy is: references to MemoryClips in the object store. The process that made them must outlive it.
 
     problem: why there is no copy, where one was planned.
     """
@@ -53,21 +53,21 @@ class SharedClips:
     parts: Mapping[Split, tuple[ray.ObjectRef, ...]]
     problem: str | None = None
 
-    def lend(self) -> LentClips:
-        """The clips, mapped into this process. Raises LostClipsError when there are none, or their owner died."""
+    def lend(self) -> SharedClips:
+        """The clips, mapped into this process. Raises SharedClipsLostError when there are none, or their owner died."""
         if self.problem is not None:
-            raise LostClipsError(self.problem)
+            raise SharedClipsLostError(self.problem)
         try:
             splits = {split: joined(ray.get(list(refs))) for split, refs in self.parts.items()}
         except RayError as error:
-            raise LostClipsError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-        return LentClips(self.content_hash, splits)
+            raise SharedClipsLostError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        return SharedClips(self.content_hash, splits)
 
 
-def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[str]) -> SharedClips:
+def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[str]) -> SharedRefs:
     """Read train and valid into the object store of these nodes (ids), and wait until it is done.
 
-    Raises StoreError when a shard cannot be read, LostClipsError when the object store cannot take it.
+    Raises StoreError when a shard cannot be read, SharedClipsLostError when the object store cannot take it.
     """
     # No CPU is asked for: trials hold all of them when a part has to be read again because its node died, and as often
     # as nodes do (max_retries).
@@ -90,8 +90,8 @@ def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[
     except RayTaskError as error:
         raise StoreError(str(error.cause)) from error
     except RayError as error:
-        raise LostClipsError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return SharedClips(manifest.content_hash, {split: tuple(refs) for split, refs in parts.items()})
+        raise SharedClipsLostError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    return SharedRefs(manifest.content_hash, {split: tuple(refs) for split, refs in parts.items()})
 
 
 def parts_of(manifest: Manifest, split: Split) -> Iterator[list[RowGroup]]:
@@ -109,7 +109,7 @@ def parts_of(manifest: Manifest, split: Split) -> Iterator[list[RowGroup]]:
         yield groups
 
 
-def _read_part(settings: CropSettings, groups: list[RowGroup]) -> tuple[None, HeldClips]:
+def _read_part(settings: CropSettings, groups: list[RowGroup]) -> tuple[None, MemoryClips]:
     """Beside the part a sign that it was read, so that the driver learns of an error without fetching the samples."""
     everything = np.ones(sum(group.clips for group in groups), bool)
     return None, read_clips(settings, groups, everything, torch.device("cpu"))
@@ -206,20 +206,20 @@ def _streamed_bytes(base: RunConfig, manifest: Manifest) -> tuple[int, int]:
     """Bytes of the largest block and of all crops of an epoch; the crop is the base's, or a whole clip."""
     spec = manifest.data_spec
     try:
-        samples = base.resolve(spec, manifest.content_hash).model_spec(spec).clip_samples
+        samples = base.resolve(spec, manifest.content_hash).model_spec(spec).input.length
     except ConfigError:
-        samples = spec.clip_samples
+        samples = spec.input.length
     crop = (2 * samples + len(spec.tags) + 12) * base.data.crops_per_clip
     clips = sorted((group.clips for group in manifest.row_groups("train")), reverse=True)
     return sum(clips[: base.data.shuffle_row_groups]) * crop, sum(clips) * crop
 
 
-def lent_or_none(shared: SharedClips | None, about: dict[str, Any]) -> LentClips | None:
+def shared_or_none(shared: SharedRefs | None, about: dict[str, Any]) -> SharedClips | None:
     """The shared clips for one run; where they are lost, its `about` gets a note and it reads by itself."""
     if shared is None:
         return None
     try:
         return shared.lend()
-    except LostClipsError as error:
+    except SharedClipsLostError as error:
         about["note"] = f"the shared clips were lost ({error}), so this run reads the shards by itself"
         return None

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from sqlalchemy.exc import DBAPIError
 
-from atose_ray.runtime.gpu_share import GpuShare
 from atose_ray.runtime.ledger import Ledger
-from atose_ray.runtime.storage import NUMBER, StudyStorage
+from atose_ray.search.gpu_share import GpuShare
+from atose_ray.search.study_storage import NUMBER, StudyStorage
 from atose_ray.training.run import Job
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Tell how a trial ended. One without values failed; one that was pruned is told its best value so far. One
-        that was only stopped has not ended: the next sitting goes on with it."""
+        that was only stopped has not ended: the next session goes on with it."""
         if trial_id not in self.asked or (result and "stopped" in result):
             return
         trial, number, job = self.asked.pop(trial_id)

@@ -22,9 +22,9 @@ from atose_ray.runtime.controller import TrialTrainer
 from atose_ray.runtime.failures import Judge, Tries
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
-from atose_ray.runtime.lease import Lease
-from atose_ray.runtime.shared import SharedClips, lent_or_none
-from atose_ray.store import Store
+from atose_ray.runtime.shared import SharedRefs, shared_or_none
+from atose_ray.storage import Store
+from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, OpenRun, open_run, use_threads
@@ -34,7 +34,7 @@ FLOOR = 0.0  # what the sampler is told of a trial that diverged before its firs
 
 
 def open_on_ray(
-    job: Job, shared: SharedClips | None, stream_bytes: int | None, rank: int = 0, world: int = 1
+    job: Job, shared: SharedRefs | None, stream_bytes: int | None, rank: int = 0, world: int = 1
 ) -> OpenRun:
     """open_run with the reader that the run's config asks for, or with the clips that a search shares.
 
@@ -42,7 +42,7 @@ def open_on_ray(
     is kept free for Ray Data: a run that does not take them, or that lost them, reads in its own process.
     """
     about = dict(job.about)
-    lent = lent_or_none(shared, about)
+    lent = shared_or_none(shared, about)
     job = dataclasses.replace(job, about=about)
     if shared is None and job.run.execution.ingest == "ray_data":
         return open_run(job, functools.partial(RayBatches, stream_bytes=stream_bytes), rank, world)
@@ -108,7 +108,7 @@ def train_on_ray(
     folder_uri: str,
     callbacks: list[Any] | None = None,
     *,
-    shared: SharedClips | None = None,
+    shared: SharedRefs | None = None,
     stream_bytes: int | None = None,
 ) -> None:
     """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `open_on_ray`.

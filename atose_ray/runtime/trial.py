@@ -13,10 +13,10 @@ from atose_ray.config import SearchConfig
 from atose_ray.runtime.controller import ReportToTune
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
 from atose_ray.runtime.gauges import Shown
-from atose_ray.runtime.lease import Lease
-from atose_ray.runtime.shared import SharedClips
+from atose_ray.runtime.shared import SharedRefs
 from atose_ray.runtime.train import FLOOR, open_on_ray, report_line, train_on_ray
-from atose_ray.store import Store
+from atose_ray.storage import Store
+from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import DivergedError, run_epochs
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, use_threads
@@ -42,7 +42,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         """How Ray's dashboard lists the actor: by its first trial, as Ray asks once."""
         return f"trial {self.job.about['name']}"
 
-    def setup(self, config: dict[str, Any], shared: SharedClips | None = None) -> None:
+    def setup(self, config: dict[str, Any], shared: SharedRefs | None = None) -> None:
         """Open the run; it goes on from its last checkpoint if it has one."""
         trial = config[KEY]
         self.job = trial["job"]
@@ -117,7 +117,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         self.leave()
 
 
-def worker_group_trial(config: dict[str, Any], shared: SharedClips | None = None) -> None:
+def worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None) -> None:
     """workers_per_trial >= 1: a Ray Train worker group, whose reports go on to Tune.
 
     Ray Train has tried again what can be; so every error ends the trial here, and Tune starts it anew only when this

@@ -15,13 +15,14 @@ import torch
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
-from atose_ray.metrics import tag_correlation
-from atose_ray.runtime.cluster import Plan
+from atose_ray.evaluation.examples import write_examples
+from atose_ray.evaluation.metrics import tag_correlation
+from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import Space, search
-from atose_ray.runtime.shared import ClipPlan, LostClipsError, SharedClips, share_clips
-from atose_ray.runtime.sitting import Sitting
+from atose_ray.runtime.shared import ClipPlan, SharedClipsLostError, SharedRefs, share_clips
 from atose_ray.search.budget import Budget
+from atose_ray.search.plan import Plan
 from atose_ray.search.record import (
     EMBEDDINGS,
     StudyRecord,
@@ -34,11 +35,10 @@ from atose_ray.search.record import (
     trial_store,
 )
 from atose_ray.search.report import render_report
+from atose_ray.search.session import Session
 from atose_ray.search.space import compose
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, load_weights
-from atose_ray.training.evaluate import has_collapsed, tag_embedding_cosine
-from atose_ray.training.examples import write_examples
 from atose_ray.training.record import LOG
 from atose_ray.training.run import Job, finish_run
 from atose_ray.types import DataSpec
@@ -64,29 +64,29 @@ def run_study(
     manifest = load_manifest(store, dataset)
     folder = study_store(store, name)
     check_nodes(store, folder, dataset)
-    with Sitting(folder) as sitting:
+    with Session(folder) as session:
         begin(folder, study, manifest, data_store(store, dataset))
         earlier = retry_failed(folder) if again else load_trials(folder)
         finished = [trial for trial in earlier if trial.state != "running"]
         stream_bytes = clips.stream_bytes(plan) if clips else None
         space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan, stream_bytes)
         if len(finished) < study.search.trials:
-            search(space, sitting, earlier, share(store, dataset, manifest, clips), budget)
+            search(space, session, earlier, share(store, dataset, manifest, clips), budget)
         conclude(folder, store, plan)
         record = load_study_record(store, name)
         folder.write("report.html", render_report(record).encode())
     return record
 
 
-def share(store: Store, dataset: str, manifest: Manifest, clips: ClipPlan | None) -> SharedClips | None:
+def share(store: Store, dataset: str, manifest: Manifest, clips: ClipPlan | None) -> SharedRefs | None:
     """The one copy that trials share, if the plan has one."""
     if clips is None or not clips.shared:
         return None
     try:
         return share_clips(store, dataset, manifest, [home.node_id for home in clips.homes])
-    except LostClipsError as error:
+    except SharedClipsLostError as error:
         print(f"data: sharing the clips failed ({error}), so every trial reads them by itself", flush=True)
-        return SharedClips(manifest.content_hash, {}, str(error))  # not None: no CPU is planned for Ray Data
+        return SharedRefs(manifest.content_hash, {}, str(error))  # not None: no CPU is planned for Ray Data
 
 
 def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) -> None:

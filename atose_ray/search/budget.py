@@ -43,7 +43,7 @@ class Budget:
         return f"${amount:.2f}" if self.unit == "$" else f"{amount:.3g} {self.unit}"
 
     def spent(self, trials: Sequence[TrialRecord], wall_s: float) -> float:
-        """What trials took so far. wall_s: seconds that this search has run, all sittings together."""
+        """What trials took so far. wall_s: seconds that this search has run, all sessions together."""
         if self.unit == "h":
             return wall_s / 3600
         fixed = self.prices.fixed * wall_s / 3600 if self.unit == "$" and self.prices else 0.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from atose_ray.config import StudyConfig
 from atose_ray.search.record import TrialRecord, best_trial, existing_study, load_trials
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 MIN_ENDED = 3  # trials that must have ended before a forecast is worth its line
 SILENT_S = 600.0  # a running trial without an epoch for so long, and three times its own pace, is worth a look
@@ -85,7 +85,7 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
 
 
 def _elapsed(trials: Sequence[TrialRecord]) -> float:
-    """Seconds in which at least one trial was at work: a night between two sittings does not count."""
+    """Seconds in which at least one trial was at work: a night between two sessions does not count."""
     total, until = 0.0, float("-inf")
     for first, last in sorted((epoch.time - epoch.seconds, epoch.time) for trial in trials for epoch in trial.epochs):
         total += max(0.0, last - max(first, until))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from atose_ray.metrics import COUNTS, PROTOCOL
+from atose_ray.evaluation.metrics import COUNTS, PROTOCOL
 from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_importances
 from atose_ray.search.progress import last_sign, measure
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
@@ -60,7 +60,7 @@ def render_report(
     page = assets.joinpath("page.html").read_text(encoding="utf-8")
     parts = {
         "TITLE": html.escape(_well_formed(shortened(study.name, NAME_CHARACTERS))),
-        "STYLE": assets.joinpath("page.css").read_text(encoding="utf-8"),
+        "STYLE": resources.files("atose_ray").joinpath("assets", "page.css").read_text(encoding="utf-8"),
         "SCRIPT": "\n".join(assets.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
         "DATA": _script_safe(report_data(study, live_s, importances)),
     }
@@ -168,8 +168,8 @@ def _study_facts(study: StudyRecord) -> dict[str, Any]:
 def _data_facts(study: StudyRecord) -> dict[str, Any]:
     spec = study.data_spec
     return {
-        "sample_rate_hz": spec.sample_rate_hz,
-        "clip_seconds": spec.clip_samples / spec.sample_rate_hz,
+        "sample_rate_hz": spec.audio.sample_rate_hz,
+        "clip_seconds": spec.input.length / spec.audio.sample_rate_hz,
         "exclusive": spec.exclusive,
         "tags": list(spec.tags),
         "clips": {split: spec.counts[split] for split in SPLITS if split in spec.counts},

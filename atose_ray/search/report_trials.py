@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from atose_ray.config import ConfigError, StudyConfig
-from atose_ray.metrics import COUNTS
+from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.search.progress import last_sign
 from atose_ray.search.record import EpochRecord, StudyRecord, TrialRecord
 from atose_ray.search.space import compose

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from atose_ray.config import RunConfig, explain
 from atose_ray.methods import Method
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec

@@ -16,12 +16,12 @@ from torch import nn
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
 from atose_ray.data.memory import gpu_memory_held
+from atose_ray.evaluation.metrics import NonFiniteError
+from atose_ray.evaluation.scoring import evaluate
 from atose_ray.methods import Method, StageConfig
-from atose_ray.metrics import NonFiniteError
 from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
-from atose_ray.training.evaluate import evaluate
 from atose_ray.training.ranks import is_main, rank
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import AnyBatch

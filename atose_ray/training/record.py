@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from atose_ray.config import RunConfig
-from atose_ray.metrics import PROTOCOL
-from atose_ray.store import Store
+from atose_ray.evaluation.metrics import PROTOCOL
+from atose_ray.storage import Store
 from atose_ray.types import DataSpec
 
 LOG = "log.jsonl"

@@ -12,13 +12,13 @@ import torch
 
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
-from atose_ray.data.resident import LentClips, batches_of, kept_in
+from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.evaluation.scoring import final_metrics
 from atose_ray.methods import Method
 from atose_ray.methods.base import count_parameters
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, Model, load_weights, save_model
-from atose_ray.training.evaluate import final_metrics
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.types import Batch, DataSpec, Split
@@ -49,7 +49,7 @@ Reader = Callable[..., LocalBatches]
 
 
 def open_run(
-    job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int = 1, lent: LentClips | None = None
+    job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int = 1, lent: SharedClips | None = None
 ) -> OpenRun:
     """Build what a run needs on one rank; rank 0 writes the head of the run folder.
 
@@ -81,7 +81,7 @@ def make_batches(
     rank: int = 0,
     world: int = 1,
     device: torch.device | None = None,
-    lent: LentClips | None = None,
+    lent: SharedClips | None = None,
 ) -> LocalBatches:
     """The batches of one rank. `data.batch_size` is shared out over the ranks.
 
@@ -90,7 +90,7 @@ def make_batches(
     Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says.
     """
     spec = run.model_spec(manifest.data_spec)
-    settings = CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.clip_samples, run.seed)
+    settings = CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.input.length, run.seed)
     return batches_of(
         reader,
         run.data.residency if device else "stream",

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from atose_ray.runtime.cluster import Plan
+from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord
 
 FILLED = 0.92  # of a GPU's memory that trials may take together: allocators need some room to move
 
 
 class GpuShare:
-    """The fraction of a GPU that the next trial asks for. earlier: trials that an earlier sitting measured.
+    """The fraction of a GPU that the next trial asks for. earlier: trials that an earlier session measured.
 
     Without fractions in the plan nothing is changed, and nothing waits.
     """

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from atose_ray.metrics import COUNTS, check_scores
+from atose_ray.evaluation.metrics import COUNTS, check_scores
 from atose_ray.types import Split
 
 Array = npt.NDArray[Any]

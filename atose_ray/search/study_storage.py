@@ -22,9 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.runtime.costs import values_of
-from atose_ray.runtime.samplers import frozen, points_to_try
 from atose_ray.search.record import TrialRecord
-from atose_ray.store import Store, StoreError
+from atose_ray.search.samplers import frozen, points_to_try
+from atose_ray.storage import Store, StoreError
 
 JOURNAL = "optuna.journal"
 NUMBER = "number"  # user attribute of an Optuna trial: its number in the study folder

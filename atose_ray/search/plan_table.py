@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atose_ray.runtime.cluster import Plan
+from atose_ray.search.plan import Plan
 
 
 def table(plan: Plan) -> str:

@@ -25,10 +25,10 @@ from pydantic import Field
 from tqdm import tqdm
 
 from atose_ray.datasets.base import DatasetConfig, DatasetError
-from atose_ray.datasets.composition import Artist, compose
-from atose_ray.datasets.genres import GENRES
+from atose_ray.datasets.demo.composition import Artist, compose
+from atose_ray.datasets.demo.genres import GENRES
+from atose_ray.datasets.demo.synthesis import RATE_HZ
 from atose_ray.datasets.mtat import list_mtat, read_annotations
-from atose_ray.datasets.synthesis import RATE_HZ
 from atose_ray.types import Listing
 
 RENDERER = 1  # raise it when the sound of the same seed changes

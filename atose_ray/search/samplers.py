@@ -12,7 +12,7 @@ from atose_ray.runtime.costs import values_of
 from atose_ray.search.points import Point, fitting, grid_points
 from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
 from atose_ray.search.space import suggest
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 SOURCE = "warm_start"  # user attribute of a trial that another study made
 

@@ -13,13 +13,13 @@ import torch
 from atose_ray.data.batches import CropSettings
 from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import data_store, read_lengths, read_row_group
-from atose_ray.store import Store
+from atose_ray.storage import Store
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class HeldClips:
+class MemoryClips:
     """N clips in memory. parts: int16 [S] each, samples end to end: arrays on the host, or one tensor on a device.
 
     The rest lies on the host: part_N, first_N, n_samples_N int64: in which part a clip lies, and where there;
@@ -45,22 +45,22 @@ class HeldClips:
         samples_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
         return samples_T
 
-    def only(self, clip_N: Array) -> HeldClips:
+    def only(self, clip_N: Array) -> MemoryClips:
         """Some of the clips, in this order, where they lie: no sample is copied."""
         rest = (self.part_N, self.first_N, self.n_samples_N, self.clip_id_N, self.scale_N, self.tags_NC)
-        return HeldClips(self.parts, *(part[clip_N] for part in rest))
+        return MemoryClips(self.parts, *(part[clip_N] for part in rest))
 
 
-def joined(pieces: list[HeldClips]) -> HeldClips:
+def joined(pieces: list[MemoryClips]) -> MemoryClips:
     """The clips of all pieces, in order, where they lie: no sample is copied."""
     before = itertools.accumulate((len(piece.parts) for piece in pieces), initial=0)
     part_N = [first + piece.part_N for first, piece in zip(before, pieces, strict=False)]
     rest = [(p.first_N, p.n_samples_N, p.clip_id_N, p.scale_N, p.tags_NC) for p in pieces]
     parts = tuple(part for piece in pieces for part in piece.parts)
-    return HeldClips(parts, np.concatenate(part_N), *(np.concatenate(column) for column in zip(*rest, strict=True)))
+    return MemoryClips(parts, np.concatenate(part_N), *(np.concatenate(column) for column in zip(*rest, strict=True)))
 
 
-def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> HeldClips:
+def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> MemoryClips:
     """Read the chosen clips of some row groups; beside what is kept, one row group is in host memory at a time.
 
     chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says.
@@ -83,7 +83,7 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
         clip_id.append(clips.clip_id_N[rows_n])
         scale.append(clips.scale_N[rows_n])
         tags.append(clips.tags_NC[rows_n])
-    return HeldClips(
+    return MemoryClips(
         (pcm_S,),
         np.zeros(len(ends_N), np.int64),
         ends_N - n_samples_N,
@@ -94,7 +94,7 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
     )
 
 
-def copied(held: HeldClips, where: torch.device) -> HeldClips:
+def copied(held: MemoryClips, where: torch.device) -> MemoryClips:
     """The clips, end to end, on a device; one clip is copied in host memory at a time."""
     ends_N = np.cumsum(held.n_samples_N)
     pcm_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, where)
@@ -102,7 +102,7 @@ def copied(held: HeldClips, where: torch.device) -> HeldClips:
         samples_T = held.samples(clip).copy()  # what is lent is read-only, which torch has no word for
         pcm_S[end - len(samples_T) : end] = torch.from_numpy(samples_T)
     first_N, part_N = ends_N - held.n_samples_N, np.zeros(len(ends_N), np.int64)
-    return HeldClips((pcm_S,), part_N, first_N, held.n_samples_N, held.clip_id_N, held.scale_N, held.tags_NC)
+    return MemoryClips((pcm_S,), part_N, first_N, held.n_samples_N, held.clip_id_N, held.scale_N, held.tags_NC)
 
 
 def _empty(samples: int, where: torch.device) -> Any:

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from atose_ray.file_systems import open_file_system
+from atose_ray.storage.file_systems import open_file_system
 
 T = TypeVar("T")
 PAUSES_S = (0.2, 1.0, 4.0)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atose_ray.datasets import synthesis as syn
-from atose_ray.datasets.genres import GENRES, INSTRUMENTS, KITS, SCALES, Genre
-from atose_ray.datasets.synthesis import RATE_HZ, Samples, Timbre
+from atose_ray.datasets.demo import synthesis as syn
+from atose_ray.datasets.demo.genres import GENRES, INSTRUMENTS, KITS, SCALES, Genre
+from atose_ray.datasets.demo.synthesis import RATE_HZ, Samples, Timbre
 
 SLOW_BPM, FAST_BPM = 80.0, 130.0
 QUIET_FORCE, LOUD_FORCE = 0.3, 0.72

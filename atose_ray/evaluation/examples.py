@@ -25,10 +25,10 @@ from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
 from atose_ray.config import RunConfig
 from atose_ray.data.shards import Manifest, data_store, from_file, load_manifest, read_index, read_row_group
-from atose_ray.metrics import PROTOCOL, per_tag_table
-from atose_ray.store import Store
+from atose_ray.evaluation.metrics import PROTOCOL, per_tag_table
+from atose_ray.evaluation.scoring import ClipScores, score_clips
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Model, load_model, load_weights
-from atose_ray.training.evaluate import ClipScores, score_clips
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import make_batches, pick_device
@@ -235,12 +235,12 @@ def _clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[in
         group = read_row_group(folder, place, len(spec.tags))
         for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.pcm_N, group.scale_N.tolist(), strict=True):
             if clip_id in row_of:
-                first, wav = excerpt(pcm_T, scale, spec.sample_rate_hz)
+                first, wav = excerpt(pcm_T, scale, spec.audio.sample_rate_hz)
                 clips[str(clip_id)] = {
                     "name": names[clip_id],
                     "tags": np.flatnonzero(scores.tags_NC[row_of[clip_id]]).tolist(),
-                    "seconds": round(len(pcm_T) / spec.sample_rate_hz, 2),
-                    "from_s": round(first / spec.sample_rate_hz, 2),
+                    "seconds": round(len(pcm_T) / spec.audio.sample_rate_hz, 2),
+                    "from_s": round(first / spec.audio.sample_rate_hz, 2),
                     "wav": base64.b64encode(wav).decode(),
                 }
     return clips

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from atose_ray.data.batches import CropSettings, read_crops_at
 from atose_ray.data.sampling import published_starts
 from atose_ray.data.shards import Manifest
+from atose_ray.evaluation.metrics import PROTOCOL, clip_metrics, joint_space_metrics, mean_prevalence, per_tag_table
 from atose_ray.methods import Method
-from atose_ray.metrics import PROTOCOL, clip_metrics, joint_space_metrics, mean_prevalence, per_tag_table
 from atose_ray.training.checkpoint import Model
 from atose_ray.training.ranks import world
 from atose_ray.types import AnyBatch, Split, TagSet
@@ -94,7 +94,7 @@ def score_windows(
     device = device or torch.device("cpu")
     size = batch_size or model.run.execution.eval_batch_size
     tags = TagSet(model.spec.tags)
-    length = model.spec.clip_samples
+    length = model.spec.input.length
     settings = CropSettings(store_uri, model.run.data.dataset, len(tags.names), length, model.run.seed)
     scores, labels = [], []
     method = model.method.to(device).eval()

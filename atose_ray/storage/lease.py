@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atose_ray.store import Store, StoreError
+from atose_ray.storage import Store, StoreError
 
 EVERY_S, OLD_S, GIVE_UP_S = 4.0, 15.0, 60.0
 RUN_LEASE, STUDY_LEASE = "lease.json", "driver.json"

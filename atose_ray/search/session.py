@@ -1,6 +1,6 @@
-"""One sitting of a search: its driver holds the study folder, and is asked to stop by a file there, Ctrl-C or SIGTERM.
+"""One session of a search: its driver holds the study folder, and is asked to stop by a file there, Ctrl-C or SIGTERM.
 
-A request names the driver it is meant for, so that one that came too late stops no other sitting.
+A request names the driver it is meant for, so that one that came too late stops no other session.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any, Literal
 
 from atose_ray.config import ConfigError
-from atose_ray.runtime.lease import OLD_S, STUDY_LEASE, Lease, LeaseError, describe, is_dead, read_lease
-from atose_ray.store import Store, StoreError, folder_of
+from atose_ray.storage import Store, StoreError, folder_of
+from atose_ray.storage.lease import OLD_S, STUDY_LEASE, Lease, LeaseError, describe, is_dead, read_lease
 
 STOP = "stop.json"
 LOOK_EVERY_S, LOOK_AT_DISK_EVERY_S = 2.0, 0.25
@@ -27,7 +27,7 @@ def say_now(text: str) -> None:
     print(text, flush=True)
 
 
-class Sitting:
+class Session:
     """Begins when it is made, before anything is read that another driver may write, and ends with its `with` block.
     asked: what was asked of the driver so far. Raises ConfigError when another driver of this study is at work.
     """
@@ -42,7 +42,7 @@ class Sitting:
                 f"{folder_of(folder.uri)[1]}"
             ) from error
 
-    def __enter__(self) -> Sitting:
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *error: object) -> None:

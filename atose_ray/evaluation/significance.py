@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from atose_ray.metrics import OBJECTIVES, check_scores
+from atose_ray.evaluation.metrics import OBJECTIVES, check_scores
 
 Array = npt.NDArray[Any]
 RESAMPLES = 1000

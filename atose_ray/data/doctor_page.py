@@ -17,12 +17,12 @@ from atose_ray.audio.io import wav_of
 from atose_ray.data.doctor import QUARANTINE, Examination, is_silent, quarantine, summary
 from atose_ray.data.doctor_facts import Audio, Clip, read_audio
 from atose_ray.data.doctor_findings import Finding, counted
+from atose_ray.data.doctor_plots import bar_chart, heat_map, histogram
 from atose_ray.data.doctor_splits import tag_matrix
 from atose_ray.data.shards import data_store
-from atose_ray.metrics import tag_correlation
-from atose_ray.search.data_plots import bar_chart, heat_map, histogram
+from atose_ray.evaluation.metrics import tag_correlation
 from atose_ray.search.report import cluster_order
-from atose_ray.store import Store
+from atose_ray.storage import Store
 from atose_ray.types import SPLITS
 
 PAGE = "data.html"
@@ -55,7 +55,7 @@ def write_examination(store: Store, found: Examination) -> None:
 
 def render_page(found: Examination, audio: dict[int, Audio]) -> str:
     """The whole page. audio: of the clips of `heard`, by clip id."""
-    style = resources.files("atose_ray.search").joinpath("assets", "page.css").read_text(encoding="utf-8") + STYLE
+    style = resources.files("atose_ray").joinpath("assets", "page.css").read_text(encoding="utf-8") + STYLE
     title = f"{_text(found.dataset)}: data"
     sections = [
         _section("findings", "Findings", _ABOUT_FINDINGS, _findings(found)),
@@ -116,7 +116,7 @@ def _section(name: str, title: str, caption: str, body: str) -> str:
 
 def _header(found: Examination) -> str:
     spec = found.manifest.data_spec
-    seconds = sum(clip.facts.samples for clip in found.clips) / spec.sample_rate_hz
+    seconds = sum(clip.facts.samples for clip in found.clips) / spec.audio.sample_rate_hz
     counts = Counter(one.severity for one in found.findings)
     tiles = [
         ("training", "may start" if found.may_train else "must not start", ""),
@@ -127,7 +127,7 @@ def _header(found: Examination) -> str:
         ),
         ("clips", f"{len(found.clips):,}", ", ".join(f"{spec.counts.get(split, 0):,} {split}" for split in SPLITS)),
         ("not decoded", f"{len(found.manifest.skipped):,}", f"all in {QUARANTINE}"),
-        ("audio", _hours(seconds), f"{spec.sample_rate_hz} Hz, mono"),
+        ("audio", _hours(seconds), f"{spec.audio.sample_rate_hz} Hz, mono"),
         ("tags", str(len(spec.tags)), "one per clip" if spec.exclusive else "any number per clip"),
     ]
     cells = "".join(
@@ -170,7 +170,7 @@ def _flags(finding: Finding) -> str:
 
 
 def _players(found: Examination, audio: dict[int, Audio]) -> str:
-    rate_hz = found.manifest.data_spec.sample_rate_hz
+    rate_hz = found.manifest.data_spec.audio.sample_rate_hz
     rows = ""
     for clip, why in heard(found):
         data = base64.b64encode(excerpt(audio[clip.facts.clip_id], rate_hz)).decode()
@@ -193,7 +193,7 @@ def excerpt(audio: Audio, rate_hz: int) -> bytes:
 
 
 def _histograms(found: Examination) -> str:
-    rate_hz = found.manifest.data_spec.sample_rate_hz
+    rate_hz = found.manifest.data_spec.audio.sample_rate_hz
     clips = [clip for clip in found.clips if not is_silent(clip)] or list(found.clips)
     level = [20 * np.log10(max(clip.facts.rms, 1e-5)) for clip in clips]
     peak = [20 * np.log10(max(clip.facts.source_peak or 0, 1e-5)) for clip in clips if clip.facts.channels]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atose_ray.datasets import synthesis as syn
-from atose_ray.datasets.synthesis import Samples, Timbre
+from atose_ray.datasets.demo import synthesis as syn
+from atose_ray.datasets.demo.synthesis import Samples, Timbre
 
 Peaks = tuple[tuple[float, float, float], ...]
 VIOLIN_BODY: Peaks = ((280, 80, 1.0), (460, 100, 1.3), (1050, 300, 0.8), (2600, 900, 0.9))
