@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
+import torch
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from atose_ray.data.memory import Residency
-from atose_ray.encoders import EncoderConfigs, SampleCNNConfig
-from atose_ray.evaluation.metrics import OBJECTIVES
-from atose_ray.methods import Method, MethodConfigs, StageConfig, SupervisedConfig
+from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
+from atose_ray.methods import AnyMethodConfig, Method, StageConfig, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
-from atose_ray.types import Config, DataSpec
+from atose_ray.tags.vectors import AnyTagVectorsConfig
+from atose_ray.types import ByKind, Config, DataSpec, TagSet
+
+OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
 
 __all__ = ["ConfigError", "DataConfig", "ExecutionConfig", "RunConfig", "SearchConfig", "StageConfig", "StudyConfig"]
 
@@ -33,7 +37,7 @@ class ConfigError(ValueError):
 class DataConfig(Config):
     """dataset: name of a prepared set in the store.
 
-    crop_seconds: length of audio a forward pass hears; None is the encoder's published length, or the longest clip
+    crop_seconds: length of a clip in a forward pass; None is the encoder's published length, or the longest clip
         where that is shorter; `published` is the encoder's in any case. Shorter clips are zero-padded.
     batch_size: crops per optimizer step over all workers together.
     crops_per_clip: random crops of every clip in an epoch of training: so many from each time a clip is read.
@@ -76,15 +80,32 @@ class ExecutionConfig(Config):
     compile: bool = False
 
 
+class InitFrom(Config):
+    """Weights that a training begins with; which parts then train is for the method's stages to say.
+
+    uri: a model folder, or a file of tensors (.safetensors, .pt without other objects, .npz), such as a published
+    checkpoint. parts: the method's, of the folder. prefix: what stands before the encoder's own names in the file.
+    sha256: of the file that is read; filled in when a run is resolved, so that other weights are another run.
+    """
+
+    uri: str = Field(min_length=1)
+    parts: tuple[str, ...] = ("encoder",)
+    prefix: str = ""
+    sha256: str | None = None
+
+
 class RunConfig(Config):
     """One training, whole: what `train` takes and what a trial of a search is.
 
-    metric: validation metric that picks the best epoch (a search sets it to its own).
+    tag_vectors: for methods that read them. metric: validation metric that picks the best epoch (a search sets it to
+    its own).
     """
 
     data: DataConfig = DataConfig()
-    encoder: EncoderConfigs = SampleCNNConfig()
-    method: MethodConfigs = SupervisedConfig()
+    encoder: AnyEncoderConfig = SampleCNNConfig()
+    init_from: InitFrom | None = None
+    method: AnyMethodConfig = SupervisedConfig()
+    tag_vectors: AnyTagVectorsConfig | None = None
     optim: OptimizerConfigs = AdamConfig()
     metric: Literal[OBJECTIVES] = "pr_auc_macro"  # type: ignore[valid-type]
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -99,15 +120,25 @@ class RunConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _vectors_are_read(self) -> RunConfig:
+        if self.method.reads_vectors != (self.tag_vectors is not None):
+            needs = "reads" if self.method.reads_vectors else "does not read"
+            raise ValueError(f"method {self.method.kind} {needs} tag vectors, but tag_vectors is {self.tag_vectors!r}")
+        return self
+
     def signature(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
         identity = without_speed(self.model_dump(mode="json"))
+        for since in ("init_from", "tag_vectors"):  # where they are not used, a run is what it was before they existed
+            if identity[since] is None:
+                del identity[since]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def resolve(self, spec: DataSpec, content_hash: str) -> RunConfig:
         """This config with what depends on the data filled in: crop length and content hash.
 
-        Raises ConfigError when the encoder cannot work on crops of this length.
+        What depends on files too, training/resolve.py fills in. Raises ConfigError when metric or encoder do not fit.
         """
         if self.metric == "accuracy" and not spec.exclusive:
             raise ConfigError(
@@ -116,11 +147,19 @@ class RunConfig(Config):
         seconds = self.data.crop_seconds
         if seconds is None or seconds == "published":
             longest = spec.input.length if seconds is None else sys.maxsize
-            seconds = min(self.encoder.published_clip_samples, longest) / spec.input.rate_hz
+            seconds = min(self.encoder.published_length, longest) / spec.input.rate_hz
         data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
         resolved = self.model_copy(update={"data": data})
-        resolved.build(spec)
+        resolved.check(spec)
         return resolved
+
+    def check(self, spec: DataSpec) -> None:
+        """Raises ConfigError when the encoder cannot be built for crops of this data."""
+        try:
+            self.encoder.check(self.model_spec(spec))
+        except ValueError as error:
+            crop = self.data.crop_seconds
+            raise ConfigError(f"encoder {self.encoder.kind} with data.crop_seconds={crop}: {error}") from error
 
     def model_spec(self, spec: DataSpec) -> DataSpec:
         """The facts the model is built from: those of the data, with the crop as clip length."""
@@ -129,16 +168,18 @@ class RunConfig(Config):
         crop = spec.input.of_length(round(self.data.crop_seconds * spec.input.rate_hz))
         return spec.model_copy(update={"input": crop})
 
-    def build(self, spec: DataSpec) -> Method:
-        """The method around its encoder, freshly initialised from torch's current random state."""
+    def build(self, spec: DataSpec, tags: TagSet | None = None) -> Method:
+        """The method around its encoder, freshly initialised from torch's current random state.
+
+        tags: with the vectors that the method reads; None leaves room for them, to be filled by loading weights.
+        Raises ConfigError when the encoder cannot be built.
+        """
+        self.check(spec)
         model_spec = self.model_spec(spec)
-        try:
-            encoder = self.encoder.build(model_spec)
-        except ValueError as error:
-            raise ConfigError(
-                f"encoder {self.encoder.kind} with data.crop_seconds={self.data.crop_seconds}: {error}"
-            ) from error
-        return self.method.build(encoder, encoder.embed_dim, model_spec)
+        if tags is None:
+            width = self.tag_vectors.width if self.tag_vectors else None
+            tags = TagSet(spec.tags, torch.zeros(len(spec.tags), width) if width else None)
+        return self.method.build(self.encoder.build(model_spec), model_spec, tags)
 
 
 class PrunerConfig(Config):
@@ -276,7 +317,7 @@ def explain(error: ValidationError, where: str, model: type[Config] = RunConfig)
 
 def _suggest(key: str, model: type[Config]) -> str:
     """A hint at the known key that is nearest to a misspelt one."""
-    known = _known_keys(model.model_json_schema())
+    known = _known_keys(model)
     if key in known:
         return " here (it belongs to another branch)"
     if model is StudyConfig and key in RunConfig.model_fields:
@@ -285,13 +326,20 @@ def _suggest(key: str, model: type[Config]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _known_keys(schema: Any) -> set[str]:
-    if isinstance(schema, Mapping):
-        own = set(schema.get("properties", {}))
-        return own.union(*(_known_keys(value) for value in schema.values()))
-    if isinstance(schema, list):
-        return set().union(*(_known_keys(value) for value in schema))
-    return set()
+def _known_keys(model: type[BaseModel]) -> set[str]:
+    """The names of a config's fields, and of those of all configs that may stand in them."""
+    found = set(model.model_fields)
+    for field in model.model_fields.values():
+        tables = [mark.table.values() for mark in field.metadata if isinstance(mark, ByKind)]
+        for kind in [*itertools.chain(*tables), *_models_in(field.annotation)]:
+            found |= _known_keys(kind)
+    return found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -10,18 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from atose_ray import cli
+from atose_ray.config import OBJECTIVES
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.evaluation.protocols import (
-    ALIKE,
-    PROTOCOLS,
-    Protocol,
-    check_comparable,
-    differences,
-    no_figures,
-    published_figures,
-    published_metrics,
-)
-from atose_ray.evaluation.scoring import evaluate, score_windows
+from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
+from atose_ray.evaluation.published import no_figures, published_figures
+from atose_ray.evaluation.scoring import score_clips
+from atose_ray.evaluation.significance import interval
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.precision import prepare_to_score
@@ -34,11 +28,10 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(
         "evaluate",
         "Score models on a split of their data set and print the scores with the name of their protocol.\n"
-        "clip: a clip's score is the mean of its crops', every clip counts once.\n"
-        "published: 16 windows per clip, each alone, all tags in one ranking, 200 thresholds (ATOSE / JETATAG).\n"
-        "Scores of two protocols cannot be compared, and are not. Nothing is written.",
+        + "".join(f"{protocol.name}: {protocol.summary}.\n" for protocol in PROTOCOLS.values())
+        + "Scores of two protocols cannot be compared, and are not. Nothing is written.",
         "  python -m atose_ray.evaluate atose_store/studies/demo/best\n"
-        "  python -m atose_ray.evaluate atose_store/studies/mtat/best --protocol published --json\n"
+        "  python -m atose_ray.evaluate atose_store/studies/mtat/best --protocol jetatag --json\n"
         "  python -m atose_ray.evaluate atose_store/studies/a/best atose_store/studies/b/best --against before.json",
     )
     parser.add_argument("model", nargs="+", help="model folders, `best` of a study or of a run; all of one data set")
@@ -78,13 +71,11 @@ def main(argv: list[str] | None = None) -> None:
     published = beside(taken["kind"], len(taken["tags"]), options.split, options.protocol)
     results: list[dict[str, Any]] = []
     for folder, model in zip(options.model, models, strict=True):
-        metrics = score(model, manifest, store, options.split, options.protocol)
-        results.append({"model": folder, **taken, "metrics": metrics, "published": published})
+        scored = score(model, manifest, store, options.split, PROTOCOLS[options.protocol])
+        results.append({"model": folder, **taken, **scored, "published": published})
         if before:
-            results[-1]["against"] = [
-                {"file": options.against, "model": old["model"], "difference": differences(metrics, old["metrics"])}
-                for old in before
-            ]
+            minus = [(old["model"], differences(scored["metrics"], old["metrics"])) for old in before]
+            results[-1]["against"] = [{"file": options.against, "model": one, "difference": by} for one, by in minus]
     shown = results[0] if len(results) == 1 else results
     print(json.dumps(shown, ensure_ascii=False) if options.json else as_text(results))
 
@@ -128,6 +119,7 @@ def read_results(file: str, taken: dict[str, Any]) -> list[dict[str, Any]]:
                 f"--against takes what `evaluate --json` printed, but {file} lacks {', '.join(lacking)}; "
                 "make it again with: python -m atose_ray.evaluate MODEL --json"
             )
+        result["protocol"] = FORMER_NAMES.get(result["protocol"], result["protocol"])
         check_comparable(taken, result, f"{result['model']} in {file}")
     if not results:
         raise ValueError(f"--against takes what `evaluate --json` printed, but {file} is an empty list")
@@ -147,18 +139,22 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
         print("note: the shards in this store are not those that the model was trained on", file=sys.stderr)
 
 
-def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol: Protocol) -> dict[str, float]:
-    """The metrics of a split under a protocol."""
+def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol: Protocol) -> dict[str, Any]:
+    """The metrics of a split under a protocol, and, where every clip counts once, how sure they are."""
     device = pick_device(model.run)
     prepare_to_score(model.method.to(device), model.run.execution, device)
-    if protocol == "published":
-        windows = score_windows(model, manifest, store.uri, split, device=device)
-        return published_metrics(windows.scores_NKC, windows.tags_NC, model.spec.exclusive)
-    batches = make_batches(model.run, manifest, store.uri).evaluate(split)
-    return evaluate(model.method, batches, model.stage, device, model.spec.exclusive)
+    batches = make_batches(model.run, manifest, store.uri).evaluate(split, protocol.windows)
+    scores = score_clips(model.method, batches, model.stage, device)
+    metrics = protocol.metrics(scores, model.spec.exclusive)
+    bounds = {}
+    for name in metrics if protocol is CLIP else ():
+        if name in OBJECTIVES and name != "pr_auc_micro":
+            sure = interval(scores.scores_NC, scores.tags_NC, name)
+            bounds[name] = [sure.low, sure.high]
+    return {"metrics": metrics, "intervals": bounds}
 
 
-def beside(kind: str, tags: int, split: Split, protocol: Protocol) -> dict[str, Any] | None:
+def beside(kind: str, tags: int, split: Split, protocol: str) -> dict[str, Any] | None:
     """Published figures of this data set under this protocol, or None: those of another are no comparison."""
     figures = published_figures(kind, tags, split, protocol)
     if figures is None:
@@ -170,7 +166,8 @@ def beside(kind: str, tags: int, split: Split, protocol: Protocol) -> dict[str, 
 
 
 def as_text(results: list[dict[str, Any]]) -> str:
-    """Our scores, a column per model; then the published figures and ours in one table; then what --against asks for.
+    """Our scores, a column per model, with 95 % intervals over resampled clips; then the published figures and ours in
+    one table; then what --against asks for.
 
     Every line that holds a score ends with the name of its protocol.
     """
@@ -187,6 +184,10 @@ def as_text(results: list[dict[str, Any]]) -> str:
         cells = (result["metrics"].get(metric) for result in results)
         row = " ".join(f"{'-':>10}" if cell is None else f"{cell:10.4f}" for cell in cells)
         lines.append(f"  {metric:<38} {row}  {mark}")
+        bounds = [result.get("intervals", {}).get(metric) for result in results]
+        if all(bounds):
+            both = ", ".join(f"{low:.4f} to {high:.4f}" for low, high in bounds)
+            lines.append(f"  {'':<38}   95 %: {both}  {mark}")
     return "\n".join([*lines, *published_lines(results, names, mark), *against_lines(results, names, mark)])
 
 

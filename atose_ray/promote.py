@@ -7,7 +7,7 @@ from typing import Any
 
 from atose_ray import cli
 from atose_ray.data.shards import load_manifest
-from atose_ray.evaluation.metrics import PROTOCOL
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.progress import read_study
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
@@ -88,7 +88,7 @@ def verdict(found: dict[str, Any]) -> list[str]:
             f"{row['better']:.0%} of {row['resamples']} resamples: {sure}"
         )
     if found["test"]:
-        lines.append(f"test {found['metric']} of the winner, scored once each: {interval(found['test'])} [{PROTOCOL}]")
+        lines.append(f"test {found['metric']} of the winner, scored once each: {interval(found['test'])} [{CLIP.name}]")
     return lines
 
 

@@ -8,11 +8,11 @@ import time
 import torch
 
 from atose_ray import cli
-from atose_ray.evaluation.examples import write_examples, write_trial_examples
 from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_importances
 from atose_ray.search.record import StudyRecord, best_trial, load_examples, load_study_record, study_store, trial_store
 from atose_ray.search.report import render_report
 from atose_ray.storage import Store
+from atose_ray.training.examples import write_examples, write_trial_examples
 
 WATCH_S = 30
 GROWTH = 1.1  # importances take seconds: while the search runs they are computed anew when it has so many more trials

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.evaluation.metrics import PROTOCOL
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.progress import Progress, last_sign, measure, read_study
 from atose_ray.search.record import TrialRecord, study_store
 from atose_ray.storage import Store
@@ -76,7 +76,7 @@ def of_study(store: Store, name: str, as_json: bool) -> str:
     if found.best is not None:
         epoch = found.best.epochs[-1].epoch
         lines.append(
-            f"best   {found.best.name}  valid {metric} {found.best.value:.4f} [{PROTOCOL}] after {epoch} epochs"
+            f"best   {found.best.name}  valid {metric} {found.best.value:.4f} [{CLIP.name}] after {epoch} epochs"
         )
     lines += [f"rate   {rate_of(found)}", f"used   {used_by(found)}"]
     running = [trial for trial in trials if trial.state == "running"]
@@ -126,7 +126,7 @@ def as_dict(found: Progress, metric: str) -> dict[str, Any]:
     """The figures as JSON types."""
     best = found.best
     fields = {key: getattr(found, key) for key in (f.name for f in dataclasses.fields(found))}
-    fields["best"] = best and {"number": best.number, "name": best.name, metric: best.value, "protocol": PROTOCOL}
+    fields["best"] = best and {"number": best.number, "name": best.name, metric: best.value, "protocol": CLIP.name}
     fields["silent"] = [trial.name for trial in found.silent]
     return fields
 

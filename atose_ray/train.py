@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
-from atose_ray.evaluation.metrics import PROTOCOL
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.space import chosen_arms, compose, load_study
-from atose_ray.storage import Store, folder_of, is_uri
+from atose_ray.storage import Store, read_uri
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.resolve import resolve
 from atose_ray.training.run import Job, finish_run, open_run, use_threads
 
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     tree = load_tree(options.config, options.overrides)
     run = run_config(apply_overrides(tree, options.overrides), options.config)
     manifest = load_manifest(store, run.data.dataset)
-    run = run.resolve(manifest.data_spec, manifest.content_hash)
+    run = resolve(run, store, manifest)
     folder = store.child("runs", run.signature())
     if RunFolder(folder).about() and not options.resume:
         raise ConfigError(
@@ -83,11 +83,7 @@ def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 def read_config(source: str) -> dict[str, Any]:
     """The tree in a config.json, by path or URI. Raises ConfigError."""
     try:
-        if is_uri(source):
-            folder, name = folder_of(source)
-            tree = Store(folder).read_json(name)
-        else:
-            tree = json.loads(Path(source).read_text(encoding="utf-8"))
+        tree = json.loads(read_uri(source).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"there is no config file {source}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -127,7 +123,7 @@ def show(record: EpochRecord, job: Job) -> None:
     valid = record.valid[job.run.metric]
     print(
         f"epoch {record.epoch}/{job.run.method.epochs} {record.stage:<8} loss {record.train_loss:.4f} "
-        f"valid {job.run.metric} {valid:.4f} (best {record.objective:.4f}) [{PROTOCOL}] {record.seconds:.1f} s",
+        f"valid {job.run.metric} {valid:.4f} (best {record.objective:.4f}) [{CLIP.name}] {record.seconds:.1f} s",
         flush=True,
     )
 

@@ -18,7 +18,7 @@ import torch
 
 from atose_ray.config import RunConfig, run_config
 from atose_ray.data.batches import BatchSource
-from atose_ray.evaluation.scoring import evaluate
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.training.cached import CachedEmbeddings, cached_span
 from atose_ray.training.checkpoint import Position
 from atose_ray.training.loop import train_epoch
@@ -66,7 +66,7 @@ def config(encoder: str) -> RunConfig:
         "execution": {"precision": "float32"},
     }
     run = run_config(tree)
-    data = run.data.model_copy(update={"crop_seconds": run.encoder.published_clip_samples / 16_000})
+    data = run.data.model_copy(update={"crop_seconds": run.encoder.published_length / 16_000})
     return run.model_copy(update={"data": data})
 
 
@@ -74,7 +74,7 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
     """Median seconds of the three kinds of epoch, and the ratio of the whole stage with its range over the rounds."""
     torch.manual_seed(0)
     run = config(encoder)
-    samples = run.encoder.published_clip_samples
+    samples = run.encoder.published_length
     audio = AudioInput(sample_rate_hz=16_000, clip_samples=samples)
     spec = DataSpec(input=audio, tags=tuple(map(str, range(TAGS))), exclusive=False)
     method = run.build(spec)
@@ -89,11 +89,11 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
         start = seconds(device.type)
         method.train_only(run.method.trained_parts(stage))
         train_epoch(run, stage, method, optimizer, feed, Position(0, number, number), device)
-        evaluate(method, feed.evaluate("valid"), "classify", device, False)
+        CLIP.evaluate(method, feed.evaluate("valid"), "classify", device)
         return seconds(device.type) - start
 
     epoch(source, 0)
-    epoch(cache, 0)  # hears validation, which is kept
+    epoch(cache, 0)  # encodes validation, which is kept
     pairs = [(epoch(source, number), epoch(cache, number)) for number in range(1, rounds + 1)]
     timed = [(*pair, epoch(cache, rounds + 1 + number)) for number, pair in enumerate(pairs)]
     stages = [(EPOCHS * plain, CROPS * fill + (EPOCHS - CROPS) * read) for plain, fill, read in timed]

@@ -38,7 +38,7 @@ MATMUL_SIZE = 8192
 def both_forms(config: EncoderConfig, device: torch.device) -> tuple[nn.Module, nn.Module, str]:
     """The plain encoder, ours with the same weights, and the precision ours computes in."""
     torch.manual_seed(0)
-    audio = AudioInput(sample_rate_hz=16000, clip_samples=config.published_clip_samples)
+    audio = AudioInput(sample_rate_hz=16000, clip_samples=config.published_length)
     spec = DataSpec(input=audio, tags=("tag",), exclusive=False)
     encoder = config.build(spec)
     plain: nn.Module = copy.deepcopy(encoder)
@@ -90,7 +90,7 @@ def on_gpu(plain: Timed, ours: Timed, ours_s: float) -> dict[str, float]:
 def measure(name: str, args: Any) -> tuple[dict[str, dict[str, float]], str]:
     """Both numbers of one encoder, and its precision."""
     config = ENCODERS[name]
-    audio_BT = noise(args.batch, config.published_clip_samples, args.device)
+    audio_BT = noise(args.batch, config.published_length, args.device)
     plain, ours, precision = both_forms(config, audio_BT.device)
     usual = torch.optim.AdamW(plain.parameters(), lr=1e-4)
     fused = torch.optim.AdamW(ours.parameters(), lr=1e-4, fused=True)

@@ -12,9 +12,9 @@ from torch import nn
 from atose_ray.audio.harmonic import HarmonicSTFT, frames_of, levels_of
 from atose_ray.audio.sinc import FFT_FROM_TAPS
 from atose_ray.encoders import (
+    AnyEncoderConfig,
     Encoder,
     EncoderConfig,
-    EncoderConfigs,
     HarmonicCNNConfig,
     SampleCNNConfig,
     TagSincNetConfig,
@@ -66,7 +66,7 @@ def test_shape_and_rows_are_independent(config: EncoderConfig, samples: int) -> 
         alone_BE = torch.cat([encoder(row[None]) for row in audio_BT])
     assert embed_BE.shape == (3, encoder.embed_dim) and embed_BE.dtype == torch.float32
     assert encoder.embed_dim == 8 * 8
-    assert encoder.min_samples <= samples
+    assert encoder.min_length <= samples
     peak = float(embed_BE.max())  # small where nine excitations halve the signal
     assert torch.allclose(embed_BE, alone_BE, rtol=0, atol=1e-5 * peak)
     assert (embed_BE[0] - embed_BE[1]).abs().max() > 1e-2 * peak  # it does hear
@@ -97,22 +97,22 @@ def test_longer_audio_than_built_for(config: EncoderConfig) -> None:
     encoder = build(config, 16000).eval()
     with torch.no_grad():
         assert encoder(noise_BT(2, 50_000)).shape == (2, 64)
-        assert encoder(noise_BT(2, encoder.min_samples)).shape == (2, 64)
+        assert encoder(noise_BT(2, encoder.min_length)).shape == (2, 64)
 
 
 def test_shorter_audio_than_built_for(config: EncoderConfig) -> None:
     encoder = build(config, 16000).eval()
-    least = encoder.min_samples
-    with pytest.raises(ValueError, match=rf"at least {least} samples, but got {least - 1}; pad the audio"):
+    least = encoder.min_length
+    with pytest.raises(ValueError, match=rf"at least {least} samples .or frames., but got {least - 1}; pad"):
         encoder(noise_BT(2, least - 1))
 
 
 def test_shortest_clip(config: EncoderConfig) -> None:
-    least = config.min_clip_samples()
+    least = config.min_length()
     with torch.no_grad():
         assert build(config, least).eval()(noise_BT(2, least)).shape == (2, 64)
     with pytest.raises(
-        ValueError, match=rf"{config.kind} needs clip_samples of at least {least} .* but got {least - 1}; use longer"
+        ValueError, match=rf"{config.kind} needs clips of at least {least} .* but got {least - 1}; use longer"
     ):
         build(config, least - 1)
 
@@ -246,11 +246,11 @@ def test_se_ratio_and_dropout_act(block: str) -> None:
 
 
 def test_union() -> None:
-    adapter = TypeAdapter(EncoderConfigs)
+    adapter = TypeAdapter(AnyEncoderConfig)
     assert adapter.validate_python({"kind": "harmonic_cnn", "channels": 64}) == HarmonicCNNConfig(channels=64)
     assert adapter.validate_python({"kind": "sample_cnn"}) == SampleCNNConfig()
     assert adapter.validate_python({"kind": "tag_sinc_net", "filters": 64}) == TagSincNetConfig(filters=64)
     for wrong in ({"kind": "sample_cnn", "channels": 0}, {"kind": "sample_cnn", "block": "x"}, {"kind": "mel"}, {}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)
-    assert (SampleCNNConfig.published_clip_samples, HarmonicCNNConfig.published_clip_samples) == (59049, 80000)
+    assert (SampleCNNConfig.published_length, HarmonicCNNConfig.published_length) == (59049, 80000)

@@ -227,7 +227,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, module, folder: Path) -> None:
 def break_backward(folder: str, how: str) -> None:
     """In a worker's process: the first whole batch runs out of memory on rank 1, or every batch is a bug there."""
     import atose_ray.training.accumulate as accumulate
-    from atose_ray.training.ranks import rank
+    from atose_ray.ranks import rank
 
     real = accumulate.backward
 

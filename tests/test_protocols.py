@@ -9,24 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_tree
 from parity_vectors import load
 
 from atose_ray import evaluate, train
 from atose_ray.data.sampling import published_starts
-from atose_ray.data.shards import load_manifest
+from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.evaluation.jetatag import THRESHOLDS, jetatag_metrics, keras_auc
 from atose_ray.evaluation.metrics import NonFiniteError
-from atose_ray.evaluation.protocols import (
-    FIGURES,
-    THRESHOLDS,
-    keras_auc,
-    no_figures,
-    published_figures,
-    published_metrics,
-)
-from atose_ray.evaluation.scoring import score_windows
+from atose_ray.evaluation.protocols import JETATAG
+from atose_ray.evaluation.published import figures as all_figures
+from atose_ray.evaluation.published import no_figures, published_figures
+from atose_ray.evaluation.scoring import ClipScores, score_clips
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import load_model
+from atose_ray.training.checkpoint import Model, load_model
+from atose_ray.training.run import make_batches
 
 
 def vectors() -> dict[str, np.ndarray]:
@@ -36,7 +34,7 @@ def vectors() -> dict[str, np.ndarray]:
 def test_keras_auc_is_the_published_number() -> None:
     arrays = vectors()
     labels, scores = arrays["labels"], arrays["scores"]
-    got = published_metrics(scores, labels, exclusive=False)
+    got = jetatag_metrics(scores, labels, exclusive=False)
     assert "accuracy_crops" not in got
     for name, pair in {
         "micro_crops": (got["roc_auc_micro_crops_200"], got["pr_auc_micro_crops_200"]),
@@ -59,24 +57,24 @@ def test_ties_and_thresholds() -> None:
         assert np.allclose(got, keras, rtol=0, atol=1e-7) and np.allclose(got, own, rtol=0, atol=1e-12)
 
 
-def test_published_metrics_refuses_what_has_no_ranking() -> None:
+def test_jetatag_metrics_refuses_what_has_no_ranking() -> None:
     scores = np.full((2, 3, 4), 0.5)
     with pytest.raises(ValueError, match="nothing to rank"):
-        published_metrics(scores, np.zeros((2, 4)), False)
+        jetatag_metrics(scores, np.zeros((2, 4)), False)
     with pytest.raises(ValueError, match=r"must be \[clips, windows, tags\].* got \(2, 4\)"):
-        published_metrics(scores[:, 0], np.eye(2, 4), False)
+        jetatag_metrics(scores[:, 0], np.eye(2, 4), False)
     with pytest.raises(ValueError, match="must both be"):
-        published_metrics(scores, np.eye(3, 4), False)
+        jetatag_metrics(scores, np.eye(3, 4), False)
     scores[0, 1, 2] = np.nan
     with pytest.raises(NonFiniteError):
-        published_metrics(scores, np.eye(2, 4), False)
+        jetatag_metrics(scores, np.eye(2, 4), False)
 
 
 def test_accuracy_counts_windows_of_exclusive_tags() -> None:
     scores = np.full((2, 3, 4), 0.1)
     scores[0, :2, 1] = scores[0, 2, 0] = scores[1, 0, 3] = scores[1, 1:, 2] = 0.9
     tags = np.eye(4)[[1, 2]]
-    assert published_metrics(scores, tags, exclusive=True)["accuracy_crops"] == pytest.approx(4 / 6)
+    assert jetatag_metrics(scores, tags, exclusive=True)["accuracy_crops"] == pytest.approx(4 / 6)
 
 
 def test_windows_never_reach_the_tail() -> None:
@@ -89,16 +87,16 @@ def test_windows_never_reach_the_tail() -> None:
 
 
 def test_figures_stand_only_beside_their_own_protocol() -> None:
-    clip, published = (published_figures("mtat", 50, "test", protocol) for protocol in ("clip", "published"))
-    words = published_figures("speech_commands", 35, "test", "published")
+    clip, published = (published_figures("mtat", 50, "test", protocol) for protocol in ("clip", "jetatag"))
+    words = published_figures("speech_commands", 35, "test", "jetatag")
     assert clip is not None and published is not None and words is not None
     assert set(clip.metrics).isdisjoint(published.metrics) and words.metrics == ("accuracy_crops",)
     assert published_figures("mtat", 50, "valid", "clip") is None
     assert published_figures("mtat", 188, "test", "clip") is None
     assert published_figures("demo", 50, "test", "clip") is None
-    assert published_figures("speech_commands", 28, "test", "published") is None
+    assert published_figures("speech_commands", 28, "test", "jetatag") is None
     assert published_figures("speech_commands", 35, "test", "clip") is None
-    for figures in FIGURES.values():
+    for figures in [one for of in all_figures().values() for one in of.values() if one.systems]:
         assert {len(scores) for scores in figures.systems.values()} == {len(figures.metrics)}
         assert all(0.3 < score < 1 for scores in figures.systems.values() for score in scores)
         if len(figures.metrics) == 2:
@@ -108,12 +106,12 @@ def test_figures_stand_only_beside_their_own_protocol() -> None:
 def test_where_there_is_no_figure_it_says_why() -> None:
     plain = no_figures("demo", "test", "clip")
     assert plain == "no published figure for this data set and protocol"
-    assert '"F1"' in no_figures("dcase2017", "test", "published") and no_figures("dcase2017", "test", "clip") == plain
-    assert "test split with 50 tags" in no_figures("mtat", "valid", "published")
+    assert '"F1"' in no_figures("dcase2017", "test", "jetatag") and no_figures("dcase2017", "test", "clip") == plain
+    assert "test split with 50 tags" in no_figures("mtat", "valid", "jetatag")
 
 
 def test_published_accuracies_are_those_of_the_logs(shared: Path) -> None:
-    figures = FIGURES["speech_commands", "published"].systems
+    figures = all_figures()["speech_commands"]["jetatag"].systems
     with (shared / "parity" / "reference_results.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["dataset"] == "keyword"]
     logged = {
@@ -153,23 +151,30 @@ def test_clip_protocol_is_the_score_of_the_model_folder(trained, capsys) -> None
     assert valid["metrics"]["pr_auc_macro"] == pytest.approx(kept["valid"]["pr_auc_macro"], abs=1e-6)
 
 
+def windows(model: Model, manifest: Manifest, store: str, batch_size: int = 64) -> ClipScores:
+    execution = model.run.execution.model_copy(update={"eval_batch_size": batch_size})
+    run = model.run.model_copy(update={"execution": execution})
+    batches = make_batches(run, manifest, store).evaluate("test", JETATAG.windows)
+    return score_clips(model.method, batches, model.stage, torch.device("cpu"))
+
+
 def test_published_protocol_scores_sixteen_windows(trained, capsys) -> None:
     folder, store = trained
     model = load_model(folder)
     manifest = load_manifest(Store(store), "folder")
-    whole = score_windows(model, manifest, store, "test")
-    assert whole.scores_NKC.shape == (manifest.data_spec.counts["test"], 16, 4)
-    result = json.loads(run_verb(capsys, folder, "--store", store, "--protocol", "published", "--json"))
-    assert result["metrics"] == pytest.approx(published_metrics(whole.scores_NKC, whole.tags_NC, False), abs=1e-9)
+    whole = windows(model, manifest, store)
+    assert whole.windows_NKC.shape == (manifest.data_spec.counts["test"], 16, 4)
+    result = json.loads(run_verb(capsys, folder, "--store", store, "--protocol", "jetatag", "--json"))
+    assert result["metrics"] == pytest.approx(jetatag_metrics(whole.windows_NKC, whole.tags_NC, False), abs=1e-9)
     for batch_size in (1, 7):
-        parts = score_windows(model, manifest, store, "test", batch_size=batch_size)
-        assert np.allclose(parts.scores_NKC, whole.scores_NKC, atol=1e-6)
+        parts = windows(model, manifest, store, batch_size)
+        assert np.allclose(parts.windows_NKC, whole.windows_NKC, atol=1e-6)
         assert np.array_equal(parts.tags_NC, whole.tags_NC)
 
 
 def test_every_printed_score_names_its_protocol(trained, capsys) -> None:
     model, store = trained
-    for protocol in ("clip", "published"):
+    for protocol in ("clip", "jetatag"):
         out = run_verb(capsys, model, "--store", store, "--protocol", protocol)
         scores = [line for line in out.splitlines() if line.startswith("  ")]
         assert scores and all(line.endswith(f"[{protocol}]") for line in scores)
@@ -187,9 +192,9 @@ def test_published_figures_are_printed_beside_ours(trained) -> None:
         **one,
         "dataset": "speech_commands",
         "kind": "speech_commands",
-        "protocol": "published",
+        "protocol": "jetatag",
         "metrics": {"accuracy_crops": 0.9},
-        "published": evaluate.beside("speech_commands", 35, "test", "published"),
+        "published": evaluate.beside("speech_commands", 35, "test", "jetatag"),
     }
     text = evaluate.as_text([words, words])  # fmt: skip
     assert "0.9695  [published]" in text and text.count("0.9000  [published]") == 3 and "model 2: m" in text
@@ -262,7 +267,7 @@ def test_against_prints_the_difference_to_an_earlier_result(trained, capsys, tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"protocol": "published"}, r"protocol is the same, but expected 'clip' and .* has 'published'; .*--protocol"),
+        ({"protocol": "published"}, r"protocol is the same, but expected 'clip' and .* has 'jetatag'; .*--protocol"),
         ({"dataset": "mtat"}, r"dataset is the same, but expected 'folder' and .* 'mtat'; compare models of one"),
         ({"split": "valid"}, r"split is the same, but expected 'test' and .* has 'valid'; .*--split"),
         ({"tags": ["high"]}, r"tags is the same, but expected 4, number 2 being '\w+' and .* has 1; score both"),

@@ -28,12 +28,12 @@ from atose_ray.evaluation.examples import (
     examples_of,
     excerpt,
     worst_mistakes,
-    write_examples,
-    write_trial_examples,
 )
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.search.record import load_study_record
 from atose_ray.storage import Store
+from atose_ray.training import examples as writing
+from atose_ray.training.examples import write_examples, write_trial_examples
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
@@ -192,7 +192,7 @@ def test_a_model_is_scored_on_validation_once(
     for clip in found["clips"].values():
         rate, sound_T = heard(base64.b64decode(clip["wav"]))
         assert 0 < len(sound_T) <= EXCERPT_S * rate + 1 and clip["name"]
-    monkeypatch.setattr(examples, "examples_of", lambda *args: pytest.fail("scored again"))
+    monkeypatch.setattr(writing, "examples_of", lambda *args: pytest.fail("scored again"))
     write_examples(best, tiny_store, CPU)
     other = run.child("elsewhere")
     with pytest.raises(pytest.fail.Exception, match="scored again"):
@@ -210,7 +210,7 @@ def test_scoring_cannot_see_the_test_split(
         seen.append([len(manifest.row_groups(split)) for split in ("valid", "test")])
         return make_batches(run, manifest, uri)
 
-    monkeypatch.setattr(examples, "make_batches", spy)
+    monkeypatch.setattr(writing, "make_batches", spy)
     examples_of(load_model(finished[1]), tiny_store, CPU)
     assert len(seen) == 1 and seen[0][0] > 0 and seen[0][1] == 0
 

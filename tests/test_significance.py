@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atose_ray.evaluation.metrics import OBJECTIVES, clip_metrics
+from atose_ray.config import OBJECTIVES
+from atose_ray.evaluation.metrics import clip_metrics
 from atose_ray.evaluation.significance import paired_bootstrap, resampled, spread
 
 

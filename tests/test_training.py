@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from atose_ray.data.batches import LocalBatches, StoreError, rebatch
-from atose_ray.evaluation.scoring import evaluate, has_collapsed, score_clips
+from atose_ray.evaluation.protocols import CLIP
+from atose_ray.evaluation.scoring import has_collapsed, score_clips
 from atose_ray.methods import StageConfig
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_checkpoint, load_model
@@ -182,7 +183,7 @@ def test_scores_do_not_depend_on_the_batch_size(method, tiny_run, tiny_store, ti
         sized = run.model_copy(update={"execution": run.execution.model_copy(update={"eval_batch_size": size})})
         batches = make_batches(sized, tiny_manifest, tiny_store.uri)
         results.append(
-            evaluate(model, batches.evaluate("valid"), run.method.stages[0].name, torch.device("cpu"), False)
+            CLIP.evaluate(model, batches.evaluate("valid"), run.method.stages[0].name, torch.device("cpu"))
         )
     for other in results[1:]:
         assert other == pytest.approx(results[0], abs=1e-6)
@@ -238,7 +239,7 @@ def test_model_folder_scores_as_the_run_did(tiny_run, tiny_store, tiny_manifest,
     model = load_model(str(tmp_path / "best"))
     assert model.metrics["valid"][run.metric] == result.objective == max(r.valid[run.metric] for r in records)
     batches = make_batches(model.run, tiny_manifest, tiny_store.uri)
-    again = evaluate(model.method, batches.evaluate("valid"), model.stage, torch.device("cpu"), False)
+    again = CLIP.evaluate(model.method, batches.evaluate("valid"), model.stage, torch.device("cpu"))
     assert again == pytest.approx(model.metrics["valid"], abs=1e-9)
     assert 0 <= model.metrics["test"]["pr_auc_macro"] <= 1 and len(model.metrics["per_tag"]) == 4
     assert np.allclose(np.diag(model.metrics["tag_embedding_cosine_CC"]), 1, atol=1e-5)

@@ -16,6 +16,7 @@ from atose_ray.data.memory import Residency
 from atose_ray.data.sampling import (
     Buffer,
     RowGroup,
+    Windows,
     batch_sizes,
     chosen_share,
     crop_starts,
@@ -122,11 +123,6 @@ def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
     return ClipIndex(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def read_eval_crops(settings: CropSettings, group: RowGroup, crops: int) -> Crops:
-    """Up to `crops` evenly spaced crops of every clip of a row group, clip after clip."""
-    return read_crops_at(settings, group, lambda n_samples: eval_starts(n_samples, settings.crop_samples, crops))
-
-
 def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[int], list[int]]) -> Crops:
     """The crops of every clip of a row group that begin at `starts_of(its samples)`, clip after clip."""
     clips = read_row_group(data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags)
@@ -197,12 +193,17 @@ class LocalBatches:
         """Random crops of every clip."""
         yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
 
-    def evaluate(self, split: Split) -> Iterator[Batch]:
-        """Evenly spaced crops of every clip of this rank's share. Raises StoreError for test where a training asks."""
+    def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
+        """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise.
+
+        Raises StoreError for test where a training asks.
+        """
+        crop = self.settings.crop_samples
         if split == "test" and not self.manifest.row_groups("test"):
             raise StoreError("a training cannot read the test split: it is scored once, when the training is over")
         for group in eval_share(self.manifest.row_groups(split), self.rank, self.world):
-            yield from read_eval_crops(self.settings, group, self.eval_crops).batches(self.eval_batch_size)
+            crops = read_crops_at(self.settings, group, lambda length: windows(length, crop, self.eval_crops))
+            yield from crops.batches(self.eval_batch_size)
 
 
 def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ import torch
 from atose_ray.data.batches import CropSettings, LocalBatches, cut
 from atose_ray.data.in_memory import MemoryClips, copied, read_clips
 from atose_ray.data.memory import Residency, choose_residency
-from atose_ray.data.sampling import RowGroup, crop_starts, eval_share, eval_starts
+from atose_ray.data.sampling import RowGroup, Windows, crop_starts, eval_share, eval_starts
 from atose_ray.data.shards import Manifest
 from atose_ray.types import Batch, Split
 
@@ -170,15 +170,15 @@ class ResidentBatches(LocalBatches):
         starts_N = crop_starts(self.settings.seed, draws_N, held.clip_id_N[clip_N], held.n_samples_N[clip_N], length)
         yield from self._batches(held, clip_N, starts_N, self.sizes)
 
-    def evaluate(self, split: Split) -> Iterator[Batch]:
-        """Evenly spaced crops of every clip of this rank's share."""
+    def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
+        """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise."""
         if split != "valid":
-            yield from super().evaluate(split)
+            yield from super().evaluate(split, windows)
             return
         held, groups = self.held_valid, held_groups(self, "valid")
         for first, group in zip(first_clips(groups), groups, strict=True):
             lengths = held.n_samples_N[first : first + group.clips].tolist()
-            starts = [eval_starts(n_samples, self.settings.crop_samples, self.eval_crops) for n_samples in lengths]
+            starts = [windows(n_samples, self.settings.crop_samples, self.eval_crops) for n_samples in lengths]
             clip_N = first + np.repeat(np.arange(group.clips), [len(of_clip) for of_clip in starts])
             starts_N = np.array([start for of_clip in starts for start in of_clip])
             full, rest = divmod(len(clip_N), self.eval_batch_size)

@@ -1,14 +1,31 @@
-"""What hears: audio in, one vector per clip out. One file per encoder."""
+"""Encoders: audio or frames in, one vector per clip out. One file and one line in `ENCODERS` each."""
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 
 from atose_ray.encoders.base import Encoder, EncoderConfig
 from atose_ray.encoders.harmonic_cnn import HarmonicCNNConfig
+from atose_ray.encoders.pretrained import PretrainedConfig
 from atose_ray.encoders.sample_cnn import SampleCNNConfig
 from atose_ray.encoders.tag_sinc_net import TagSincNetConfig
+from atose_ray.types import ByKind
 
-EncoderConfigs = Annotated[SampleCNNConfig | HarmonicCNNConfig | TagSincNetConfig, Field(discriminator="kind")]
+ENCODERS: dict[str, type[EncoderConfig]] = {
+    "sample_cnn": SampleCNNConfig,
+    "harmonic_cnn": HarmonicCNNConfig,
+    "tag_sinc_net": TagSincNetConfig,
+    "pretrained": PretrainedConfig,
+}
+AnyEncoderConfig = Annotated[SerializeAsAny[EncoderConfig], ByKind(ENCODERS)]
 
-__all__ = ["Encoder", "EncoderConfig", "EncoderConfigs", "HarmonicCNNConfig", "SampleCNNConfig", "TagSincNetConfig"]
+__all__ = [
+    "ENCODERS",
+    "AnyEncoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "HarmonicCNNConfig",
+    "PretrainedConfig",
+    "SampleCNNConfig",
+    "TagSincNetConfig",
+]

@@ -1,4 +1,4 @@
-"""The contract of an encoder: audio of any length the config allows in, one vector per clip out.
+"""The contract of an encoder: audio or frames of any length the config allows in, one vector per clip out.
 
 A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`.
 """
@@ -6,7 +6,7 @@ A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -17,66 +17,97 @@ from atose_ray.types import Config, DataSpec
 
 
 class Encoder(nn.Module, ABC):
-    """embed_dim: size E of what comes out. min_samples: the shortest audio that `forward` takes; longer is fine.
+    """Front end, sequence, pooling: `forward` is all three.
 
-    autocast_dtype: what `encode` computes in where that is safe (training/precision.py sets it); None is as it comes.
+    embed_dim: size E of what comes out. min_length: the shortest input that `forward` takes, in samples or frames;
+    longer is fine. hop_seconds: from one step of the sequence to the next; None where there is no time axis, so S = 1.
+    autocast_dtype: what all three compute in where that is safe (training/precision.py sets it); None is as it comes.
     Parts of an encoder that need float32 say so themselves. What comes out is float32 either way.
     """
 
     embed_dim: int
-    min_samples: int
+    min_length: int
+    hop_seconds: float | None = None
     autocast_dtype: torch.dtype | None = None
 
-    def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] float32 in [-1, 1] -> [B, E]. Raises ValueError for T < min_samples."""
-        samples = audio_BT.shape[1]
-        if samples < self.min_samples:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[B, T] float32 in [-1, 1], or [B, F, M] float32 -> [B, E]. Raises ValueError for less than min_length."""
+        length = inputs.shape[1]
+        if length < self.min_length:
             raise ValueError(
-                f"this {type(self).__name__} needs at least {self.min_samples} samples, but got {samples}; "
-                "pad the audio with zeros, or build the encoder for a shorter clip_samples"
+                f"this {type(self).__name__} needs inputs of at least {self.min_length} samples (or frames), but got "
+                f"{length}; pad them with zeros, or build the encoder for shorter clips"
             )
         if self.autocast_dtype is None:
-            return self.encode(audio_BT)
-        with torch.autocast(audio_BT.device.type, self.autocast_dtype):
-            embed_BE = self.encode(audio_BT)
-        return embed_BE.to(audio_BT.dtype)
+            return self.encode(inputs)
+        with torch.autocast(inputs.device.type, self.autocast_dtype):
+            embed_BE = self.encode(inputs)
+        return embed_BE.to(inputs.dtype)
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What `forward` computes, unchecked, in the precision it finds: [B, T] or [B, F, M] -> [B, E]."""
+        return self.pool(self.sequence(self.front_end(inputs)))
+
+    def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[B, T] or [B, F, M] -> features, [B, F, M] where they are a spectrogram. Of itself the input."""
+        return inputs
 
     @abstractmethod
-    def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, E], for T >= min_samples."""
+    def sequence(self, features: torch.Tensor) -> torch.Tensor:
+        """Features -> [B, S, E], a vector every `hop_seconds`; [B, 1, E] without a time axis."""
+
+    def pool(self, seq_BSE: torch.Tensor) -> torch.Tensor:
+        """[B, S, E] -> [B, E]. Of itself the one step of an encoder without a time axis."""
+        return seq_BSE[:, 0]
+
+    def statistics(self, inputs: torch.Tensor) -> torch.Tensor | None:
+        """[B, T] or [B, F, M] -> sums over a batch that `fit` makes buffers of; None where nothing is fitted.
+
+        Sums of all batches of the train split, and of all ranks, are added up before the first stage.
+        """
+        return None
+
+    def fit(self, total: torch.Tensor) -> None:
+        """Fill the buffers (of a scaler, say) from the sums of `statistics` over the train split."""
+        raise NotImplementedError(f"{type(self).__name__} gives statistics, so it must say what follows from them")
 
 
 EncoderT = TypeVar("EncoderT", bound=Encoder)
 
 
 class EncoderConfig(Config):
-    """Base of every encoder's config. published_clip_samples: the crop it was published with.
+    """Base of every encoder's config.
 
+    INPUT: what it takes. published_length: the crop it was published with, in samples or frames.
     bn_momentum: share of a batch in BatchNorm's running statistics (published: 0.01, Keras' 0.99). With fewer than a
     few hundred steps these lag far behind the weights and validation scores with them: then take 0.1.
     """
 
-    published_clip_samples: ClassVar[int]
+    INPUT: ClassVar[Literal["audio", "frames"]] = "audio"
+    published_length: ClassVar[int]
 
     kind: str
     bn_momentum: float = Field(default=0.01, gt=0, le=1)
 
-    def min_clip_samples(self) -> int:
-        """The shortest clip an encoder of this config can be built for, in samples."""
+    def min_length(self) -> int:
+        """The shortest clip an encoder of this config can be built for, in samples or frames."""
         raise NotImplementedError
 
     def build(self, spec: DataSpec) -> Encoder:
-        """A freshly initialised encoder for clips of `spec`. Raises ValueError when these are too short."""
+        """A freshly initialised encoder for clips of `spec`. Raises ValueError as `check`."""
         raise NotImplementedError
 
-    def require_length(self, spec: DataSpec) -> None:
-        """Raises ValueError when the clips of `spec` are too short for this encoder."""
-        least = self.min_clip_samples()
-        if spec.input.length < least:
+    def check(self, spec: DataSpec) -> None:
+        """Raises ValueError when an encoder of this config cannot be built for the input of `spec`."""
+        found, least = spec.input, self.min_length()
+        if found.kind != self.INPUT:
             raise ValueError(
-                f"{self.kind} needs clip_samples of at least {least} "
-                f"({least / spec.input.rate_hz:.3g} s at {spec.input.rate_hz:g} Hz), but got {spec.input.length}; "
-                f"use longer crops (published: {self.published_clip_samples})"
+                f"{self.kind} takes {self.INPUT}, but the data set holds {found.kind}; take an encoder for {found.kind}"
+            )
+        if found.length < least:
+            raise ValueError(
+                f"{self.kind} needs clips of at least {least} {found.unit} ({least / found.rate_hz:.3g} s at "
+                f"{found.rate_hz:g} Hz), but got {found.length}; use longer crops (published: {self.published_length})"
             )
 
     def with_momentum(self, encoder: EncoderT) -> EncoderT:

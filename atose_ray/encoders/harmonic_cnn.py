@@ -15,7 +15,7 @@ made once, for the clips the encoder is built for; longer audio goes to the glob
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -37,20 +37,25 @@ class HarmonicCNNConfig(EncoderConfig):
     published code has it. "harmonic": the six harmonics of one centre, as the paper means.
     """
 
-    published_clip_samples: ClassVar[int] = 80000
+    published_length: ClassVar[int] = 80000
 
     kind: Literal["harmonic_cnn"] = "harmonic_cnn"
     channels: int = Field(default=128, ge=4, le=1024)
     layout: Layout = "published"
 
-    def min_clip_samples(self) -> int:
+    def min_length(self) -> int:
         """16 frames: 4096 samples."""
         return MIN_FRAMES * HOP_SAMPLES
 
     def build(self, spec: DataSpec) -> HarmonicCNN:
-        """A HarmonicCNN for the rate and length of `spec`. Raises ValueError for clips or a rate too small."""
-        self.require_length(spec)
+        """A HarmonicCNN for the rate and length of `spec`."""
+        self.check(spec)
         return self.with_momentum(HarmonicCNN(self, spec.audio.sample_rate_hz, spec.input.length))
+
+    def check(self, spec: DataSpec) -> None:
+        """Raises ValueError for frames, and for clips or a rate too small."""
+        super().check(spec)
+        levels_of(spec.audio.sample_rate_hz)
 
 
 def pool_plan(size: int, published: tuple[int, ...]) -> list[int]:
@@ -71,7 +76,7 @@ class HarmonicCNN(Encoder):
         frame_pools = pool_plan(frames_of(clip_samples), FRAME_POOLS)
         pools = list(zip(pool_plan(levels_of(sample_rate_hz), ROW_POOLS), frame_pools, strict=True))
         self.embed_dim = 8 * base
-        self.min_samples = HOP_SAMPLES * math.prod(frame_pools)
+        self.min_length = HOP_SAMPLES * math.prod(frame_pools)
         self.hstft = HarmonicSTFT(sample_rate_hz, config.layout)
         self.hstft_bn = batch_norm_2d(HARMONICS)
         self.res1 = ConvBlock2d(HARMONICS, base, pools[0])
@@ -82,11 +87,15 @@ class HarmonicCNN(Encoder):
         self.res6 = ResidualBlock2d(2 * base, pools[5])
         self.res7 = ConvBlock2d(2 * base, 4 * base, pools[6])
 
-    def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, 8 * channels]."""
-        x_BCHW = self.hstft_bn(self.hstft(audio_BT))
-        x_BCHW = self.res4(self.res3(self.res2(self.res1(x_BCHW))))
+    def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[B, T] -> [B, 6, rows, frames]."""
+        return cast(torch.Tensor, self.hstft_bn(self.hstft(inputs)))
+
+    def sequence(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, 6, rows, frames] -> [B, 1, 8 * channels]."""
+        x_BCHW = self.res4(self.res3(self.res2(self.res1(features))))
         fifth_BCHW = self.res5(x_BCHW)
         sixth_BCHW = self.res6(fifth_BCHW)
         seventh_BCHW = self.res7(sixth_BCHW)
-        return torch.cat([x.amax(dim=(2, 3)) for x in (fifth_BCHW, sixth_BCHW, seventh_BCHW)], dim=1)
+        pooled = [x.amax(dim=(2, 3)) for x in (fifth_BCHW, sixth_BCHW, seventh_BCHW)]
+        return torch.cat(pooled, dim=1)[:, None]

@@ -7,7 +7,7 @@ Architectures for Audio Classification", IEEE JSTSP 2019 (se, res, rese). In the
 
 Depth follows the clip: stem and blocks shorten by 3 each, so a clip of T samples carries n blocks where
 3^(n + 1) <= T, from three up to the published nine, which 59049 = 3^10 samples fill exactly. A one-second keyword
-(16000 samples) is heard by seven blocks and not padded. What is longer goes to the global pooling. The stem is
+(16000 samples) passes seven blocks and not padded. What is longer goes to the global pooling. The stem is
 `channels` wide; so are two blocks, the last has 4 times and the others twice as many.
 """
 
@@ -36,14 +36,14 @@ class SampleBodyConfig(EncoderConfig):
     dropout: between the two convolutions of res and rese.
     """
 
-    published_clip_samples: ClassVar[int] = 59049
+    published_length: ClassVar[int] = 59049
 
     block: BlockKind
     channels: int = Field(default=128, ge=4, le=1024)
     se_ratio: int = Field(default=16, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
-    def min_clip_samples(self) -> int:
+    def min_length(self) -> int:
         """What the stem and three blocks need: 81 samples."""
         return samples_for(MIN_BLOCKS)
 
@@ -55,8 +55,8 @@ class SampleCNNConfig(SampleBodyConfig):
     block: BlockKind = "se"
 
     def build(self, spec: DataSpec) -> SampleCNN:
-        """A SampleCNN as deep as the clips of `spec` allow. Raises ValueError when these are too short."""
-        self.require_length(spec)
+        """A SampleCNN as deep as the clips of `spec` allow."""
+        self.check(spec)
         return self.with_momentum(SampleCNN(self, spec.input.length))
 
 
@@ -79,7 +79,7 @@ class SampleBody(Encoder):
         base = config.channels
         widths = [base, base] + [2 * base] * (depth - 3) + [4 * base]
         self.embed_dim = 8 * base
-        self.min_samples = samples_for(depth)
+        self.min_length = samples_for(depth)
         self.stem = stem
         self.block_names = [f"block{i}" for i in range(1, depth + 1)]
         for name, before, width in zip(self.block_names, [base, *widths[:-1]], widths, strict=True):
@@ -88,18 +88,18 @@ class SampleBody(Encoder):
         self.fc_bn = batch_norm_1d(self.embed_dim)
 
     @abstractmethod
-    def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
+    def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, channels, 1, F]: audio through the stem, a third of its length or a little more."""
 
-    def encode(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, 8 * channels]."""
-        x_BC1T = self.hear(audio_BT)
+    def sequence(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, channels, 1, F] -> [B, 1, 8 * channels]."""
+        x_BC1T = features
         last: list[torch.Tensor] = []
         for name in self.block_names:
             x_BC1T = self.get_submodule(name)(x_BC1T)
             last = [*last[1 - POOLED_BLOCKS :], x_BC1T]
         joined_BX = torch.cat([x_BC1T.amax(dim=(2, 3)) for x_BC1T in last], dim=1)
-        return functional.relu(cast(torch.Tensor, self.fc_bn(self.fc(joined_BX))))
+        return functional.relu(cast(torch.Tensor, self.fc_bn(self.fc(joined_BX))))[:, None]
 
 
 class SampleCNN(SampleBody):
@@ -108,6 +108,6 @@ class SampleCNN(SampleBody):
     def __init__(self, config: SampleCNNConfig, clip_samples: int) -> None:
         super().__init__(config, clip_samples, Stem1d(config.channels))
 
-    def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
+    def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, channels, 1, T // 3]."""
-        return cast(torch.Tensor, self.stem(audio_BT))
+        return cast(torch.Tensor, self.stem(inputs))

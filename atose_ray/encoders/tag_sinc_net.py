@@ -3,7 +3,7 @@
 Papers: Ravanelli and Bengio, SLT 2018 (sinc filters, see `audio/sinc.py`); Kim, Lee, Nam, IEEE JSTSP 2019 (the blocks,
 see `sample_cnn.py`); in the form of ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002, which calls it MS.
 
-The audio is padded with half a filter of zeros on both sides, filtered, and heard by a stem of width and stride 3, so
+The audio is padded with half a filter of zeros on both sides and filtered; a stem of width and stride 3 follows, so
 59049 samples give 20516 frames. Published: 256 filters of 2501 taps, then `rese` blocks. Depth follows the clip as in
 SampleCNN. Departures: bank and stem run as one operator, equal up to rounding and many times faster (`audio/sinc.py`).
 """
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import nn
 from torch.nn import functional
 
-from atose_ray.audio.sinc import PUBLISHED_RATE_HZ, SincBank, sinc_stem
+from atose_ray.audio.sinc import PUBLISHED_RATE_HZ, SincBank, mel_bands_hz, sinc_stem
 from atose_ray.encoders.blocks import BlockKind, batch_norm_1d, conv_1d
 from atose_ray.encoders.sample_cnn import SampleBody, SampleBodyConfig
 from atose_ray.types import DataSpec
@@ -45,10 +45,18 @@ class TagSincNetConfig(SampleBodyConfig):
         return length
 
     def build(self, spec: DataSpec) -> TagSincNet:
-        """A TagSincNet as deep as the clips of `spec` allow. Raises ValueError for clips or a rate too small."""
-        self.require_length(spec)
-        rate_hz = PUBLISHED_RATE_HZ if self.published_filters else spec.audio.sample_rate_hz
-        return self.with_momentum(TagSincNet(self, spec.input.length, rate_hz))
+        """A TagSincNet as deep as the clips of `spec` allow."""
+        self.check(spec)
+        return self.with_momentum(TagSincNet(self, spec.input.length, self.bank_rate_hz(spec)))
+
+    def check(self, spec: DataSpec) -> None:
+        """Raises ValueError for frames, and for clips or a rate too small."""
+        super().check(spec)
+        mel_bands_hz(self.filters, self.bank_rate_hz(spec))
+
+    def bank_rate_hz(self, spec: DataSpec) -> int:
+        """The rate that the filters are built for."""
+        return PUBLISHED_RATE_HZ if self.published_filters else spec.audio.sample_rate_hz
 
 
 class SincStem(nn.Module):
@@ -74,6 +82,6 @@ class TagSincNet(SampleBody):
         super().__init__(config, clip_samples, SincStem(config.filters, config.channels))
         self.sinc = SincBank(config.filters, config.filter_length, bank_rate_hz, config.published_filters)
 
-    def hear(self, audio_BT: torch.Tensor) -> torch.Tensor:
+    def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, channels, 1, (T + L - 1) // 3]."""
-        return cast(torch.Tensor, self.stem(audio_BT, self.sinc()))
+        return cast(torch.Tensor, self.stem(inputs, self.sinc()))

@@ -1,7 +1,4 @@
-"""What a model gets wrong: per-tag scores, confusions, and its worst mistakes with a few seconds of sound.
-
-Always of the validation split, never of test: whoever reads a list of mistakes goes on to mend something, and a test
-split that was looked at clip by clip is no test of the next model.
+"""What a model gets wrong: confusions, and its worst mistakes with a few seconds of sound.
 
 A mistake needs a decision. Of exclusive tags it is the highest score. Where a clip carries any number of tags, a tag is
 given to as many clips as carry it, those it scores highest (the break-even point of precision and recall), so that a
@@ -19,23 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-import torch
 
 from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
-from atose_ray.config import RunConfig
-from atose_ray.data.shards import Manifest, data_store, from_file, load_manifest, read_index, read_row_group
-from atose_ray.evaluation.metrics import PROTOCOL, per_tag_table
-from atose_ray.evaluation.scoring import ClipScores, score_clips
+from atose_ray.data.shards import Manifest, from_file, read_index, read_row_group
+from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, Model, load_model, load_weights
-from atose_ray.training.precision import prepare_to_score
-from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import make_batches, pick_device
-from atose_ray.types import DataSpec
 
 Array = npt.NDArray[Any]
-EXAMPLES = "examples.json"
 WORST, WORST_OF_TAG, WORST_OF_CLIP = 20, 3, 2
 EXCERPT_S, EXCERPT_HZ = 4.0, 8000  # 40 of them are 3.4 MB as base64
 MAP_TAGS = 100  # tags of a confusion map: those with the most mistakes
@@ -58,78 +46,12 @@ class Mistake:
     severity: float
 
 
-def write_examples(best: Store, store: Store, device: torch.device | None = None) -> None:
-    """Score the validation split with the model folder `best` and write its examples.json, unless that is done.
-
-    store: where the model's data set is. device: None is that of the run's config. Raises ValueError when the folder is
-    no model or the data is other data, StoreError when there is none.
-    """
-    metrics, config = best.read_json("metrics.json"), best.read_json("config.json")
-    identity = identity_of(RunConfig.model_validate(config), metrics["stage"], metrics["epoch"])
-    if not _is_done(best, EXAMPLES, identity):
-        found = examples_of(load_model(best), store, device)
-        best.write_json(EXAMPLES, {"number": metrics.get("number", 0), "identity": identity, **found})
-
-
-def write_trial_examples(run: Store, into: Store, name: str, store: Store, device: torch.device | None = None) -> None:
-    """The same for a run folder, with the weights of its best epoch, into the file `name` of the folder `into`.
-
-    Raises ValueError when the run has no finished epoch.
-    """
-    folder = RunFolder(run)
-    epochs = folder.epochs()
-    if not epochs or not run.exists(BEST_WEIGHTS):
-        raise ValueError(f"the run in {run.uri} has no finished epoch, so it has no model that could be scored")
-    config = RunConfig.model_validate(run.read_json("config.json"))
-    chosen: EpochRecord = max(epochs, key=lambda record: (record.valid[config.metric], -record.epoch))
-    identity = identity_of(config, chosen.stage, chosen.epoch)
-    if _is_done(into, name, identity):
-        return
-    spec = DataSpec.model_validate(run.read_json("data_spec.json"))
-    method = config.build(spec)
-    load_weights(run, BEST_WEIGHTS, method)
-    found = examples_of(Model(method.eval(), config, spec, chosen.stage, {}), store, device)
-    into.write_json(name, {"number": folder.about().get("number", 0), "identity": identity, **found})
-
-
-def identity_of(run: RunConfig, stage: str, epoch: int) -> dict[str, Any]:
-    """Which weights were scored, and by which rules."""
-    return {"signature": run.signature(), "stage": stage, "epoch": epoch, "version": 1}
-
-
-def _is_done(folder: Store, name: str, identity: dict[str, Any]) -> bool:
-    return folder.exists(name) and folder.read_json(name).get("identity") == identity
-
-
-def examples_of(model: Model, store: Store, device: torch.device | None = None) -> dict[str, Any]:
-    """Score the validation split: per tag, confusions, worst mistakes with excerpts; JSON types only."""
-    manifest = load_manifest(store, model.run.data.dataset).without_test()
-    if manifest.content_hash != model.run.data.content_hash:
-        raise ValueError(
-            f"the shards of {model.run.data.dataset!r} in {store.uri} are not those that the model was trained on; "
-            "give the store it was trained from, or prepare the data set as it was"
-        )
-    device = device or pick_device(model.run)
-    prepare_to_score(model.method.to(device), model.run.execution, device)
-    batches = make_batches(model.run, manifest, store.uri).evaluate("valid")
-    scores = score_clips(model.method, batches, model.stage, device)
-    exclusive, tags = model.spec.exclusive, model.spec.tags
-    false_positives, false_negatives = worst_mistakes(scores, exclusive)
-    shown = sorted({one.clip for one in false_positives + false_negatives})
-    clips = _clips(data_store(store, model.run.data.dataset), manifest, scores, shown)
-    return {
-        "split": "valid",
-        "protocol": PROTOCOL,
-        "exclusive": exclusive,
-        "clip_count": len(scores.clip_id_N),
-        "tags": list(tags),
-        "metrics": scores.metrics(exclusive),
-        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, tags),
-        "confusion": confusion(scores, exclusive),
-        "false_positives": [_line(one, scores) for one in false_positives],
-        "false_negatives": [_line(one, scores) for one in false_negatives],
-        "clips": clips,
-    }
+def mistakes_of(scores: ClipScores, exclusive: bool) -> tuple[dict[str, Any], list[int]]:
+    """Confusion, false positives and false negatives, JSON types only; and the numbers of the clips that they name."""
+    lists = dict(zip(("false_positives", "false_negatives"), worst_mistakes(scores, exclusive), strict=True))
+    lines = {name: [_line(one, scores) for one in mistakes] for name, mistakes in lists.items()}
+    shown = sorted({one.clip for mistakes in lists.values() for one in mistakes})
+    return {"confusion": confusion(scores, exclusive), **lines}, shown
 
 
 def decision(scores_NC: Array, tags_NC: Array, exclusive: bool) -> tuple[Array, Array]:
@@ -223,7 +145,7 @@ def _line(one: Mistake, scores: ClipScores) -> dict[str, Any]:
     return {"clip": str(clip_id), "tag": one.tag, "score": one.score, "rank": one.rank, "top": top}
 
 
-def _clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
+def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
     """clip id -> name, tags, seconds and excerpt of the clips that are shown. Reads the row groups they lie in."""
     spec = manifest.data_spec
     row_of = {int(scores.clip_id_N[row]): row for row in shown}
@@ -258,7 +180,7 @@ def _names(folder: Store, manifest: Manifest) -> dict[int, str]:
 
 def excerpt(pcm_T: npt.NDArray[np.int16], scale: float, rate_hz: int) -> tuple[int, bytes]:
     """Stored samples -> the first sample of their loudest EXCERPT_S seconds, and these as a mono WAV of int16 at
-    EXCERPT_HZ (or at the clip's own rate, where that is lower), at the level that training hears."""
+    EXCERPT_HZ (or at the clip's own rate, where that is lower), at the level that the model is given."""
     size = round(EXCERPT_S * rate_hz)
     energy_T = np.cumsum(np.square(pcm_T, dtype=np.float64))
     starts = max(0, len(pcm_T) - size)

@@ -16,11 +16,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 Array = npt.NDArray[Any]
 
-PROTOCOL = "clip"
-RANKING_METRICS = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro")
 JOINT_CLIPS = 2000
 COUNTS = ("tags_scored", "tags_total", "clips")  # how much was scored, beside how well
-OBJECTIVES = (*RANKING_METRICS, "f1_macro_at_0.5", "accuracy")
 
 
 class NonFiniteError(ValueError):

@@ -1,4 +1,4 @@
-"""Is one model better than another, or only luckier with these clips or this seed?
+"""How sure is a score, and is one model better than another or only luckier with these clips or this seed?
 
 Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshirani 1993; both models are scored on the
 same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds.
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from atose_ray.evaluation.metrics import OBJECTIVES, check_scores
+from atose_ray.config import OBJECTIVES
+from atose_ray.evaluation.metrics import check_scores
 
 Array = npt.NDArray[Any]
 RESAMPLES = 1000
@@ -37,6 +38,15 @@ class Comparison:
     def decided(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric over all clips, and its 95 % percentile interval over resampled clips."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -74,30 +84,46 @@ def paired_bootstrap(
     """Scores [N, C] of S trainings of A and of B, on the same clips with {0, 1} tags -> is A better?
 
     A's figure on a resample is the mean of its trainings' metrics. Raises ValueError for another metric than those of
-    metrics.OBJECTIVES, no training, shapes that differ or scores not finite.
+    config.OBJECTIVES, no training, shapes that differ or scores not finite.
     """
-    if metric not in OBJECTIVES:
-        raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {metric!r}")
     if not a_SNC or not b_SNC:
         raise ValueError("expected the scores of one training or more on each side, but got none")
-    for scores_NC in (*a_SNC, *b_SNC):
+    differences_R, whole = _bootstrapped([*a_SNC, *b_SNC], tags_NC, metric, resamples, seed, first=len(a_SNC))
+    low, high = np.percentile(differences_R, (2.5, 97.5))
+    better = np.mean(differences_R > 0) + np.mean(differences_R == 0) / 2
+    return Comparison(whole, float(low), float(high), float(better), resamples)
+
+
+def interval(scores_NC: Array, tags_NC: Array, metric: str, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Scores and {0, 1} tags [N, C] -> how sure a metric is with so many clips (percentile bootstrap).
+
+    Raises ValueError as `paired_bootstrap`.
+    """
+    values_R, whole = _bootstrapped([scores_NC], tags_NC, metric, resamples, seed, first=1)
+    low, high = np.percentile(values_R, (2.5, 97.5))
+    return Interval(whole, float(low), float(high))
+
+
+def _bootstrapped(
+    scores_SNC: list[Array], tags_NC: Array, metric: str, resamples: int, seed: int, first: int
+) -> tuple[Array, float]:
+    """Mean metric of the `first` scores minus that of the rest, on each resample [R] and on all clips."""
+    if metric not in OBJECTIVES:
+        raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {metric!r}")
+    for scores_NC in scores_SNC:
         check_scores(scores_NC, tags_NC)
     generator, count = np.random.default_rng(seed), len(tags_NC)
     block = max(1, BLOCK_NUMBERS // (tags_NC.size if metric == "pr_auc_micro" else count))
 
-    def difference(weight_RN: Array) -> Array:
-        means = [np.mean([resampled(s, tags_NC, weight_RN, metric) for s in side], axis=0) for side in (a_SNC, b_SNC)]
-        return np.asarray(means[0] - means[1])
+    def figure(weight_RN: Array) -> Array:
+        values_SR = np.stack([resampled(scores_NC, tags_NC, weight_RN, metric) for scores_NC in scores_SNC])
+        rest_SR = values_SR[first:]
+        return np.asarray(values_SR[:first].mean(axis=0) - (rest_SR.mean(axis=0) if len(rest_SR) else 0.0))
 
-    parts = [
-        difference(generator.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - first)))
-        for first in range(0, resamples, block)
-    ]
-    differences_R = np.concatenate(parts)
-    low, high = np.percentile(differences_R, (2.5, 97.5))
-    better = np.mean(differences_R > 0) + np.mean(differences_R == 0) / 2
-    whole = difference(np.ones((1, count), int))[0]
-    return Comparison(float(whole), float(low), float(high), float(better), resamples)
+    even = np.full(count, 1 / count)
+    sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
+    values_R = np.concatenate([figure(generator.multinomial(count, even, size=size)) for size in sizes])
+    return values_R, float(figure(np.ones((1, count), int))[0])
 
 
 def resampled(scores_NC: Array, tags_NC: Array, weight_RN: Array, metric: str) -> Array:

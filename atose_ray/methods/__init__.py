@@ -1,14 +1,30 @@
-"""One published system per file, all on the same walk."""
+"""One published system per file, all on the same walk; one line in `METHODS` each."""
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 
-from atose_ray.methods.base import Method, MethodConfig
+from atose_ray.methods.base import EmbeddingMethod, Method, MethodConfig
 from atose_ray.methods.joint_embedding import JointEmbeddingConfig
 from atose_ray.methods.stages import StageConfig
-from atose_ray.methods.supervised import SupervisedConfig
+from atose_ray.methods.supervised import ProbeConfig, SupervisedConfig
+from atose_ray.types import ByKind
 
-MethodConfigs = Annotated[SupervisedConfig | JointEmbeddingConfig, Field(discriminator="kind")]
+METHODS: dict[str, type[MethodConfig]] = {
+    "supervised": SupervisedConfig,
+    "joint_embedding": JointEmbeddingConfig,
+    "probe": ProbeConfig,
+}
+AnyMethodConfig = Annotated[SerializeAsAny[MethodConfig], ByKind(METHODS)]
 
-__all__ = ["JointEmbeddingConfig", "Method", "MethodConfig", "MethodConfigs", "StageConfig", "SupervisedConfig"]
+__all__ = [
+    "METHODS",
+    "AnyMethodConfig",
+    "EmbeddingMethod",
+    "JointEmbeddingConfig",
+    "Method",
+    "MethodConfig",
+    "ProbeConfig",
+    "StageConfig",
+    "SupervisedConfig",
+]

@@ -1,6 +1,7 @@
-"""The contract of a method: named parts, stages that train some of them, and a score per tag in every stage.
+"""The contract of a method: named parts, stages that train some of them, and a score of any tag set in every stage.
 
-A new method is one file with a `MethodConfig` and a `Method`, and one line in `methods/__init__.py`.
+A new method is one file with a `MethodConfig` and a `Method` (or an `EmbeddingMethod`, where a clip's embedding is all
+it needs), and one line in `methods/__init__.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from atose_ray.encoders.base import Encoder
 from atose_ray.methods.stages import CACHED_CROPS, StageConfig, check_cache, check_carry
 from atose_ray.types import AnyBatch, Config, DataSpec, EmbeddedBatch, TagSet
 
@@ -22,13 +24,18 @@ class MethodConfig(Config):
 
     STAGES: stage name -> parts it trains unless told otherwise.
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
+    COMPARABLE: stages whose scores may be ranked against those of other methods' stages.
     embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
+    reads_vectors: whether it is built with tag vectors. scores_unseen: whether it scores tags that it never saw.
     """
 
     embeds_tags: ClassVar[bool] = False
+    reads_vectors: ClassVar[bool] = False
+    scores_unseen: ClassVar[bool] = False
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]]
     USES: ClassVar[dict[str, tuple[str, ...]]]
+    COMPARABLE: ClassVar[tuple[str, ...]]
 
     kind: str
     stages: tuple[StageConfig, ...] = Field(min_length=1)
@@ -72,59 +79,47 @@ class MethodConfig(Config):
         return sum(stage.epochs for stage in self.stages)
 
     @abstractmethod
-    def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> Method:
-        """The method around an encoder."""
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Method:
+        """The method around an encoder, for the tags of `spec`; `tags` brings their vectors where it reads them."""
 
 
 class Method(nn.Module, ABC):
-    """Parts are direct children, `encoder` one of them. `forward` gives losses, so that DDP's hooks fire; `score` gives
-    probabilities. Both take a Batch, which the encoder hears first, or an EmbeddedBatch, which it heard before.
+    """Parts are direct children, `encoder` one of them. `forward` gives losses, so that DDP's hooks fire.
 
-    gather: [B, X] -> the rows of all DDP workers; for losses that hold a clip against the others of its batch.
+    gather: [B, X] -> the rows of all DDP workers; for losses that compare a clip with the others of its batch.
     """
 
-    encoder: nn.Module
+    encoder: Encoder
 
-    def __init__(self, spec: DataSpec) -> None:
+    def __init__(self, encoder: Encoder, spec: DataSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.encoder = spec, encoder
         self.gather: Callable[[torch.Tensor], torch.Tensor] = _own_rows
 
     def forward(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """Losses of a batch in a stage: `loss` (what is minimised) and its named terms, all scalars."""
-        return self.losses(self.embed(batch).embed_BE, batch.tags_BC, stage)
+        """`losses`."""
+        return self.losses(batch, stage)
+
+    @abstractmethod
+    def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
+        """Losses of a batch in a stage: `loss` (what is minimised) and its named terms, all scalars.
+
+        An EmbeddedBatch comes only in stages that do not train the encoder.
+        """
+
+    @abstractmethod
+    def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
+        """B clips -> [B, len(tags)], the higher the likelier. Raises ValueError for tags that it cannot score."""
 
     def embed(self, batch: AnyBatch) -> EmbeddedBatch:
-        """The batch as the encoder hears it."""
+        """The batch, encoded: what a stage that does not train the encoder may cache, and `score` takes as well."""
         if isinstance(batch, EmbeddedBatch):
             return batch
         return EmbeddedBatch(self.encoder(batch.inputs), batch.tags_BC, batch.clip_id_B)
 
-    @abstractmethod
-    def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
-        """[B, E], [B, C] -> what `forward` returns."""
-
-    @abstractmethod
-    def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
-        """[B, E] -> [B, C] in [0, 1]: how this stage scores every tag of the spec."""
-
-    def joint_embeddings(
-        self, embed_BE: torch.Tensor, tags_BC: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """[B, E], [B, C] -> unit vectors of audio and of tags, [B, D] each; None for a method without a joint space."""
+    def joint_embeddings(self, batch: AnyBatch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """B clips -> unit vectors of their audio and of their tags, [B, D] each; None without a joint space."""
         return None
-
-    def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
-        """B clips -> [B, len(tags)] probabilities. Raises ValueError for a tag the model was not trained on."""
-        column = {name: index for index, name in enumerate(self.spec.tags)}
-        unknown = [name for name in tags.names if name not in column]
-        if unknown:
-            raise ValueError(
-                f"this {type(self).__name__} was trained on {len(column)} tags and cannot score {', '.join(unknown)}; "
-                f"it knows {', '.join(self.spec.tags)}"
-            )
-        scores_BC = self.probabilities(self.embed(batch).embed_BE, stage)
-        return scores_BC[:, [column[name] for name in tags.names]]
 
     def tag_embeddings(self) -> torch.Tensor | None:
         """[C, D] unit embeddings of the single tags, or None for a method that has none."""
@@ -143,6 +138,34 @@ class Method(nn.Module, ABC):
             module.train(name in parts)
             module.requires_grad_(name in parts)
         return [parameter for name in parts for parameter in children[name].parameters()]
+
+
+class EmbeddingMethod(Method):
+    """A method that needs nothing of a clip but its embedding, for the closed list of tags it is trained on."""
+
+    @abstractmethod
+    def embedding_losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
+        """[B, E], [B, C] -> what `losses` returns."""
+
+    @abstractmethod
+    def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
+        """[B, E] -> [B, C] in [0, 1]: how this stage scores every tag of the spec."""
+
+    def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
+        """`embedding_losses` of the encoded batch."""
+        return self.embedding_losses(self.embed(batch).embed_BE, batch.tags_BC, stage)
+
+    def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
+        """B clips -> [B, len(tags)] probabilities. Raises ValueError for a tag the model was not trained on."""
+        column = {name: index for index, name in enumerate(self.spec.tags)}
+        unknown = [name for name in tags.names if name not in column]
+        if unknown:
+            raise ValueError(
+                f"this {type(self).__name__} was trained on {len(column)} tags and cannot score {', '.join(unknown)}; "
+                f"it knows {', '.join(self.spec.tags)}"
+            )
+        scores_BC = self.probabilities(self.embed(batch).embed_BE, stage)
+        return scores_BC[:, [column[name] for name in tags.names]]
 
 
 def _own_rows(rows_BX: torch.Tensor) -> torch.Tensor:

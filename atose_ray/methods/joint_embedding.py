@@ -19,14 +19,14 @@ from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
-from torch import nn
 
-from atose_ray.methods.base import Method, MethodConfig, log_terms
+from atose_ray.encoders.base import Encoder
+from atose_ray.methods.base import EmbeddingMethod, MethodConfig, log_terms
 from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig, Projector
 from atose_ray.methods.stages import StageConfig
 from atose_ray.objectives import ObjectiveConfigs, PairwiseMarginConfig, reconstruction_loss, tagging_loss
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities
-from atose_ray.types import DataSpec
+from atose_ray.types import AnyBatch, DataSpec, TagSet
 
 EMBED_PARTS = ("encoder", "projector", "tag_encoder", "tag_decoder")
 
@@ -46,6 +46,8 @@ class JointEmbeddingConfig(MethodConfig):
     }
     USES: ClassVar[dict[str, tuple[str, ...]]] = {**STAGES, "classify": ("encoder", "classifier")}
 
+    COMPARABLE: ClassVar[tuple[str, ...]] = ("classify", "joint")  # not the decoder's of stage "embed"
+
     kind: Literal["joint_embedding"] = "joint_embedding"
     latent: int = Field(default=128, ge=2, le=4096)
     objective: ObjectiveConfigs = PairwiseMarginConfig()
@@ -53,29 +55,28 @@ class JointEmbeddingConfig(MethodConfig):
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
-    def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> JointEmbedding:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> JointEmbedding:
         """The method around an encoder."""
-        return JointEmbedding(self, encoder, embed_dim, spec)
+        return JointEmbedding(self, encoder, spec)
 
 
-class JointEmbedding(Method):
+class JointEmbedding(EmbeddingMethod):
     """Parts: encoder, projector, tag_encoder, tag_decoder, classifier."""
 
-    def __init__(self, config: JointEmbeddingConfig, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, config: JointEmbeddingConfig, encoder: Encoder, spec: DataSpec) -> None:
+        super().__init__(encoder, spec)
         self.objective, self.joint_weight = config.objective, config.joint_weight
-        self.encoder = encoder
-        self.projector = Projector(embed_dim, config.latent)
+        self.projector = Projector(encoder.embed_dim, config.latent)
         self.tag_encoder = TagEncoder(len(spec.tags), config.latent)
         self.tag_decoder = TagDecoder(config.latent, len(spec.tags))
-        self.classifier = config.head.build(embed_dim, len(spec.tags))
+        self.classifier = config.head.build(encoder.embed_dim, len(spec.tags))
 
-    def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
+    def embedding_losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
         """embed: MSE of the decoded tags plus the objective. classify: cross-entropy of the classifier. joint: all."""
         terms: dict[str, torch.Tensor] = {}
         if stage != "classify":
             weight = self.joint_weight if stage == "joint" else 1.0
-            audio_embed_BD, tag_embed_BD = self.joint_embeddings(embed_BE, tags_BC)
+            audio_embed_BD, tag_embed_BD = self.projector(embed_BE), self.tag_encoder(tags_BC)
             decoded_BC = probabilities(self.tag_decoder(tag_embed_BD), self.spec.exclusive)
             terms["reconstruction"] = weight * reconstruction_loss(decoded_BC, tags_BC)
             rows = (self.gather(one) for one in (tag_embed_BD, audio_embed_BD, tags_BC))
@@ -89,9 +90,9 @@ class JointEmbedding(Method):
         logits_BC = self.tag_decoder(self.projector(embed_BE)) if stage == "embed" else self.classifier(embed_BE)
         return probabilities(logits_BC, self.spec.exclusive)
 
-    def joint_embeddings(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, E], [B, C] -> unit vectors of the clips' audio and of their tags, [B, D] each."""
-        return self.projector(embed_BE), self.tag_encoder(tags_BC)
+    def joint_embeddings(self, batch: AnyBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """B clips -> unit vectors of their audio and of their tags, [B, D] each."""
+        return self.projector(self.embed(batch).embed_BE), self.tag_encoder(batch.tags_BC)
 
     @torch.no_grad()
     def tag_embeddings(self) -> torch.Tensor:

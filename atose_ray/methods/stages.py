@@ -29,7 +29,7 @@ class StageConfig(Config):
     carry: true goes on with the state (moments, velocity, step count) of the phase before, which must have trained the
         same parts with the same kind of optimizer. Schedule and warm-up start anew.
     trains: None takes the method's own choice for this stage.
-    cache: crops of every clip whose embeddings are kept where the encoder is frozen, so that it hears each crop once
+    cache: crops of every clip whose embeddings are kept where the encoder is frozen, so that each crop is encoded once
         (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8.
     """
 

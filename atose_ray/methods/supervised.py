@@ -1,6 +1,10 @@
-"""Supervised tagging: encoder and classifier together, no joint embedding. The published baseline ("noJE").
+"""Supervised tagging: a classifier on the encoder's embedding, no joint embedding.
 
-Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2 on a trained encoder.
+`supervised` trains encoder and classifier together: the published baseline ("noJE"). `probe` trains the classifier
+alone, on an encoder that stays as it came: freshly initialised, or trained before (`encoder: pretrained`, `init_from`).
+Its score says how much of the tags a linear map, or a small MLP, finds in the embedding (Alain & Bengio 2016).
+
+Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2.
 """
 
 from __future__ import annotations
@@ -8,40 +12,56 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from torch import nn
 
-from atose_ray.methods.base import Method, MethodConfig, log_terms
-from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig
+from atose_ray.encoders.base import Encoder
+from atose_ray.methods.base import EmbeddingMethod, MethodConfig, log_terms
+from atose_ray.methods.heads import HeadConfigs, LinearHeadConfig, MLPHeadConfig
 from atose_ray.methods.stages import StageConfig
 from atose_ray.objectives import tagging_loss
 from atose_ray.tags.autoencoder import probabilities
-from atose_ray.types import DataSpec
+from atose_ray.types import DataSpec, TagSet
 
 
 class SupervisedConfig(MethodConfig):
     """head: from the embedding to the tags."""
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
-    USES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
+    USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
+    COMPARABLE: ClassVar[tuple[str, ...]] = ("classify",)
 
     kind: Literal["supervised"] = "supervised"
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
-    def build(self, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> Supervised:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Supervised:
         """The method around an encoder."""
-        return Supervised(self, encoder, embed_dim, spec)
+        return Supervised(self.head, encoder, spec)
 
 
-class Supervised(Method):
+class ProbeConfig(MethodConfig):
+    """head: from the embedding of the frozen encoder to the tags."""
+
+    STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"probe": ("classifier",)}
+    USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
+    COMPARABLE: ClassVar[tuple[str, ...]] = ("probe",)
+
+    kind: Literal["probe"] = "probe"
+    head: HeadConfigs = LinearHeadConfig()
+    stages: tuple[StageConfig, ...] = (StageConfig(name="probe", epochs=100),)
+
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Supervised:
+        """The method around an encoder."""
+        return Supervised(self.head, encoder, spec)
+
+
+class Supervised(EmbeddingMethod):
     """Parts: encoder, classifier."""
 
-    def __init__(self, config: SupervisedConfig, encoder: nn.Module, embed_dim: int, spec: DataSpec) -> None:
-        super().__init__(spec)
-        self.encoder = encoder
-        self.classifier = config.head.build(embed_dim, len(spec.tags))
+    def __init__(self, head: HeadConfigs, encoder: Encoder, spec: DataSpec) -> None:
+        super().__init__(encoder, spec)
+        self.classifier = head.build(encoder.embed_dim, len(spec.tags))
 
-    def losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
+    def embedding_losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
         """Binary (or categorical) cross-entropy on the logits."""
         return log_terms(tagging=tagging_loss(self.classifier(embed_BE), tags_BC, self.spec.exclusive))
 

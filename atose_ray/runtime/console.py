@@ -13,7 +13,7 @@ from ray import tune
 from ray._private import worker as ray_worker
 
 from atose_ray.config import SearchConfig
-from atose_ray.evaluation.metrics import PROTOCOL
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.runtime.failures import Bugs, Cause, cause_of, reason_of, trace_of
 from atose_ray.runtime.gauges import Gauges, upload_board
 from atose_ray.runtime.object_store import Spilling
@@ -142,7 +142,7 @@ class Console(tune.Callback):  # type: ignore[misc]
             self.best = value
             if name != self.leader:
                 self.leader = name
-                self.say(f"lead   {name}  {self.metric} {value:.4f} [{PROTOCOL}] at epoch {result['epoch']}")
+                self.say(f"lead   {name}  {self.metric} {value:.4f} [{CLIP.name}] at epoch {result['epoch']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself, was pruned, or was stopped with the search."""
@@ -165,7 +165,7 @@ class Console(tune.Callback):  # type: ignore[misc]
         value = result.get(self.metric, float("nan"))
         best = " (best so far)" if job.about["name"] == self.leader else ""
         self.say(
-            f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} [{PROTOCOL}] after {epochs} epochs"
+            f"{ending['state']:<6} {job.about['name']}  {self.metric} {value:.4f} [{CLIP.name}] after {epochs} epochs"
             f"{best}{why}"
         )
         note = folder.about().get("note")

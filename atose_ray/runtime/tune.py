@@ -15,7 +15,6 @@ import torch
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
-from atose_ray.evaluation.examples import write_examples
 from atose_ray.evaluation.metrics import tag_correlation
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.runtime.nodes import check_nodes
@@ -39,6 +38,7 @@ from atose_ray.search.session import Session
 from atose_ray.search.space import compose
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, load_weights
+from atose_ray.training.examples import write_examples
 from atose_ray.training.record import LOG
 from atose_ray.training.run import Job, finish_run
 from atose_ray.types import DataSpec

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from atose_ray.evaluation.examples import EXAMPLES
 from atose_ray.storage import Store
+from atose_ray.training.examples import EXAMPLES
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 

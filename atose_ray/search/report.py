@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from atose_ray.evaluation.metrics import COUNTS, PROTOCOL
+from atose_ray.evaluation.metrics import COUNTS
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_importances
 from atose_ray.search.progress import last_sign, measure
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
@@ -85,7 +86,7 @@ def report_data(
         "promotion": study.promotion,
         "live": None if live_s is None else _live(study, live_s),
         "meanings": METRIC_MEANING,
-        "protocol": PROTOCOL,
+        "protocol": CLIP.name,
         "versions": study.versions,
     }
     return {**{name: _compact(part) for name, part in data.items()}, "sound": _sound(study)}

@@ -60,6 +60,14 @@ def folder_of(uri: str) -> tuple[str, str]:
     return folder + mark + query, urllib.parse.unquote(name)
 
 
+def read_uri(uri: str) -> bytes:
+    """The content of a file by path or URI. Raises FileNotFoundError, or StoreError where the storage is away."""
+    if not is_uri(uri):
+        return Path(uri).read_bytes()
+    folder, name = folder_of(uri)
+    return Store(folder).read(name)
+
+
 def default_store_uri() -> str:
     """ATOSE_STORE, else `atose_store` in the current folder."""
     return os.environ.get("ATOSE_STORE", "atose_store")

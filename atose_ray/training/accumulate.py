@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from atose_ray.training.ranks import world
+from atose_ray.ranks import world
 from atose_ray.training.record import RunFolder
 from atose_ray.types import AnyBatch
 

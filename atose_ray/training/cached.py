@@ -1,11 +1,11 @@
-"""A head on a frozen encoder: every crop is heard once, and the head trains on what was heard.
+"""A head on a frozen encoder: every crop is encoded once, and the head trains on the embeddings.
 
 The published recipe runs the frozen encoder over a fresh crop of every clip in each of 200 epochs. Here the first K
 epochs are those very epochs, and their embeddings are kept; from then on a clip's embedding is drawn among its K. A
 stage of at most K epochs is thus the uncached stage to the last bit of the encoder's arithmetic.
 
-Under DDP every rank embeds its share of an epoch, and the ranks exchange what they heard, so that each holds the table:
-clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank).
+Under DDP every rank embeds its share of an epoch, and the ranks exchange their embeddings, so that each holds the
+table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from atose_ray.data.batches import BatchSource
 from atose_ray.data.memory import free_device_bytes, free_host_bytes
 from atose_ray.data.sampling import uniform
 from atose_ray.methods import Method, MethodConfig
-from atose_ray.training.ranks import rank, world
+from atose_ray.ranks import rank, world
 from atose_ray.types import AnyBatch, EmbeddedBatch, Split
 
 Array = npt.NDArray[Any]
@@ -60,7 +60,7 @@ def check_room(run: RunConfig, method: Method, steps: int, device: torch.device)
     steps: batches per training epoch.
     """
     free = free_device_bytes(device) if device.type == "cuda" else free_host_bytes()
-    width = int(method.encoder.embed_dim)  # type: ignore[arg-type]  # every encoder has one
+    width = method.encoder.embed_dim
     for index, stage in enumerate(run.method.stages):
         span = cached_span(run.method, index)
         crops = span.crops if span else 0
@@ -73,15 +73,15 @@ def check_room(run: RunConfig, method: Method, steps: int, device: torch.device)
 
 
 class CachedEmbeddings:
-    """BatchSource of EmbeddedBatch over another source: audio until each crop was heard once, then the table.
+    """BatchSource of EmbeddedBatch over another source: inputs until each crop was encoded once, then the table.
 
-    The order of an epoch is that of the source while it is heard, then a permutation of (seed, epoch). The encoder must
-    be in eval mode, as Method.train_only leaves it in a stage that does not train it.
+    The order of an epoch is that of the source while it is encoded, then a permutation of (seed, epoch). The encoder
+    must be in eval mode, as Method.train_only leaves it in a stage that does not train it.
     """
 
     def __init__(self, method: Method, source: BatchSource, span: Span, seed: int, device: torch.device) -> None:
         self.method, self.source, self.span, self.seed, self.device = method, source, span, seed, device
-        self.heard: list[EmbeddedBatch] = []
+        self.encoded: list[EmbeddedBatch] = []
         self.sizes: list[int] = []
         self.valid: dict[Split, list[EmbeddedBatch]] = {}
         self.table: Table | None = None
@@ -91,34 +91,34 @@ class CachedEmbeddings:
         return self.source.steps()
 
     def evaluate(self, split: Split) -> Iterator[EmbeddedBatch]:
-        """The split's crops as the encoder hears them; it hears them once."""
+        """The split's crops, encoded; once for the whole stage."""
         if split not in self.valid:
-            self.valid[split] = [self._hear(batch) for batch in self.source.evaluate(split)]
+            self.valid[split] = [self._encode(batch) for batch in self.source.evaluate(split)]
         yield from self.valid[split]
 
     def train(self, epoch: int) -> Iterator[EmbeddedBatch]:
         """As many embeddings of every clip as the source has crops of it in an epoch."""
         position = epoch - self.span.first_epoch
-        while len(self.heard) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
-            for _ in self._hear_epoch(self.span.first_epoch + len(self.heard)):
+        while len(self.encoded) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
+            for _ in self._encode_epoch(self.span.first_epoch + len(self.encoded)):
                 pass
         if position < self.span.crops:
-            yield from self._hear_epoch(epoch)
+            yield from self._encode_epoch(epoch)
             return
         if self.table is None:
-            self.table = Table(self.heard)
+            self.table = Table(self.encoded)
         yield from self._recall(self.table, epoch)
 
-    def _hear_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
+    def _encode_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
         batches = []
         for batch in self.source.train(epoch):
-            batches.append(self._hear(batch))
+            batches.append(self._encode(batch))
             yield batches[-1]
         self.sizes = [len(batch.clip_id_B) for batch in batches]
-        self.heard.append(over_all_ranks(_joined(batches)))
+        self.encoded.append(over_all_ranks(_joined(batches)))
 
     @torch.no_grad()
-    def _hear(self, batch: AnyBatch) -> EmbeddedBatch:
+    def _encode(self, batch: AnyBatch) -> EmbeddedBatch:
         return self.method.embed(batch.to(self.device))
 
     def _recall(self, table: Table, epoch: int) -> Iterator[EmbeddedBatch]:
@@ -133,20 +133,20 @@ class CachedEmbeddings:
 
 
 class Table:
-    """embed_NKE float32 of N clips and K crops; has_NK: which were heard (under W ranks an epoch leaves up to W - 1
-    clips out); tags_NC; clip_id_N ascending; per_epoch: crops of a clip that one epoch hears. Empties `heard`."""
+    """embed_NKE float32 of N clips and K crops; has_NK: which were encoded (under W ranks an epoch leaves up to W - 1
+    clips out); tags_NC; clip_id_N ascending; per_epoch: crops of a clip in an epoch. Empties `encoded`."""
 
-    def __init__(self, heard: list[EmbeddedBatch]) -> None:
-        self.clip_id_N = np.unique(np.concatenate([crop.clip_id_B.cpu().numpy() for crop in heard]))
-        clips, device = len(self.clip_id_N), heard[0].embed_BE.device
-        rows = [np.searchsorted(self.clip_id_N, crop.clip_id_B.cpu().numpy()) for crop in heard]
+    def __init__(self, encoded: list[EmbeddedBatch]) -> None:
+        self.clip_id_N = np.unique(np.concatenate([crop.clip_id_B.cpu().numpy() for crop in encoded]))
+        clips, device = len(self.clip_id_N), encoded[0].embed_BE.device
+        rows = [np.searchsorted(self.clip_id_N, crop.clip_id_B.cpu().numpy()) for crop in encoded]
         self.per_epoch = int(np.bincount(rows[0]).max())
-        crops = len(heard) * self.per_epoch
-        self.embed_NKE = torch.zeros(clips, crops, heard[0].embed_BE.shape[1], device=device)
-        self.tags_NC = torch.zeros(clips, heard[0].tags_BC.shape[1], device=device)
+        crops = len(encoded) * self.per_epoch
+        self.embed_NKE = torch.zeros(clips, crops, encoded[0].embed_BE.shape[1], device=device)
+        self.tags_NC = torch.zeros(clips, encoded[0].tags_BC.shape[1], device=device)
         self.has_NK = np.zeros((clips, crops), bool)
         for epoch, row_N in enumerate(rows):
-            crop = heard.pop(0)  # so that no crop is in memory twice
+            crop = encoded.pop(0)  # so that no crop is in memory twice
             column_N = epoch * self.per_epoch + _occurrence(row_N)
             self.has_NK[row_N, column_N] = True
             where_N, columns = torch.from_numpy(row_N).to(device), torch.from_numpy(column_N).to(device)
@@ -154,7 +154,7 @@ class Table:
         self.first_N = self.has_NK.argmax(axis=1)
 
     def batch(self, row_B: Array, seed: int, epoch: int | Array) -> EmbeddedBatch:
-        """One of the heard crops of each clip, drawn by (seed, epoch, clip id)."""
+        """One of the encoded crops of each clip, drawn by (seed, epoch, clip id)."""
         clip_id_B = self.clip_id_N[row_B]
         crop_B = (uniform(seed ^ CROP_SALT, epoch, clip_id_B) * self.has_NK.shape[1]).astype(np.int64)
         crop_B = np.where(self.has_NK[row_B, crop_B], crop_B, self.first_N[row_B])

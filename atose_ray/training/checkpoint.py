@@ -88,6 +88,21 @@ class Model:
     metrics: dict[str, Any]
 
 
+def best_model(folder: RunFolder) -> Model:
+    """The model of a run's best epoch, in eval mode, on the CPU and in its run's precision.
+
+    Raises ValueError when the run has no finished epoch.
+    """
+    run = RunConfig.model_validate(folder.store.read_json("config.json"))
+    spec = DataSpec.model_validate(folder.store.read_json("data_spec.json"))
+    chosen = folder.best_epoch(run.metric)
+    method = run.build(spec)
+    load_weights(folder.store, BEST_WEIGHTS, method)
+    prepare_to_score(method, run.execution, torch.device("cpu"))
+    head = {"metric": run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
+    return Model(method.eval(), run, spec, chosen.stage, {**head, "number": folder.about().get("number", 0)})
+
+
 def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
     """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
     save_weights(store, "model.safetensors", method)

@@ -16,13 +16,14 @@ from torch import nn
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
 from atose_ray.data.memory import gpu_memory_held
+from atose_ray.encoders import Encoder
 from atose_ray.evaluation.metrics import NonFiniteError
-from atose_ray.evaluation.scoring import evaluate
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.methods import Method, StageConfig
+from atose_ray.ranks import is_main, rank, sum_over_all_ranks
 from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
-from atose_ray.training.ranks import is_main, rank
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import AnyBatch
 
@@ -103,6 +104,8 @@ def run_epochs(
         if is_main() and record.epoch not in {known.epoch for known in folder.epochs()}:
             folder.add_epoch(record)
         yield record
+    else:
+        fit_statistics(method, batches, device)
     feed: BatchSource = batches
     accumulator = Accumulator(folder)
     for index, stage in enumerate(run.method.stages):
@@ -122,6 +125,18 @@ def run_epochs(
             )
             yield record
         optimizer_state = optimizer.state_dict()
+
+
+@torch.no_grad()
+def fit_statistics(method: Method, batches: BatchSource, device: torch.device) -> None:
+    """What the encoder learns of the train split before it is trained (a scaler's buffers): one pass, all ranks' sums.
+
+    An encoder that fits nothing costs one batch of nothing: the pass ends where `statistics` gives None.
+    """
+    if type(method.encoder).statistics is Encoder.statistics:
+        return
+    sums = [method.encoder.statistics(batch.to(device).inputs) for batch in batches.train(0)]  # type: ignore[union-attr]
+    method.encoder.fit(sum_over_all_ranks(torch.stack([one.double() for one in sums if one is not None]).sum(dim=0)))
 
 
 def _start_stage(
@@ -175,7 +190,7 @@ def _run_epoch(
     method.train_only(run.method.trained_parts(stage))
     train_loss, lr = train_epoch(run, stage, module, optimizer, batches, position, device, accumulator.backward)
     try:
-        valid = evaluate(method, batches.evaluate("valid"), stage.name, device, method.spec.exclusive)
+        valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
     except NonFiniteError as error:
         raise DivergedError(f"after epoch {position.epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
     position = dataclasses.replace(position, stage_epoch=position.stage_epoch + 1, epoch=position.epoch + 1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atose_ray.config import RunConfig
-from atose_ray.evaluation.metrics import PROTOCOL
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.storage import Store
 from atose_ray.types import DataSpec
 
@@ -38,7 +38,7 @@ class EpochRecord:
     valid: dict[str, float]
     objective: float
     time: float
-    protocol: str = PROTOCOL
+    protocol: str = CLIP.name
     gpu_memory: float = 0.0
 
 
@@ -85,6 +85,16 @@ class RunFolder:
                 fields = {key: value for key, value in event.items() if key != "event"}
                 by_epoch[event["epoch"]] = EpochRecord(**fields)
         return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
+
+    def best_epoch(self, metric: str) -> EpochRecord:
+        """The epoch whose weights are kept: the first of those with the best validation score.
+
+        Raises ValueError when no epoch is finished.
+        """
+        epochs = self.epochs()
+        if not epochs:
+            raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")
+        return max(epochs, key=lambda record: (record.valid[metric], -record.epoch))
 
     def add_epoch(self, record: EpochRecord) -> None:
         """Append an epoch's line."""

@@ -4,7 +4,7 @@ in a trial's actor and in a DDP worker."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,15 @@ from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.evaluation.scoring import final_metrics
+from atose_ray.evaluation.protocols import CLIP
+from atose_ray.evaluation.scoring import score_clips, tag_facts
 from atose_ray.methods import Method
 from atose_ray.methods.base import count_parameters
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, Model, load_weights, save_model
+from atose_ray.training.checkpoint import CHECKPOINT, best_model, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder
-from atose_ray.types import Batch, DataSpec, Split
+from atose_ray.training.resolve import begin_with, tag_set
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def open_run(
     """
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset).without_test()
     torch.manual_seed(job.run.seed)
-    method = job.run.build(manifest.data_spec)
+    method = job.run.build(manifest.data_spec, tag_set(job.run, Store(job.store_uri), manifest.data_spec.tags))
+    if job.run.init_from is not None:
+        begin_with(method, job.run.init_from)
     device = pick_device(job.run)
     precision = prepare_for(method, job.run.execution, device)
     folder = RunFolder(Store(job.folder_uri))
@@ -136,22 +139,15 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
 
     Returns the metrics. Raises ValueError when the run has no finished epoch.
     """
-    folder = RunFolder(Store(job.folder_uri))
-    epochs = folder.epochs()
-    if not epochs:
-        raise ValueError(f"the run in {job.folder_uri} has no finished epoch, so there is no model to keep")
-    chosen = max(epochs, key=lambda record: (record.valid[job.run.metric], -record.epoch))
+    model = best_model(RunFolder(Store(job.folder_uri)))
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
-    method = job.run.build(manifest.data_spec)
-    load_weights(folder.store, BEST_WEIGHTS, method)
-    head = {"metric": job.run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
-    head["number"] = folder.about().get("number", 0)
-    spec: DataSpec = method.spec
     device = pick_device(job.run)
-    prepare_to_score(method, job.run.execution, device)
-    batches: Callable[[Split], Iterator[Batch]] = make_batches(job.run, manifest, job.store_uri).evaluate
-    metrics = final_metrics(Model(method, job.run, spec, chosen.stage, head), batches("test"), device)
-    save_model(best, method.cpu(), job.run, spec, metrics)
+    prepare_to_score(model.method.to(device), job.run.execution, device)
+    batches = make_batches(job.run, manifest, job.store_uri).evaluate("test")
+    scores = score_clips(model.method, batches, model.stage, device)
+    test = CLIP.metrics(scores, model.spec.exclusive)
+    metrics = {**model.metrics, "protocol": CLIP.name, "test": test, **tag_facts(model.method, scores)}
+    save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
 
 

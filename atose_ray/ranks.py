@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 
 
@@ -18,6 +19,13 @@ def world() -> int:
 def is_main() -> bool:
     """Whether this process writes the run folder."""
     return rank() == 0
+
+
+def sum_over_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all ranks, the same on each."""
+    if _together():
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def _together() -> bool:

@@ -1,0 +1,161 @@
+"""What a run's config leaves open, filled in once, before anything is trained: by the data, by a trained encoder, by
+tag vectors, by the weights it begins with. The result is the run's identity; every file that it depends on has a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from atose_ray.config import ConfigError, InitFrom, RunConfig, explain
+from atose_ray.data.shards import Manifest, data_store, read_tags
+from atose_ray.encoders import PretrainedConfig
+from atose_ray.methods import Method
+from atose_ray.storage import Store, StoreError, read_uri
+from atose_ray.tags.vectors import TagVectorsConfig
+from atose_ray.types import DataSpec, TagSet
+
+VECTORS = "tag_vectors"  # folder of a store: what was resolved, by hash
+WEIGHTS = "model.safetensors"
+TENSOR_FILES = (".safetensors", ".pt", ".pth", ".npz")
+
+
+def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
+    """The config that is trained: nothing left open. Raises ConfigError, or StoreError where a file cannot be read."""
+    spec = manifest.data_spec
+    if isinstance(run.encoder, PretrainedConfig):
+        run = from_model(run, run.encoder.model, spec)
+    run = run.resolve(spec, manifest.content_hash)
+    if run.init_from is not None:
+        run = run.model_copy(update={"init_from": with_hash(run.init_from)})
+    if run.tag_vectors is not None:
+        run = run.model_copy(update={"tag_vectors": with_vectors(run.tag_vectors, store, manifest)})
+    return run
+
+
+def from_model(run: RunConfig, uri: str, spec: DataSpec) -> RunConfig:
+    """The run with the encoder of a model folder: its config, its crop, and its weights to begin with."""
+    try:
+        model = RunConfig.model_validate_json(read_uri(f"{uri}/config.json"))
+        trained = DataSpec.model_validate_json(read_uri(f"{uri}/data_spec.json"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"encoder.model {uri} is not a model folder: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"encoder.model {uri} was written by another version: {explain(error, uri)}") from error
+    if trained.input.kind != spec.input.kind or trained.input.rate_hz != spec.input.rate_hz:
+        raise ConfigError(
+            f"the encoder of {uri} was trained on {trained.input.kind} at {trained.input.rate_hz:g} Hz, but the data "
+            f"set holds {spec.input.kind} at {spec.input.rate_hz:g} Hz; prepare it at that rate"
+        )
+    seconds = run.data.crop_seconds
+    if seconds not in (None, "published", model.data.crop_seconds):
+        raise ConfigError(
+            f"the encoder of {uri} was trained on crops of {model.data.crop_seconds} s, but data.crop_seconds is "
+            f"{seconds}; leave it out"
+        )
+    init = run.init_from or InitFrom(uri=uri)
+    data = run.data.model_copy(update={"crop_seconds": model.data.crop_seconds})
+    return run.model_copy(update={"encoder": model.encoder, "data": data, "init_from": init})
+
+
+def with_hash(init: InitFrom) -> InitFrom:
+    """`init` with the hash of its file. Raises ConfigError when it has another one than it was resolved with."""
+    digest = hashlib.sha256(_weights(init)).hexdigest()[:16]
+    if init.sha256 not in (None, digest):
+        raise ConfigError(
+            f"init_from {init.uri} holds other weights than this run was resolved with ({digest}, not {init.sha256}); "
+            "bring the file back, or leave init_from.sha256 out to train from the new ones"
+        )
+    return init.model_copy(update={"sha256": digest})
+
+
+def _weights(init: InitFrom) -> bytes:
+    uri = init.uri if init.uri.partition("?")[0].endswith(TENSOR_FILES) else f"{init.uri}/{WEIGHTS}"
+    try:
+        return read_uri(uri)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"init_from.uri is a model folder or a file of tensors ({', '.join(TENSOR_FILES)}), but got "
+            f"{init.uri}: {error}"
+        ) from error
+
+
+def begin_with(method: Method, init: InitFrom) -> None:
+    """Load the weights into the method's parts, in place. Raises ConfigError where they do not fit."""
+    content = _weights(with_hash(init))
+    if init.uri.partition("?")[0].endswith(TENSOR_FILES):
+        tensors = {f"encoder.{key}": value for key, value in read_tensors(init, content).items()}
+        wanted: tuple[str, ...] = ("encoder",)
+    else:
+        tensors, wanted = load_tensors(content), init.parts
+    children: dict[str, nn.Module] = dict(method.named_children())
+    for part in wanted:
+        own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+        if part not in children or not own:
+            raise ConfigError(f"init_from {init.uri} has no part {part!r} for the {', '.join(children)} of this method")
+        try:
+            children[part].load_state_dict(own)
+        except RuntimeError as error:
+            raise ConfigError(f"init_from {init.uri} does not fit the {part} of this run: {error}") from error
+
+
+def read_tensors(init: InitFrom, content: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name, without `init.prefix`. Nothing is unpickled but tensors. Raises ConfigError."""
+    try:
+        found: dict[str, Any]
+        if init.uri.endswith(".safetensors"):
+            found = load_tensors(content)
+        elif init.uri.endswith(".npz"):
+            arrays = np.load(io.BytesIO(content), allow_pickle=False)
+            found = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+        else:
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (ValueError, RuntimeError, OSError, zipfile.BadZipFile, pickle.UnpicklingError, SafetensorError) as error:
+        raise ConfigError(f"init_from {init.uri} is not a file of tensors: {error}") from error
+    return {key.removeprefix(init.prefix): value for key, value in found.items() if key.startswith(init.prefix)}
+
+
+def with_vectors(config: TagVectorsConfig, store: Store, manifest: Manifest) -> TagVectorsConfig:
+    """Tag vectors looked up, kept in the store under their hash. Raises ConfigError where a tag has none."""
+    vectors_CV = _looked_up(config, store.uri, manifest)
+    resolved = config.resolved(manifest.data_spec.tags, vectors_CV)
+    if config.content_hash not in (None, resolved.content_hash):
+        raise ConfigError(
+            f"tag_vectors {config.kind} gives other vectors than this run was resolved with; bring its source back, or "
+            "leave tag_vectors.content_hash out"
+        )
+    folder, name = store.child(VECTORS), f"{resolved.content_hash}.npy"
+    if not folder.exists(name):
+        buffer = io.BytesIO()
+        np.save(buffer, vectors_CV)
+        folder.write(name, buffer.getvalue())
+    return resolved
+
+
+def _looked_up(config: TagVectorsConfig, store_uri: str, manifest: Manifest) -> np.ndarray[Any, Any]:
+    store, spec = Store(store_uri), manifest.data_spec
+    tags_NC = read_tags(data_store(store, manifest.name), manifest, "train") if config.CLOSED else None
+    try:
+        return config.vectors(spec.tags, tags_NC)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"tag_vectors: {error}") from error
+
+
+def tag_set(run: RunConfig, store: Store, tags: tuple[str, ...]) -> TagSet:
+    """The tags of a resolved run with their vectors, where it has some. Raises StoreError where these are lost."""
+    if run.tag_vectors is None:
+        return TagSet(tags)
+    folder, name = store.child(VECTORS), f"{run.tag_vectors.content_hash}.npy"
+    if not folder.exists(name):
+        raise StoreError(f"the tag vectors of this run are not in {folder.uri} any more ({name}); resolve it again")
+    return TagSet(tags, torch.from_numpy(np.load(io.BytesIO(folder.read(name)), allow_pickle=False)))
