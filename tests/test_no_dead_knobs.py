@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_tree
+from pydantic import BaseModel
 
-from atose_ray.config import RunConfig, run_config
+from atose_ray.config import RunConfig, _models_in, run_config
 from atose_ray.methods import StageConfig
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, open_run
+from atose_ray.types import ByKind
 
 SAMPLE = {"kind": "sample_cnn", "block": "rese", "channels": 4, "se_ratio": 1}
 SINC = {"kind": "tag_sinc_net", "channels": 4, "se_ratio": 1, "filters": 6, "filter_length": 31}
@@ -86,6 +89,9 @@ ELSEWHERE = {
     "data.dataset": "names the shards (tests/test_prepare.py)",
     "data.residency": "tests/test_resident.py",
     "data.content_hash": "part of the identity (tests/test_config.py)",
+    "encoder.model": "tests/test_conformance.py: run_folder_of_a_probe",
+    "init_from": "tests/test_conformance.py: a_checkpoint_of_others",
+    "tag_vectors": "tests/test_conformance.py: tag_vectors",
     "execution.device": "pick_device (tests/test_ray.py: a trial that cannot start)",
     "execution.threads": "below",
     "execution.eval_batch_size": "below",
@@ -158,17 +164,15 @@ def test_execution_knobs(tiny_manifest, tiny_store, tmp_path) -> None:
     use_threads(before)
 
 
-def leaves(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> set[str]:
-    """The dotted paths of all leaf fields of a JSON schema, over all kinds."""
-    if "$ref" in node:
-        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    if "oneOf" in node or "anyOf" in node:
-        found = [leaves(schema, arm, path) for arm in node.get("oneOf", node.get("anyOf", []))]
-        return set().union(*found)
-    if "properties" in node:
-        found = [leaves(schema, sub, f"{path}.{name}" if path else name) for name, sub in node["properties"].items()]
-        return set().union(*found)
-    return {path}
+def leaves(model: type[BaseModel], path: str = "") -> set[str]:
+    """The dotted paths of all leaf fields of a config, over all kinds that may stand in it."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        here = f"{path}.{name}" if path else name
+        tables = [mark.table.values() for mark in field.metadata if isinstance(mark, ByKind)]
+        arms = [*itertools.chain(*tables), *_models_in(field.annotation)]
+        found |= set().union(*(leaves(arm, here) for arm in arms)) if arms else {here}
+    return found
 
 
 SEARCH = {  # every setting of a search, and the test that turns it
@@ -221,8 +225,7 @@ def test_settings_that_steer_the_search_are_heard(knob: str, value: Any) -> None
 
 
 def test_no_field_is_forgotten_here() -> None:
-    schema = RunConfig.model_json_schema()
-    fields = {path for path in leaves(schema, schema) if not path.endswith("kind")}
+    fields = {path for path in leaves(RunConfig) if not path.endswith("kind")}
     tried = {path for _, path, _ in KNOBS} | set(ELSEWHERE)
     missing = {path for path in fields if not any(path == t or path.startswith(t + ".") for t in tried)}
     assert not missing, f"no test turns {sorted(missing)}"

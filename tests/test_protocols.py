@@ -197,7 +197,7 @@ def test_published_figures_are_printed_beside_ours(trained) -> None:
         "published": evaluate.beside("speech_commands", 35, "test", "jetatag"),
     }
     text = evaluate.as_text([words, words])  # fmt: skip
-    assert "0.9695  [published]" in text and text.count("0.9000  [published]") == 3 and "model 2: m" in text
+    assert "0.9695  [jetatag]" in text and text.count("0.9000  [jetatag]") == 3 and "model 2: m" in text
 
 
 def test_other_tags_are_refused(trained, tmp_path: Path) -> None:
