@@ -27,7 +27,7 @@ from atose_ray.datasets.remote import list_source
 from atose_ray.storage import Store, is_uri
 from atose_ray.types import SPLITS, AudioInput, DataSpec, Listing, Split
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # 3: resampled by libsoxr; what an older one prepared stays valid, and prepare makes it anew
 MAX_SHARD_CLIPS, MIN_SHARD_CLIPS = 128, 16
 INPUTS = "inputs.json"
 
