@@ -7,8 +7,8 @@ import json
 import sys
 
 from atose_ray import cli
-from atose_ray.data.doctor import QUARANTINE, as_json, as_lines, examine, summary
-from atose_ray.data.doctor_page import PAGE, write_examination
+from atose_ray.data.doctor.checks import QUARANTINE, as_json, as_lines, examine, summary
+from atose_ray.data.doctor.page import PAGE, write_examination
 from atose_ray.data.shards import data_store
 
 

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, explain, yaml_value
-from atose_ray.data.doctor import examine
-from atose_ray.data.doctor import summary as examined
-from atose_ray.data.doctor_page import PAGE, write_examination
+from atose_ray.data.doctor.checks import examine
+from atose_ray.data.doctor.checks import summary as examined
+from atose_ray.data.doctor.page import PAGE, write_examination
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
 from atose_ray.datasets import KINDS, dataset_config

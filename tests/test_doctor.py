@@ -22,10 +22,10 @@ from test_s3 import Bucket, bucket  # noqa: F401
 from atose_ray import doctor as doctor_verb
 from atose_ray import prepare as prepare_verb
 from atose_ray.audio.io import clipped_share, decode, to_pcm16
-from atose_ray.data.doctor import COLUMNS, Examination, as_json, examine, problem_of, quarantine, summary
-from atose_ray.data.doctor_facts import FACTS, alike, load_clips, measure, read_audio, shape_of, trim
-from atose_ray.data.doctor_page import EXTREMES, MAX_PLAYERS, excerpt, heard, render_page
-from atose_ray.data.doctor_splits import folded
+from atose_ray.data.doctor.checks import COLUMNS, Examination, as_json, examine, problem_of, quarantine, summary
+from atose_ray.data.doctor.facts import FACTS, alike, load_clips, measure, read_audio, shape_of, trim
+from atose_ray.data.doctor.page import EXTREMES, MAX_PLAYERS, excerpt, heard, render_page
+from atose_ray.data.doctor.splits import folded
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import dataset_config
@@ -209,7 +209,7 @@ def test_trimming_and_likeness() -> None:
 
 
 def read_audio_of(pcm: np.ndarray):
-    from atose_ray.data.doctor_facts import Audio
+    from atose_ray.data.doctor.facts import Audio
 
     return Audio(pcm, 1 / 32767)
 

@@ -20,9 +20,9 @@ from conftest import RATE
 
 from atose_ray import doctor as doctor_verb
 from atose_ray.data.batches import CropSettings, LocalBatches
-from atose_ray.data.doctor import QUARANTINE, examine
-from atose_ray.data.doctor_facts import FACTS
-from atose_ray.data.doctor_page import PAGE
+from atose_ray.data.doctor.checks import QUARANTINE, examine
+from atose_ray.data.doctor.facts import FACTS
+from atose_ray.data.doctor.page import PAGE
 from atose_ray.data.prepare import prepare, write_shard
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import DatasetError, dataset_config

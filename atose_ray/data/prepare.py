@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atose_ray.data.doctor_facts import write_facts
+from atose_ray.data.doctor.facts import write_facts
 from atose_ray.data.shard_job import PARTS, ShardJob, ShardResult, read_part, write_shard
 from atose_ray.data.shards import MANIFEST, Manifest, data_store
 from atose_ray.datasets.base import DatasetConfig

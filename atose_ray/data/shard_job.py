@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from atose_ray.audio.io import AudioError, decode_parts, to_pcm16
-from atose_ray.data.doctor_facts import ClipFacts, measure
+from atose_ray.data.doctor.facts import ClipFacts, measure
 from atose_ray.data.shard_writer import ClipRow, ShardWriter
 from atose_ray.data.shards import ShardFile, SkippedClip
 from atose_ray.storage import SPOOL_BYTES, Store, folder_of, is_uri

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from atose_ray.data.batches import check_trainable
-from atose_ray.data.doctor_facts import Clip
-from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, counted, first_few, kind_of, share
+from atose_ray.data.doctor.facts import Clip
+from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, counted, first_few, kind_of, share
 from atose_ray.data.shards import Manifest
 from atose_ray.storage import StoreError
 from atose_ray.types import SPLITS

@@ -14,14 +14,13 @@ from importlib import resources
 import numpy as np
 
 from atose_ray.audio.io import wav_of
-from atose_ray.data.doctor import QUARANTINE, Examination, is_silent, quarantine, summary
-from atose_ray.data.doctor_facts import Audio, Clip, read_audio
-from atose_ray.data.doctor_findings import Finding, counted
-from atose_ray.data.doctor_plots import bar_chart, heat_map, histogram
-from atose_ray.data.doctor_splits import tag_matrix
+from atose_ray.data.doctor.checks import QUARANTINE, Examination, is_silent, quarantine, summary
+from atose_ray.data.doctor.facts import Audio, Clip, read_audio
+from atose_ray.data.doctor.findings import Finding, counted
+from atose_ray.data.doctor.plots import bar_chart, heat_map, histogram
+from atose_ray.data.doctor.splits import tag_matrix
 from atose_ray.data.shards import data_store
-from atose_ray.evaluation.metrics import tag_correlation
-from atose_ray.search.report import cluster_order
+from atose_ray.data.tag_statistics import tag_correlation, tag_order
 from atose_ray.storage import Store
 from atose_ray.types import SPLITS
 
@@ -241,7 +240,7 @@ def _map(found: Examination) -> str:
     if len(kept) < 2:
         return "<p class='note'>There is one tag only.</p>"
     phi_CC = tag_correlation(tags_NC[:, kept])
-    order = cluster_order(phi_CC)
+    order = tag_order(phi_CC)
     names = [found.manifest.data_spec.tags[kept[i]] for i in order]
     note = f"<p class='note'>The {len(kept)} most frequent tags of {tags_NC.shape[1]}.</p>"
     ordered = [[phi_CC[i][j] for j in order] for i in order]

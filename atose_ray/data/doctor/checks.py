@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atose_ray.data.doctor_facts import Audio, Clip, alike, load_clips, read_audio
-from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
-from atose_ray.data.doctor_splits import examine_splits
+from atose_ray.data.doctor.facts import Audio, Clip, alike, load_clips, read_audio
+from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
+from atose_ray.data.doctor.splits import examine_splits
 from atose_ray.data.shards import Manifest, SkippedClip, data_store, load_manifest
 from atose_ray.storage import Store
 
