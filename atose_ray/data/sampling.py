@@ -6,6 +6,7 @@ in an epoch is the same however the data is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Windows = Callable[[int, int, int], list[int]]  # units of a clip, of a crop, and how many crops -> their first units
 SHARE_SALT = 0x5348415245  # "SHARE": stands where an epoch number stands for crops, and no run has as many epochs
 
 
