@@ -285,7 +285,7 @@ def test_a_name_that_no_disk_can_hold_is_missing(tmp_path: Path) -> None:
     assert [clip.name for clip in manifest.skipped] == odd
     with (tmp_path / "raw" / "tags.csv").open("a") as table:
         table.write("nul\0.wav,train,a:b,\n")
-    with pytest.raises(DatasetError, match=r"tags\.csv (line \d+ holds NUL|must be a CSV in UTF-8)"):
+    with pytest.raises(DatasetError, match=r"tags\.csv (line \d+ holds NUL|.*must be a table in UTF-8)"):
         prepared(tmp_path / "raw", Store(str(tmp_path / "store")))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -115,6 +117,11 @@ class _Tally:
     tags: Counter[str] = field(default_factory=Counter)
     source_bytes: int = 0
 
+    def skip(self, clip: ClipRef, error: Exception) -> None:
+        """A clip that cannot be read. Its name may be bytes that are no UTF-8; the reason is text that is."""
+        reason = str(error).encode("utf-8", "backslashreplace").decode()
+        self.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=reason))
+
 
 def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[ShardFile, ...]:
     """Rows -> files of at most MAX_SHARD_BYTES: NAME.parquet, and NAME-1.parquet ... for what it cannot hold."""
@@ -132,32 +139,41 @@ def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[S
 
 
 def decode_rows(job: ShardJob, tally: _Tally) -> Iterator[ClipRow]:
-    """The rows of a job. The clips of a long file wait, on the disk where they are many, for its end to be sound."""
-    index, unit = {tag: i for i, tag in enumerate(job.tags)}, unit_of(job.longest)
-    for number, clip in zip(job.clip_ids, job.clips, strict=True):
-        tags = tuple(sorted(index[tag] for tag in clip.tags))
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+    """The rows of a job. A file of several clips that follow one another is opened, or fetched, once."""
+    numbered = zip(job.clip_ids, job.clips, strict=True)
+    for place, members in itertools.groupby(numbered, key=lambda pair: pair[1].source):
+        with contextlib.ExitStack() as opened:
             try:
-                with open_source(clip.source) as (source, size):
-                    facts = [*spool_parts(cast(BinaryIO, spool), source, number, clip, job)]
-            except (AudioError, SourceError, OSError) as error:
-                tally.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=legible(str(error))))
+                source, size = opened.enter_context(open_source(place))
+            except (SourceError, OSError) as error:
+                for _, clip in members:
+                    tally.skip(clip, error)
                 continue
             tally.source_bytes += size
-            tally.tags.update({tag: len(facts) for tag in clip.tags})
-            spool.seek(0)
-            for start_s, scale, fact in facts:
-                name = clip.name
-                if len(facts) > 1:
-                    name += f"#t={start_s:g},{start_s + fact.samples / job.longest.rate_hz:g}"
-                tally.facts.append(fact)
-                stored = np.frombuffer(spool.read(unit.itemsize * fact.samples), unit)
-                yield ClipRow(fact.clip_id, name, clip.group, tags, scale, stored)
+            for number, clip in members:
+                yield from clip_rows(source, number, clip, job, tally)
 
 
-def legible(text: str) -> str:
-    """A message about a file whose name is not UTF-8, as text that can be."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def clip_rows(
+    source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob, tally: _Tally
+) -> Iterator[ClipRow]:
+    """The rows of a file. Those of a long one wait, on the disk where they are many, for its end to be sound."""
+    tags, unit = tuple(sorted(job.tags.index(tag) for tag in clip.tags)), unit_of(job.longest)
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        try:
+            facts = [*spool_parts(cast(BinaryIO, spool), source, number, clip, job)]
+        except (AudioError, SourceError, OSError) as error:
+            tally.skip(clip, error)
+            return
+        tally.tags.update({tag: len(facts) for tag in clip.tags})
+        spool.seek(0)
+        for start_s, scale, fact in facts:
+            name = clip.name
+            if len(facts) > 1:
+                name += f"#t={start_s:g},{start_s + fact.samples / job.longest.rate_hz:g}"
+            tally.facts.append(fact)
+            stored = np.frombuffer(spool.read(unit.itemsize * fact.samples), unit)
+            yield ClipRow(fact.clip_id, name, clip.group, tags, scale, stored)
 
 
 def spool_parts(

@@ -80,8 +80,11 @@ def read_matrix(source: str | bytes | BinaryIO, clip: ClipRef) -> Matrix:
     file = clip.name if isinstance(clip.source, bytes) else f"{clip.source}#{key}" if key else clip.source
     if isinstance(source, str) and not Path(source).is_file():
         raise SourceError(f"{file}: no such file; check the path, or fetch the file")
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        matrix = _read(io.BytesIO(source) if isinstance(source, bytes) else source, Path(path).suffix.lower(), key)
+        if not isinstance(opened, str):
+            opened.seek(0)
+        matrix = _read(opened, Path(path).suffix.lower(), key)
     except DatasetError:
         raise
     except SourceError as error:
