@@ -7,13 +7,13 @@ import json
 import sys
 
 from atose_ray import cli
-from atose_ray.data.doctor import QUARANTINE, as_json, as_lines, examine, summary
-from atose_ray.data.doctor_page import PAGE, write_examination
+from atose_ray.data.doctor.checks import QUARANTINE, as_json, as_lines, examine, summary
+from atose_ray.data.doctor.page import PAGE, write_examination
 from atose_ray.data.shards import data_store
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of `doctor`."""
     parser = cli.parser(
         "doctor",
         "Examine a prepared data set: broken, truncated, silent, clipped, doubled and wrong-rate files, leaks between\n"

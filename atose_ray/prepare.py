@@ -8,25 +8,27 @@ from pydantic import ValidationError
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, explain, yaml_value
-from atose_ray.data.doctor import examine
-from atose_ray.data.doctor import summary as examined
-from atose_ray.data.doctor_page import PAGE, write_examination
+from atose_ray.data.doctor.checks import examine
+from atose_ray.data.doctor.checks import summary as examined
+from atose_ray.data.doctor.page import PAGE, write_examination
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.storage import Store, StoreError
-from atose_ray.types import SPLITS
+from atose_ray.types import SPLITS, AudioInput, Input
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of `prepare`."""
     parser = cli.parser(
         "prepare",
         "Decode a data set once, into shards that every training reads. The same inputs again: nothing is done.",
         "  python -m atose_ray.prepare demo\n  python -m atose_ray.prepare mtat --source /data/MagnaTagATune --store s3://bucket/atose",
     )
     parser.add_argument("dataset", help=", ".join(KINDS))
-    parser.add_argument("--source", help="folder of the raw audio and its annotations (demo renders its own)")
+    parser.add_argument(
+        "--source", help="folder of the raw audio or matrices and their annotations (demo renders its own)"
+    )
     parser.add_argument(
         "--option",
         action="append",
@@ -89,6 +91,12 @@ def dataset_options(pairs: list[str], source: str | None, dataset: str, store: S
     return options
 
 
+def _rate(about: Input) -> str:
+    if isinstance(about, AudioInput):
+        return f"{about.sample_rate_hz} Hz"
+    return f"{about.bins} bins of {about.dtype}, {about.rate_hz:g} frames a second"
+
+
 def summary(manifest: Manifest, store: Store, written: bool) -> str:
     """What was made, for a person: clips per split, what was left out, what was skipped and why."""
     spec = manifest.data_spec
@@ -98,12 +106,12 @@ def summary(manifest: Manifest, store: Store, written: bool) -> str:
     lines = [
         f"{'wrote' if written else 'nothing to do:'} {folder}",
         f"  clips: {splits}; {len(spec.tags)} {'exclusive ' if spec.exclusive else ''}tags; "
-        f"{spec.audio.sample_rate_hz} Hz, longest {spec.input.length / spec.audio.sample_rate_hz:.1f} s; "
+        f"{_rate(spec.input)}, longest {spec.input.length / spec.input.rate_hz:.1f} s; "
         f"{len(manifest.shards)} shards, {size:.1f} MB",
     ]
     lines += [f"  left out: {count} clips: {reason}" for reason, count in manifest.left_out.items()]
     if manifest.skipped:
-        lines.append(f"  skipped {len(manifest.skipped)} files that cannot be decoded (all in manifest.json):")
+        lines.append(f"  skipped {len(manifest.skipped)} files that cannot be read (all in manifest.json):")
         lines += [f"    {clip.name}: {clip.reason}" for clip in manifest.skipped[:5]]
     return "\n".join(lines)
 

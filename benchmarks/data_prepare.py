@@ -91,8 +91,8 @@ def loop(source: str) -> dict[str, float]:
 
 def ours(source: str, store_uri: str, cpus: int) -> dict[str, float]:
     """The parts of the verb, each timed: Ray's start, prepare, the doctor."""
-    from atose_ray.data.doctor import examine
-    from atose_ray.data.doctor_page import write_examination
+    from atose_ray.data.doctor.checks import examine
+    from atose_ray.data.doctor.page import write_examination
     from atose_ray.data.prepare import prepare
     from atose_ray.datasets import dataset_config
     from atose_ray.runtime.cluster import cluster

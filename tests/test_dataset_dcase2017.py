@@ -100,7 +100,7 @@ def test_bad_inputs(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"line 2: a label must be one of the 17 .* 'Tram'"):
         config.list_clips()
     table.unlink()
-    with pytest.raises(DatasetError, match=r"needs groundtruth_weak_label_testing_set.csv, but it is neither"):
+    with pytest.raises(DatasetError, match=r"needs groundtruth_weak_label_testing_set.csv .*, but .* has no such file"):
         config.list_clips()
     make_dcase2017(tmp_path)
     for folder, _ in AUDIO_FOLDERS.values():

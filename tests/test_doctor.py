@@ -22,10 +22,10 @@ from test_s3 import Bucket, bucket  # noqa: F401
 from atose_ray import doctor as doctor_verb
 from atose_ray import prepare as prepare_verb
 from atose_ray.audio.io import clipped_share, decode, to_pcm16
-from atose_ray.data.doctor import COLUMNS, Examination, as_json, examine, problem_of, quarantine, summary
-from atose_ray.data.doctor_facts import FACTS, alike, load_clips, measure, read_audio, shape_of, trim
-from atose_ray.data.doctor_page import EXTREMES, MAX_PLAYERS, excerpt, heard, render_page
-from atose_ray.data.doctor_splits import folded
+from atose_ray.data.doctor.checks import COLUMNS, Examination, as_json, examine, problem_of, quarantine, summary
+from atose_ray.data.doctor.facts import FACTS, alike, load_clips, measure, read_audio, shape_of, trim
+from atose_ray.data.doctor.page import EXTREMES, MAX_PLAYERS, excerpt, played, render_page
+from atose_ray.data.doctor.splits import folded
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import dataset_config
@@ -209,7 +209,7 @@ def test_trimming_and_likeness() -> None:
 
 
 def read_audio_of(pcm: np.ndarray):
-    from atose_ray.data.doctor_facts import Audio
+    from atose_ray.data.doctor.facts import Audio
 
     return Audio(pcm, 1 / 32767)
 
@@ -382,7 +382,7 @@ def test_a_third_of_the_folders_of_mtat_is_missing(tmp_path: Path) -> None:
     found = mtat(tmp_path / "raw", without="01245")
     assert kinds(found)["folders missing"] == "error" and not found.may_train
     missing = next(one for one in found.findings if one.kind == "folders missing")
-    assert "5 of the 16 folders have no file: 0, 1, 2, 4, 5" in missing.what and "cat mp3.zip.00*" in missing.way_out
+    assert "5 of the 16 folders have no file: 0, 1, 2, 4, 5" in missing.what and "cat mp3.zip.00*" in missing.hint
 
 
 def test_single_missing_files_or_folders_of_mtat_are_no_missing_part(tmp_path: Path) -> None:
@@ -455,7 +455,7 @@ def test_changed_shards_are_noticed(tiny_store: Store, tiny_manifest: Manifest, 
 
 def page_of(store: Store) -> tuple[Examination, str]:
     found = examine(store, "folder")
-    audio = read_audio(data_store(store, "folder"), [clip for clip, _ in heard(found)], 4)
+    audio = read_audio(data_store(store, "folder"), [clip for clip, _ in played(found)], 4)
     return found, render_page(found, audio)
 
 
@@ -479,13 +479,13 @@ def test_the_page_stands_alone_and_holds_what_was_found(source: Path) -> None:
     assert b"\\udcff" in quarantine(worse)
 
 
-def test_every_kind_of_fault_can_be_heard_and_the_number_of_players_is_bounded(source: Path) -> None:
+def test_every_kind_of_fault_can_be_played_and_the_number_of_players_is_bounded(source: Path) -> None:
     for index in range(25):
         (source / f"clip_{index:03d}.wav").write_bytes(wav((9 * noise(1, seed=index)).clip(-1, 1)))
     (source / "clip_030.wav").write_bytes(wav(np.zeros(4000)))
     found, page = page_of(prepared(source))
-    assert len(heard(found)) == MAX_PLAYERS == page.count("<audio")
-    assert {why.split(":")[0] for _, why in heard(found)} == {"clipped", "silent"}
+    assert len(played(found)) == MAX_PLAYERS == page.count("<audio")
+    assert {why.split(":")[0] for _, why in played(found)} == {"clipped", "silent"}
 
 
 def test_an_excerpt_holds_the_loudest_moment() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from atose_ray.evaluation.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table, tag_correlation
+from atose_ray.data.tag_statistics import tag_correlation
+from atose_ray.evaluation.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table
 
 TAGS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], float)
 

@@ -20,9 +20,9 @@ from conftest import RATE
 
 from atose_ray import doctor as doctor_verb
 from atose_ray.data.batches import CropSettings, LocalBatches
-from atose_ray.data.doctor import QUARANTINE, examine
-from atose_ray.data.doctor_facts import FACTS
-from atose_ray.data.doctor_page import PAGE
+from atose_ray.data.doctor.checks import QUARANTINE, examine
+from atose_ray.data.doctor.facts import FACTS
+from atose_ray.data.doctor.page import PAGE
 from atose_ray.data.prepare import prepare, write_shard
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import DatasetError, dataset_config
@@ -285,7 +285,7 @@ def test_a_name_that_no_disk_can_hold_is_missing(tmp_path: Path) -> None:
     assert [clip.name for clip in manifest.skipped] == odd
     with (tmp_path / "raw" / "tags.csv").open("a") as table:
         table.write("nul\0.wav,train,a:b,\n")
-    with pytest.raises(DatasetError, match=r"tags\.csv (line \d+ holds NUL|must be a CSV in UTF-8)"):
+    with pytest.raises(DatasetError, match=r"tags\.csv (line \d+ holds NUL|.*must be a table in UTF-8)"):
         prepared(tmp_path / "raw", Store(str(tmp_path / "store")))
 
 

@@ -38,7 +38,7 @@ def test_round_trip(tiny_source: Path, tiny_store: Store, tiny_manifest) -> None
         for group in tiny_manifest.row_groups(split):
             clips = read_row_group(folder, group, len(spec.tags))
             names = pq.read_table(folder.path(group.file))["name"].to_pylist()
-            for pcm, scale, tags, name in zip(clips.pcm_N, clips.scale_N, clips.tags_NC, names, strict=True):
+            for pcm, scale, tags, name in zip(clips.stored_N, clips.scale_N, clips.tags_NC, names, strict=True):
                 audio, _ = soundfile.read(tiny_source / name, dtype="float32")
                 assert np.abs(pcm * scale - audio).max() <= np.abs(audio).max() / 32767
                 assert {spec.tags[i] for i in np.flatnonzero(tags)} == set(rows[name]["tags"].split("|"))

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
+from atose_ray.data.tag_statistics import tag_order
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
 from atose_ray.search.record import BestRecord, EpochRecord, StudyRecord, TagEmbeddings, TrialRecord
-from atose_ray.search.report import cluster_order, render_report, report_data, triangle_correlation
+from atose_ray.search.report import render_report, report_data, triangle_correlation
 from atose_ray.types import DataSpec
 
 INSTRUMENTS = (
@@ -389,9 +390,9 @@ def test_importance_survives_unreadable_ranges() -> None:
 # ---- tags
 
 
-def test_cluster_order_is_a_permutation_that_keeps_groups_together() -> None:
+def test_tag_order_is_a_permutation_that_keeps_groups_together() -> None:
     correlation, _ = tag_matrices(30)
-    order = cluster_order(correlation)
+    order = tag_order(correlation)
     assert sorted(order) == list(range(30))
     group = np.random.default_rng(1).permutation(30) // 3
     changes = sum(group[a] != group[b] for a, b in itertools.pairwise(order))
@@ -399,8 +400,8 @@ def test_cluster_order_is_a_permutation_that_keeps_groups_together() -> None:
 
 
 @pytest.mark.parametrize("matrix", [[], [[1.0]], [[1.0, math.nan], [math.nan, 1.0]]])
-def test_cluster_order_of_next_to_nothing(matrix: list[list[float]]) -> None:
-    assert sorted(cluster_order(matrix)) == list(range(len(matrix)))
+def test_tag_order_of_next_to_nothing(matrix: list[list[float]]) -> None:
+    assert sorted(tag_order(matrix)) == list(range(len(matrix)))
 
 
 def test_triangle_correlation() -> None:

@@ -81,7 +81,7 @@ def test_batches_on_a_gpu_are_those_of_streaming(residency, tiny_run, fine_store
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     streamed, kept = sources(tiny_run(data=data()), fine_store, residency, device=GPU)
-    assert isinstance(kept.held_train.parts[0], torch.Tensor) == (residency == "device")
+    assert isinstance(kept.train_clips.parts[0], torch.Tensor) == (residency == "device")
     assert all(batch.inputs.device.type == "cuda" for batch in kept.train(0))
     assert_same(streamed.train(1), kept.train(1))
     assert_same(streamed.evaluate("valid"), kept.evaluate("valid"))
@@ -109,11 +109,11 @@ def test_a_share_is_the_same_through_ray_data(ray_cluster, world, tiny_run, fine
 def test_only_the_share_is_read_and_held(tiny_run, fine_store) -> None:
     _, whole = sources(tiny_run(data=data()), fine_store, "host")
     _, share = sources(tiny_run(data=data(train_share=0.25)), fine_store, "host")
-    assert len(whole.held_train.clip_id_N) == 36 and len(share.held_train.clip_id_N) == 9
-    assert len(share.held_train.parts[0]) == share.held_train.n_samples_N.sum()
-    assert set(share.held_train.clip_id_N) < set(whole.held_train.clip_id_N)
+    assert len(whole.train_clips.clip_id_N) == 36 and len(share.train_clips.clip_id_N) == 9
+    assert len(share.train_clips.parts[0]) == share.train_clips.n_samples_N.sum()
+    assert set(share.train_clips.clip_id_N) < set(whole.train_clips.clip_id_N)
     ids = [set(torch.cat([batch.clip_id_B for batch in share.train(epoch)]).tolist()) for epoch in (0, 1)]
-    assert ids[0] == ids[1] == set(share.held_train.clip_id_N.tolist())
+    assert ids[0] == ids[1] == set(share.train_clips.clip_id_N.tolist())
 
 
 def test_a_share_too_small_for_the_workers_is_refused(tiny_run, tiny_store) -> None:
@@ -160,10 +160,10 @@ def test_runs_of_one_process_share_what_is_held(tiny_run, tiny_store, monkeypatc
         patch.setattr(memory, "free_host_bytes", lambda: 0)
         patch.setattr(resident, "read_clips", lambda *_: pytest.fail("read again"))
         second = make_batches(other, manifest, tiny_store.uri, device=CPU)
-    assert second.held_train is first.held_train and second.held_valid is first.held_valid
+    assert second.train_clips is first.train_clips and second.valid_clips is first.valid_clips
     del first, second
     gc.collect()
-    assert not resident._HELD
+    assert not resident._IN_MEMORY
 
 
 def test_shards_changed_after_prepare_are_noticed(tiny_run, tiny_store, tmp_path) -> None:
@@ -230,7 +230,7 @@ def test_the_need_is_the_samples_and_little_more(tiny_run, tiny_store, monkeypat
     monkeypatch.setattr(resident, "choose_residency", lambda wanted, need, world, device: needs.append(need) or "host")
     gc.collect()
     kept = make_batches(tiny_run(), load_manifest(tiny_store, "folder"), tiny_store.uri, device=CPU)
-    exact = kept.held_train.nbytes + kept.held_valid.nbytes
+    exact = kept.train_clips.nbytes + kept.valid_clips.nbytes
     assert exact <= needs[0] <= exact + 48 * 512
 
 

@@ -24,10 +24,9 @@ from atose_ray import prepare as prepare_verb
 from atose_ray import report, tag, tune
 from atose_ray import train as train_verb
 from atose_ray.data.prepare import prepare
-from atose_ray.data.shard_job import source_store
 from atose_ray.datasets import dataset_config
 from atose_ray.datasets.base import DatasetError
-from atose_ray.datasets.remote import list_source
+from atose_ray.datasets.remote import list_source, source_store
 from atose_ray.search.record import load_study_record, study_store
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import load_model

@@ -97,7 +97,7 @@ def test_batches_are_those_of_streaming(
             assert_same(streamed.train(epoch), kept.train(epoch))
         for split in ("valid", "test"):
             assert_same(streamed.evaluate(split), kept.evaluate(split))
-        same = [a is b for a, b in zip(kept.held_train.parts, clips.splits["train"].parts, strict=False)]
+        same = [a is b for a, b in zip(kept.train_clips.parts, clips.splits["train"].parts, strict=False)]
         assert all(same) if place == "stream" else not any(same)  # the very arrays: nothing is copied
 
 

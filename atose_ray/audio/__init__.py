@@ -1,1 +1,1 @@
-"""Decode, resample and transform sound. The only room that imports torchaudio."""
+"""Decode, resample and transform sound. The only room that imports soxr and torchaudio."""

@@ -25,8 +25,10 @@ from atose_ray.data.sampling import (
     train_buffers,
 )
 from atose_ray.data.shards import (
+    PCM,
     ClipIndex,
     Manifest,
+    Unit,
     crop_bounds,
     data_store,
     read_crops_into,
@@ -54,35 +56,37 @@ class BatchSource(Protocol):
 
 
 class Crops(NamedTuple):
-    """pcm_NT int16, scale_N float32, tags_NC uint8, clip_id_N int64: a quarter of the size of a Batch."""
+    """stored_NT int16, or frames [N, F, M] as stored; scale_N float32, tags_NC uint8, clip_id_N int64. Of audio it is
+    half the size of a Batch."""
 
-    pcm_NT: Array
+    stored_NT: Array
     scale_N: Array
     tags_NC: Array
     clip_id_N: Array
 
     def batch(self, first: int, last: int) -> Batch:
-        """Rows first..last as a Batch: float32 audio in [-1, 1]."""
-        audio_BT = torch.from_numpy(self.pcm_NT[first:last].astype(np.float32))
-        audio_BT *= torch.from_numpy(self.scale_N[first:last].astype(np.float32))[:, None]
+        """Rows first..last as a Batch: float32 audio in [-1, 1], or frames."""
+        inputs = torch.from_numpy(self.stored_NT[first:last].astype(np.float32))
+        inputs *= per_row(torch.from_numpy(self.scale_N[first:last].astype(np.float32)), inputs)
         tags_BC = torch.from_numpy(self.tags_NC[first:last].astype(np.float32))
-        return Batch(audio_BT, tags_BC, torch.from_numpy(self.clip_id_N[first:last].astype(np.int64)))
+        return Batch(inputs, tags_BC, torch.from_numpy(self.clip_id_N[first:last].astype(np.int64)))
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order, at most `size` at a time."""
-        for first in range(0, len(self.pcm_NT), size):
+        for first in range(0, len(self.stored_NT), size):
             yield self.batch(first, first + size)
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What a reader must know to cut a split into crops."""
+    """What a reader must know to cut a split into crops. crop_samples: their length in units; unit: of the shards."""
 
     store_uri: str
     dataset: str
     n_tags: int
     crop_samples: int
     seed: int
+    unit: Unit = PCM
 
 
 def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
@@ -94,7 +98,9 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     local = folder.local_path
     if local is None:
         with ThreadPoolExecutor(REQUESTS) as pool:
-            whole = list(pool.map(lambda group: read_row_group(folder, group, settings.n_tags), buffer.groups))
+            whole = list(
+                pool.map(lambda group: read_row_group(folder, group, settings.n_tags, settings.unit), buffer.groups)
+            )
         clips = joined(whole)
     else:
         clips = joined([read_index(folder, group, settings.n_tags) for group in buffer.groups])
@@ -103,18 +109,18 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     clip_id_N, n_samples_N = clips.clip_id_N[clip_N], clips.n_samples_N[clip_N]
     draws_N = epoch * buffer.crops + buffer.draw_N
     starts_N = crop_starts(settings.seed, draws_N, clip_id_N, n_samples_N, settings.crop_samples)
-    pcm_NT = np.zeros((len(clip_N), settings.crop_samples), np.int16)
+    stored_NT = np.zeros((len(clip_N), settings.crop_samples), settings.unit)
     for index, group in enumerate(buffer.groups):
         crops_n = np.flatnonzero(buffer.group_N == index)
-        rows, starts, out = buffer.row_N[crops_n].tolist(), starts_N[crops_n].tolist(), [pcm_NT[i] for i in crops_n]
+        rows, starts, out = buffer.row_N[crops_n].tolist(), starts_N[crops_n].tolist(), [stored_NT[i] for i in crops_n]
         of_group = clips.n_samples_N[first_G[index] : first_G[index + 1]]
         if local is not None and len(out) * settings.crop_samples < of_group.sum():
             read_crops_into(local / group.file, group, of_group, rows, starts, out)
             continue
-        pcm = read_row_group(folder, group, settings.n_tags).pcm_N if local is not None else whole[index].pcm_N
+        clips_of = read_row_group(folder, group, settings.n_tags, settings.unit) if local is not None else whole[index]
         for row, start, crop_T in zip(rows, starts, out, strict=True):
-            cut(pcm[row], start, crop_T)
-    return Crops(pcm_NT, clips.scale_N[clip_N], clips.tags_NC[clip_N], clip_id_N)
+            cut(clips_of.stored_N[row], start, crop_T)
+    return Crops(stored_NT, clips.scale_N[clip_N], clips.tags_NC[clip_N], clip_id_N)
 
 
 def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
@@ -125,20 +131,27 @@ def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
 
 def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[int], list[int]]) -> Crops:
     """The crops of every clip of a row group that begin at `starts_of(its samples)`, clip after clip."""
-    clips = read_row_group(data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags)
-    starts = [starts_of(len(pcm)) for pcm in clips.pcm_N]
+    clips = read_row_group(
+        data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags, settings.unit
+    )
+    starts = [starts_of(len(stored)) for stored in clips.stored_N]
     clip = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
-    pcm_NT = np.zeros((len(clip), settings.crop_samples), np.int16)
+    stored_NT = np.zeros((len(clip), settings.crop_samples), settings.unit)
     flat = (start for clip_starts in starts for start in clip_starts)
     for row, (index, start) in enumerate(zip(clip.tolist(), flat, strict=True)):
-        cut(clips.pcm_N[index], start, pcm_NT[row])
-    return Crops(pcm_NT, clips.scale_N[clip], clips.tags_NC[clip], clips.clip_id_N[clip])
+        cut(clips.stored_N[index], start, stored_NT[row])
+    return Crops(stored_NT, clips.scale_N[clip], clips.tags_NC[clip], clips.clip_id_N[clip])
 
 
-def cut(pcm_T: Array, start: int, out_T: Array) -> None:
-    """Copy the crop that begins at `start` (negative: zeros first) into `out_T`, which is zero."""
-    source, target, count = crop_bounds(len(pcm_T), start, len(out_T))
-    out_T[target : target + count] = pcm_T[source : source + count]
+def cut(stored_T: Array, start: int, out_T: Array) -> None:
+    """Copy the crop that begins at `start` (negative: zeros first) into `out_T`, which is zero. Both [T] or [F, M]."""
+    source, target, count = crop_bounds(len(stored_T), start, len(out_T))
+    out_T[target : target + count] = stored_T[source : source + count]
+
+
+def per_row(scale_B: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """[B] -> [B, 1, ...], of as many axes as `like`."""
+    return scale_B.view(-1, *[1] * (like.dim() - 1))
 
 
 class LocalBatches:
@@ -211,23 +224,23 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
 
     Raises StoreError when the stream ends early: shards were lost while reading.
     """
-    held: deque[Crops] = deque()
+    waiting: deque[Crops] = deque()
     for number, size in enumerate(sizes):
         parts: list[Crops] = []
         missing = size
         while missing:
-            if not held:
+            if not waiting:
                 fresh = next(buffers, None)
                 if fresh is None:
                     raise StoreError(
                         f"the data ended in batch {number + 1} of {len(sizes)}: rows were lost while reading"
                     )
-                held.append(fresh)
-            front = held.popleft()
+                waiting.append(fresh)
+            front = waiting.popleft()
             parts.append(Crops(*(part[:missing] for part in front)))
-            if len(front.pcm_NT) > missing:
-                held.appendleft(Crops(*(part[missing:] for part in front)))
-            missing -= len(parts[-1].pcm_NT)
+            if len(front.stored_NT) > missing:
+                waiting.appendleft(Crops(*(part[missing:] for part in front)))
+            missing -= len(parts[-1].stored_NT)
         whole = parts[0] if len(parts) == 1 else Crops(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
         yield whole.batch(0, size)
 

@@ -1,4 +1,4 @@
-"""Clips in memory, samples end to end: on the host, in memory that processes share, or on a device."""
+"""Clips in memory, end to end: on the host, in memory that processes share, or on a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from atose_ray.data.batches import CropSettings
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import data_store, read_lengths, read_row_group
+from atose_ray.data.shards import Unit, data_store, read_lengths, read_row_group
 from atose_ray.storage import Store
 
 Array = npt.NDArray[Any]
@@ -20,7 +20,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class MemoryClips:
-    """N clips in memory. parts: int16 [S] each, samples end to end: arrays on the host, or one tensor on a device.
+    """N clips in memory. parts: int16 [S] each, samples end to end (or frames [S, M] as stored): arrays on the host, or
+    one tensor on a device.
 
     The rest lies on the host: part_N, first_N, n_samples_N int64: in which part a clip lies, and where there;
     clip_id_N int64; scale_N float32; tags_NC float32.
@@ -36,14 +37,14 @@ class MemoryClips:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the samples."""
+        """Bytes of what is stored."""
         return sum(int(part.nbytes) for part in self.parts)
 
-    def samples(self, clip: int) -> Array:
-        """A view of a clip's samples, int16 [T]; they must lie on the host."""
+    def stored(self, clip: int) -> Array:
+        """A view of a clip, int16 [T] or frames [F, M]; it must lie on the host."""
         first = self.first_N[clip]
-        samples_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
-        return samples_T
+        stored_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
+        return stored_T
 
     def only(self, clip_N: Array) -> MemoryClips:
         """Some of the clips, in this order, where they lie: no sample is copied."""
@@ -68,7 +69,7 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
     folder = data_store(Store(settings.store_uri), settings.dataset)
     n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
     ends_N = np.cumsum(n_samples_N)
-    pcm_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, where)
+    all_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, settings.unit, where)
     clip_id, scale, tags = [], [], []
     row = filled = 0
     for group in groups:
@@ -76,15 +77,15 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
         row += group.clips
         if len(rows_n) == 0:
             continue
-        clips = read_row_group(folder, group, settings.n_tags)
-        samples_S = np.concatenate([clips.pcm_N[i] for i in rows_n])
-        pcm_S[filled : filled + len(samples_S)] = samples_S if where.type == "cpu" else torch.from_numpy(samples_S)
-        filled += len(samples_S)
+        clips = read_row_group(folder, group, settings.n_tags, settings.unit)
+        part_S = np.concatenate([clips.stored_N[i] for i in rows_n])
+        all_S[filled : filled + len(part_S)] = part_S if where.type == "cpu" else torch.from_numpy(part_S)
+        filled += len(part_S)
         clip_id.append(clips.clip_id_N[rows_n])
         scale.append(clips.scale_N[rows_n])
         tags.append(clips.tags_NC[rows_n])
     return MemoryClips(
-        (pcm_S,),
+        (all_S,),
         np.zeros(len(ends_N), np.int64),
         ends_N - n_samples_N,
         n_samples_N,
@@ -94,17 +95,19 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
     )
 
 
-def copied(held: MemoryClips, where: torch.device) -> MemoryClips:
+def copied(clips: MemoryClips, unit: Unit, where: torch.device) -> MemoryClips:
     """The clips, end to end, on a device; one clip is copied in host memory at a time."""
-    ends_N = np.cumsum(held.n_samples_N)
-    pcm_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, where)
+    ends_N = np.cumsum(clips.n_samples_N)
+    all_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, unit, where)
     for clip, end in enumerate(ends_N.tolist()):
-        samples_T = held.samples(clip).copy()  # what is lent is read-only, which torch has no word for
-        pcm_S[end - len(samples_T) : end] = torch.from_numpy(samples_T)
-    first_N, part_N = ends_N - held.n_samples_N, np.zeros(len(ends_N), np.int64)
-    return MemoryClips((pcm_S,), part_N, first_N, held.n_samples_N, held.clip_id_N, held.scale_N, held.tags_NC)
+        stored_T = clips.stored(clip).copy()  # what is shared is read-only, which torch has no word for
+        all_S[end - len(stored_T) : end] = torch.from_numpy(stored_T)
+    first_N, part_N = ends_N - clips.n_samples_N, np.zeros(len(ends_N), np.int64)
+    return MemoryClips((all_S,), part_N, first_N, clips.n_samples_N, clips.clip_id_N, clips.scale_N, clips.tags_NC)
 
 
-def _empty(samples: int, where: torch.device) -> Any:
-    """Room for so many samples: an array on the host, a tensor on a device."""
-    return np.empty(samples, np.int16) if where.type == "cpu" else torch.empty(samples, dtype=torch.int16, device=where)
+def _empty(units: int, unit: Unit, where: torch.device) -> Any:
+    """Room for so many units: an array on the host, a tensor on a device."""
+    if where.type == "cpu":
+        return np.empty(units, unit)
+    return torch.empty((units, *unit.shape), dtype=torch.from_numpy(np.empty(0, unit)).dtype, device=where)

@@ -19,21 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from atose_ray.data.doctor_facts import write_facts
+from atose_ray.data.doctor.facts import write_facts
 from atose_ray.data.shard_job import PARTS, ShardJob, ShardResult, read_part, write_shard
 from atose_ray.data.shards import MANIFEST, Manifest, data_store
 from atose_ray.datasets.base import DatasetConfig
 from atose_ray.datasets.remote import list_source
 from atose_ray.storage import Store, is_uri
-from atose_ray.types import SPLITS, AudioInput, DataSpec, Listing, Split
+from atose_ray.types import SPLITS, DataSpec, Input, Listing, Split
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # 3: resampled by libsoxr; what an older one prepared stays valid, and prepare makes it anew
 MAX_SHARD_CLIPS, MIN_SHARD_CLIPS = 128, 16
 INPUTS = "inputs.json"
 
 
 class PrepareError(ValueError):
-    """A data set that cannot become shards: the message says what was found and the way out."""
+    """A data set that cannot become shards: the message says what was found, and what to do."""
 
 
 RunJobs = Callable[[list[ShardJob]], Iterable[ShardResult]]
@@ -63,10 +63,11 @@ def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -
             folder.delete(name)
         folder.write_json(INPUTS, inputs_hash)
     drop_partial(folder)
-    jobs = plan_shards(listing, config, folder.uri)
+    longest = config.longest_clip(listing.clips)
+    jobs = plan_shards(listing, longest, folder.uri)
     results = list(run_jobs(jobs))
     drop_partial(folder)  # a node that was lost on the way may have left some
-    manifest = assemble(config, listing, results, inputs_hash)
+    manifest = assemble(config, listing, longest, results, inputs_hash)
     write_facts(folder, (facts for job in jobs for facts in read_part(folder, job.name).facts))
     folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
     folder.delete(PARTS)
@@ -81,7 +82,7 @@ def drop_partial(folder: Store) -> None:
             folder.delete(name)
 
 
-def plan_shards(listing: Listing, config: DatasetConfig, folder_uri: str) -> list[ShardJob]:
+def plan_shards(listing: Listing, longest: Input, folder_uri: str) -> list[ShardJob]:
     """Clips -> shard jobs: every split on its own, its clips in a fixed random order, so that a row group is a mixture.
 
     Clip ids are positions in the listing; those of a file's further clips have their number in the upper 32 bits.
@@ -101,15 +102,16 @@ def plan_shards(listing: Listing, config: DatasetConfig, folder_uri: str) -> lis
                     clips=tuple(listing.clips[i] for i in members),
                     clip_ids=members,
                     tags=listing.tags,
-                    sample_rate_hz=config.sample_rate_hz,
-                    max_clip_seconds=config.max_clip_seconds,
+                    longest=longest,
                     peak_normalize=listing.peak_normalize,
                 )
             )
     return jobs
 
 
-def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult], inputs_hash: str) -> Manifest:
+def assemble(
+    config: DatasetConfig, listing: Listing, longest: Input, results: list[ShardResult], inputs_hash: str
+) -> Manifest:
     """The manifest of finished shards. Raises PrepareError when nothing could be decoded."""
     shards = sorted((file for result in results for file in result.files), key=lambda shard: shard.name)
     skipped = sorted((s for r in results for s in r.skipped), key=lambda clip: clip.name)
@@ -130,10 +132,7 @@ def assemble(config: DatasetConfig, listing: Listing, results: list[ShardResult]
         name=listing.name,
         dataset=config.model_dump(mode="json"),
         data_spec=DataSpec(
-            input=AudioInput(
-                sample_rate_hz=config.sample_rate_hz,
-                clip_samples=max(result.longest_samples for result in results),
-            ),
+            input=longest.of_length(max(result.longest_samples for result in results)),
             tags=listing.tags,
             exclusive=listing.exclusive,
             peak_normalize=listing.peak_normalize,

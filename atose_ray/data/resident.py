@@ -1,8 +1,8 @@
-"""The train and valid splits whole in memory, as int16: read once, cut into the very batches that streaming gives.
+"""The train and valid splits whole in memory, as stored: read once, cut into the very batches that streaming gives.
 
 On a device the crops of a batch are one gather, and no sample crosses the bus again. On the host they are slices: a
-gather through an index of one integer per sample is 50 to 100 times slower there. Where crops are cut on the host for a
-GPU, they travel as int16. `data/memory.py` says which splits are kept where. Test is read once in a run, so it streams.
+gather through an index of one integer per unit is 50 to 100 times slower there. Where crops are cut on the host for a
+GPU, they travel as stored. `data/memory.py` says which splits are kept where. Test is read once in a run: it streams.
 
 The samples may lie in memory that several processes of a machine share (SharedClips): then nothing is read at all.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atose_ray.data.batches import CropSettings, LocalBatches, cut
+from atose_ray.data.batches import CropSettings, LocalBatches, cut, per_row
 from atose_ray.data.in_memory import MemoryClips, copied, read_clips
 from atose_ray.data.memory import Residency, choose_residency
 from atose_ray.data.sampling import RowGroup, Windows, crop_starts, eval_share, eval_starts
@@ -38,19 +38,19 @@ class SharedClips:
     splits: Mapping[Split, MemoryClips]
 
     def share(self, source: LocalBatches, split: Split) -> MemoryClips:
-        """What a rank keeps of a split, in the order of `held_groups`."""
+        """What a rank keeps of a split, in the order of `kept_groups`."""
         whole = self.splits[split]
         if split == "train":
             return whole.only(np.flatnonzero(source.chosen_N))
         groups = source.manifest.row_groups(split)
         first = dict(zip(groups, first_clips(groups), strict=True))
-        mine = [np.arange(group.clips) + first[group] for group in held_groups(source, split)]
+        mine = [np.arange(group.clips) + first[group] for group in kept_groups(source, split)]
         return whole.only(np.concatenate([np.empty(0, np.int64), *mine]))
 
 
-# What this process holds now, so that the runs of one actor, one after another, read the data once. It goes with its
-# last user.
-_HELD: weakref.WeakValueDictionary[tuple[Any, ...], MemoryClips] = weakref.WeakValueDictionary()
+# What this process has in memory, so that the runs of one actor, one after another, read the data once. It goes with
+# its last user.
+_IN_MEMORY: weakref.WeakValueDictionary[tuple[Any, ...], MemoryClips] = weakref.WeakValueDictionary()
 
 
 def batches_of(
@@ -58,26 +58,26 @@ def batches_of(
     wanted: Residency,
     device: torch.device,
     manifest: Manifest,
-    lent: SharedClips | None = None,
+    shared: SharedClips | None = None,
     **rest: Any,
 ) -> LocalBatches:
     """The batches of one rank, from where the config and the memory let its clips be kept.
 
-    reader: what streams; of `auto`, a reader other than LocalBatches (Ray Data) streams, unless clips are lent. lent:
-    taken by `auto` instead of reading, where they are of this data. rest: what a reader takes.
+    reader: what streams; of `auto`, a reader other than LocalBatches (Ray Data) streams, unless there are shared clips.
+    shared: taken by `auto` instead of reading, where they are of this data. rest: what a reader takes.
     Raises ResidencyError when `wanted` names a place that is too small or is not there.
     """
     streamed = reader(manifest, **rest)
-    if lent is not None and (wanted != "auto" or lent.content_hash != manifest.content_hash):
-        lent = None
-    if wanted == "auto" and reader is not LocalBatches and lent is None:
+    if shared is not None and (wanted != "auto" or shared.content_hash != manifest.content_hash):
+        shared = None
+    if wanted == "auto" and reader is not LocalBatches and shared is None:
         return streamed
     residency = place(wanted, streamed, device)
-    if lent is not None and residency == "stream":
+    if shared is not None and residency == "stream":
         residency = "host"
     if residency == "stream":
         return streamed
-    return ResidentBatches(manifest, residency=residency, device=device, lent=lent, **rest)
+    return ResidentBatches(manifest, residency=residency, device=device, shared=shared, **rest)
 
 
 def kept_in(batches: LocalBatches) -> str:
@@ -95,49 +95,51 @@ def place(wanted: Residency, source: LocalBatches, device: torch.device) -> Resi
     if device.type == "cuda":
         places = {"device": device, **places}
     for residency, where in places.items():
-        if wanted in ("auto", residency) and held_key(source, "train", where) in _HELD:
+        if wanted in ("auto", residency) and memory_key(source, "train", where) in _IN_MEMORY:
             return residency
     weight = {split: sum(s.bytes for s in source.manifest.shards if s.split == split) for split in ("train", "valid")}
     need = weight["train"] * source.chosen_N.mean() + weight["valid"] / source.world
     return choose_residency(wanted, int(need), source.world, device)
 
 
-def held_groups(source: LocalBatches, split: Split) -> list[RowGroup]:
+def kept_groups(source: LocalBatches, split: Split) -> list[RowGroup]:
     """The row groups of a split that a rank keeps: all of train, its own part of any other."""
     groups = source.manifest.row_groups(split)
     return groups if split == "train" else eval_share(groups, source.rank, source.world)
 
 
-def held_key(source: LocalBatches, split: Split, where: torch.device) -> tuple[Any, ...]:
+def memory_key(source: LocalBatches, split: Split, where: torch.device) -> tuple[Any, ...]:
     """What tells one set of clips in memory from another."""
     settings, chosen = source.settings, source.chosen_N.tobytes() if split == "train" else None
-    part = (source.manifest.content_hash, *held_groups(source, split))
+    part = (source.manifest.content_hash, *kept_groups(source, split))
     return settings.store_uri, settings.dataset, part, chosen, str(where)
 
 
-def hold(source: LocalBatches, split: Split, where: torch.device, lent: SharedClips | None = None) -> MemoryClips:
-    """A rank's clips of a split on `where`: those that another source of this process holds, or copied or read now.
+def load_clips(
+    source: LocalBatches, split: Split, where: torch.device, shared: SharedClips | None = None
+) -> MemoryClips:
+    """A rank's clips of a split on `where`: those that another source of this process has, or copied or read now.
 
-    lent: to copy from. Raises StoreError when a shard is not what the manifest says.
+    shared: to copy from. Raises StoreError when a shard is not what the manifest says.
     """
-    key = held_key(source, split, where)
-    held = _HELD.get(key)
-    if held is None:
-        groups = held_groups(source, split)
+    key = memory_key(source, split, where)
+    clips = _IN_MEMORY.get(key)
+    if clips is None:
+        groups = kept_groups(source, split)
         everything = np.ones(sum(group.clips for group in groups), bool)
-        if lent is not None:
-            held = copied(lent.share(source, split), where)
+        if shared is not None:
+            clips = copied(shared.share(source, split), source.settings.unit, where)
         else:
-            held = read_clips(source.settings, groups, source.chosen_N if split == "train" else everything, where)
-        _HELD[key] = held
-    return held
+            clips = read_clips(source.settings, groups, source.chosen_N if split == "train" else everything, where)
+        _IN_MEMORY[key] = clips
+    return clips
 
 
 class ResidentBatches(LocalBatches):
     """BatchSource whose train and valid splits lie in memory: LocalBatches' batches to the bit, on `device`.
 
     residency: `host` keeps the samples in host memory, `device` on `device`. A rank of several keeps the whole train
-    split (its clips are others every epoch) and its own part of valid. lent: taken instead of reading.
+    split (its clips are others every epoch) and its own part of valid. shared: taken instead of reading.
     """
 
     def __init__(
@@ -147,55 +149,55 @@ class ResidentBatches(LocalBatches):
         *,
         residency: Residency,
         device: torch.device,
-        lent: SharedClips | None = None,
+        shared: SharedClips | None = None,
         **sizes: Any,
     ) -> None:
         super().__init__(manifest, settings, **sizes)
         self.residency, self.device = residency, device
-        self.shared = lent is not None and residency == "host"
-        if lent is not None and residency == "host":
-            self.held_train, self.held_valid = lent.share(self, "train"), lent.share(self, "valid")
+        self.shared = shared is not None and residency == "host"
+        if shared is not None and residency == "host":
+            self.train_clips, self.valid_clips = shared.share(self, "train"), shared.share(self, "valid")
             return
         where = device if residency == "device" else torch.device("cpu")
-        self.held_train, self.held_valid = hold(self, "train", where, lent), hold(self, "valid", where, lent)
+        self.train_clips, self.valid_clips = (load_clips(self, split, where, shared) for split in ("train", "valid"))
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Random crops of every clip."""
-        held, groups, length = self.held_train, held_groups(self, "train"), self.settings.crop_samples
+        clips, groups, length = self.train_clips, kept_groups(self, "train"), self.settings.crop_samples
         first = dict(zip(groups, first_clips(groups), strict=True))
         buffers = self.buffers(epoch)
         positions = [np.array([first[group] for group in b.groups])[b.group_N] + b.row_N for b in buffers]
         clip_N = (np.cumsum(self.chosen_N) - 1)[np.concatenate(positions)]
         draws_N = epoch * self.crops_per_clip + np.concatenate([buffer.draw_N for buffer in buffers])
-        starts_N = crop_starts(self.settings.seed, draws_N, held.clip_id_N[clip_N], held.n_samples_N[clip_N], length)
-        yield from self._batches(held, clip_N, starts_N, self.sizes)
+        starts_N = crop_starts(self.settings.seed, draws_N, clips.clip_id_N[clip_N], clips.n_samples_N[clip_N], length)
+        yield from self._batches(clips, clip_N, starts_N, self.sizes)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise."""
         if split != "valid":
             yield from super().evaluate(split, windows)
             return
-        held, groups = self.held_valid, held_groups(self, "valid")
+        clips, groups = self.valid_clips, kept_groups(self, "valid")
         for first, group in zip(first_clips(groups), groups, strict=True):
-            lengths = held.n_samples_N[first : first + group.clips].tolist()
+            lengths = clips.n_samples_N[first : first + group.clips].tolist()
             starts = [windows(n_samples, self.settings.crop_samples, self.eval_crops) for n_samples in lengths]
             clip_N = first + np.repeat(np.arange(group.clips), [len(of_clip) for of_clip in starts])
             starts_N = np.array([start for of_clip in starts for start in of_clip])
             full, rest = divmod(len(clip_N), self.eval_batch_size)
-            yield from self._batches(held, clip_N, starts_N, [self.eval_batch_size] * full + [rest] * (rest > 0))
+            yield from self._batches(clips, clip_N, starts_N, [self.eval_batch_size] * full + [rest] * (rest > 0))
 
-    def _batches(self, held: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int]) -> Iterator[Batch]:
+    def _batches(self, clips: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int]) -> Iterator[Batch]:
         """The crops of `clip_N` at `starts_N`, cut into batches of these sizes."""
         scale_N, tags_NC, clip_id_N = (
-            torch.from_numpy(part[clip_N]).to(self.device) for part in (held.scale_N, held.tags_NC, held.clip_id_N)
+            torch.from_numpy(part[clip_N]).to(self.device) for part in (clips.scale_N, clips.tags_NC, clips.clip_id_N)
         )
         crops = _gathered if self.residency == "device" else _sliced
-        pcm = crops(held, clip_N, starts_N, sizes, self.settings.crop_samples)
+        stored = crops(clips, clip_N, starts_N, sizes, self.settings)
         first = 0
-        for size, pcm_BT in zip(sizes, pcm, strict=True):
+        for size, stored_BT in zip(sizes, stored, strict=True):
             rows = slice(first, first + size)
-            audio_BT = pcm_BT.to(self.device).float().mul_(scale_N[rows, None])
-            yield Batch(audio_BT, tags_NC[rows], clip_id_N[rows])
+            inputs = stored_BT.to(self.device, torch.float32).mul_(per_row(scale_N[rows], stored_BT))
+            yield Batch(inputs, tags_NC[rows], clip_id_N[rows])
             first += size
 
 
@@ -204,38 +206,41 @@ def first_clips(groups: list[RowGroup]) -> list[int]:
     return [0, *itertools.accumulate(group.clips for group in groups)][:-1]
 
 
-def _sliced(held: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int) -> Iterator[torch.Tensor]:
-    """int16 [B, T] per batch, from samples on the host."""
+def _sliced(
+    clips: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], settings: CropSettings
+) -> Iterator[torch.Tensor]:
+    """[B, T] or [B, F, M] as stored per batch, from clips on the host."""
     row = 0
     for size in sizes:
-        pcm_BT = np.zeros((size, length), np.int16)
-        for out_T, clip, start in zip(pcm_BT, clip_N[row : row + size], starts_N[row : row + size], strict=True):
-            cut(held.samples(clip), int(start), out_T)
-        yield torch.from_numpy(pcm_BT)
+        stored_BT = np.zeros((size, settings.crop_samples), settings.unit)
+        for out_T, clip, start in zip(stored_BT, clip_N[row : row + size], starts_N[row : row + size], strict=True):
+            cut(clips.stored(clip), int(start), out_T)
+        yield torch.from_numpy(stored_BT)
         row += size
 
 
 def _gathered(
-    held: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], length: int
+    clips: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], settings: CropSettings
 ) -> Iterator[torch.Tensor]:
-    """int16 [B, T] per batch, by one gather each from samples on a device."""
-    pcm_S = torch.as_tensor(held.parts[0])
-    where = pcm_S.device
+    """[B, T] or [B, F, M] as stored per batch, by one gather each from clips on a device."""
+    all_S = torch.as_tensor(clips.parts[0])
+    where = all_S.device
     first_N, n_samples_N, start_N = (
-        torch.from_numpy(part).to(where) for part in (held.first_N[clip_N], held.n_samples_N[clip_N], starts_N)
+        torch.from_numpy(part).to(where) for part in (clips.first_N[clip_N], clips.n_samples_N[clip_N], starts_N)
     )
     row = 0
     for size in sizes:
         rows = slice(row, row + size)
-        yield gather_crops(pcm_S, first_N[rows], n_samples_N[rows], start_N[rows], length)
+        yield gather_crops(all_S, first_N[rows], n_samples_N[rows], start_N[rows], settings.crop_samples)
         row += size
 
 
 def gather_crops(
-    pcm_S: torch.Tensor, first_B: torch.Tensor, n_samples_B: torch.Tensor, start_B: torch.Tensor, length: int
+    all_S: torch.Tensor, first_B: torch.Tensor, n_samples_B: torch.Tensor, start_B: torch.Tensor, length: int
 ) -> torch.Tensor:
-    """int16 [S], three int64 [B] -> int16 [B, length]: from `start_B` of the clip at `first_B`; zero outside it."""
-    index_BT = start_B[:, None] + torch.arange(length, device=pcm_S.device)
+    """[S] or [S, M], three int64 [B] -> [B, length] or [B, length, M]: from `start_B` of the clip at `first_B`; zero
+    outside it."""
+    index_BT = start_B[:, None] + torch.arange(length, device=all_S.device)
     inside_BT = (index_BT >= 0) & (index_BT < n_samples_B[:, None])
-    index_BT = (index_BT + first_B[:, None]).clamp_(0, len(pcm_S) - 1)
-    return pcm_S[index_BT].masked_fill_(~inside_BT, 0)
+    index_BT = (index_BT + first_B[:, None]).clamp_(0, len(all_S) - 1)
+    return all_S[index_BT].masked_fill_(~inside_BT.view(*inside_BT.shape, *[1] * (all_S.dim() - 1)), 0)

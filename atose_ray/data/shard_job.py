@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import os
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from atose_ray.audio.io import AudioError, decode_parts, to_pcm16
-from atose_ray.data.doctor_facts import ClipFacts, measure
-from atose_ray.data.shard_writer import ClipRow, ShardWriter
-from atose_ray.data.shards import ShardFile, SkippedClip
-from atose_ray.storage import SPOOL_BYTES, Store, folder_of, is_uri
-from atose_ray.types import ClipRef, Split
+from atose_ray.data.doctor.facts import ClipFacts, measure, measure_frames
+from atose_ray.data.shard_writer import ClipRow, ShardWriter, little_endian
+from atose_ray.data.shards import ShardFile, SkippedClip, unit_of
+from atose_ray.datasets.base import SourceError
+from atose_ray.datasets.frames import matrix_pieces, read_matrix
+from atose_ray.datasets.remote import open_source
+from atose_ray.storage import SPOOL_BYTES, Store
+from atose_ray.types import AudioInput, ClipRef, FrameInput, Input, Split
 
 MAX_SHARD_BYTES = 256 << 20
 PART_SHIFT = 32
@@ -29,7 +32,10 @@ PARTS = "parts"
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What one task decodes and writes: everything a worker needs, picklable, without credentials."""
+    """What one task decodes and writes: everything a worker needs, picklable, without credentials.
+
+    longest: what the clips hold; a longer one becomes several.
+    """
 
     folder_uri: str
     name: str
@@ -37,8 +43,7 @@ class ShardJob:
     clips: tuple[ClipRef, ...]
     clip_ids: tuple[int, ...]
     tags: tuple[str, ...]
-    sample_rate_hz: int
-    max_clip_seconds: float
+    longest: Input
     peak_normalize: bool
 
 
@@ -112,6 +117,11 @@ class _Tally:
     tags: Counter[str] = field(default_factory=Counter)
     source_bytes: int = 0
 
+    def skip(self, clip: ClipRef, error: Exception) -> None:
+        """A clip that cannot be read. Its name may be bytes that are no UTF-8; the reason is text that is."""
+        reason = str(error).encode("utf-8", "backslashreplace").decode()
+        self.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=reason))
+
 
 def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[ShardFile, ...]:
     """Rows -> files of at most MAX_SHARD_BYTES: NAME.parquet, and NAME-1.parquet ... for what it cannot hold."""
@@ -121,7 +131,7 @@ def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[S
         name = f"{job.name}-{len(files)}.parquet" if files else f"{job.name}.parquet"
         with folder.writing(name) as file:
             writer = ShardWriter(file)
-            while row is not None and (writer.bytes == 0 or writer.bytes + row.pcm_T.nbytes <= MAX_SHARD_BYTES):
+            while row is not None and (writer.bytes == 0 or writer.bytes + row.stored.nbytes <= MAX_SHARD_BYTES):
                 writer.add(row)
                 row = next(rows, None)
             files.append(writer.finish(name, job.split))
@@ -129,72 +139,78 @@ def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[S
 
 
 def decode_rows(job: ShardJob, tally: _Tally) -> Iterator[ClipRow]:
-    """The rows of a job. The clips of a long file wait, on the disk where they are many, for its end to be sound."""
-    index = {tag: i for i, tag in enumerate(job.tags)}
-    for number, clip in zip(job.clip_ids, job.clips, strict=True):
-        tags = tuple(sorted(index[tag] for tag in clip.tags))
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+    """The rows of a job. A file of several clips that follow one another is opened, or fetched, once."""
+    numbered = zip(job.clip_ids, job.clips, strict=True)
+    for place, members in itertools.groupby(numbered, key=lambda pair: pair[1].source):
+        with contextlib.ExitStack() as opened:
             try:
-                with open_source(clip.source) as (source, size):
-                    facts = [*spool_parts(cast(BinaryIO, spool), source, number, clip, job)]
-            except (AudioError, OSError) as error:
-                tally.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=legible(str(error))))
+                source, size = opened.enter_context(open_source(place))
+            except (SourceError, OSError) as error:
+                for _, clip in members:
+                    tally.skip(clip, error)
                 continue
             tally.source_bytes += size
-            tally.tags.update({tag: len(facts) for tag in clip.tags})
-            spool.seek(0)
-            for start_s, scale, fact in facts:
-                name = clip.name
-                if len(facts) > 1:
-                    name += f"#t={start_s:g},{start_s + fact.samples / job.sample_rate_hz:g}"
-                tally.facts.append(fact)
-                pcm_T = np.frombuffer(spool.read(2 * fact.samples), "<i2")
-                yield ClipRow(fact.clip_id, name, clip.group, tags, scale, pcm_T)
+            for number, clip in members:
+                yield from clip_rows(source, number, clip, job, tally)
 
 
-def legible(text: str) -> str:
-    """A message about a file whose name is not UTF-8, as text that can be."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def clip_rows(
+    source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob, tally: _Tally
+) -> Iterator[ClipRow]:
+    """The rows of a file. Those of a long one wait, on the disk where they are many, for its end to be sound."""
+    tags, unit = tuple(sorted(job.tags.index(tag) for tag in clip.tags)), unit_of(job.longest)
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        try:
+            facts = [*spool_parts(cast(BinaryIO, spool), source, number, clip, job)]
+        except (AudioError, SourceError, OSError) as error:
+            tally.skip(clip, error)
+            return
+        tally.tags.update({tag: len(facts) for tag in clip.tags})
+        spool.seek(0)
+        for start_s, scale, fact in facts:
+            name = clip.name
+            if len(facts) > 1:
+                name += f"#t={start_s:g},{start_s + fact.samples / job.longest.rate_hz:g}"
+            tally.facts.append(fact)
+            stored = np.frombuffer(spool.read(unit.itemsize * fact.samples), unit)
+            yield ClipRow(fact.clip_id, name, clip.group, tags, scale, stored)
 
 
 def spool_parts(
     spool: BinaryIO, source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob
 ) -> Iterator[tuple[float, float, ClipFacts]]:
-    """Decode a file's clips into `spool` as int16. Gives where each begins in the file, its scale and its facts.
+    """Decode a file's clips into `spool` as stored. Gives where each begins in the file, its scale and its facts.
 
-    Raises AudioError, maybe after some.
+    Raises AudioError or SourceError, maybe after some.
     """
+    if isinstance(job.longest, FrameInput):
+        parts = frame_parts(source, clip, job.longest)
+    else:
+        parts = audio_parts(source, clip, job.longest, job.peak_normalize)
+    for part, (start_s, stored, scale, facts) in enumerate(parts):
+        spool.write(little_endian(stored).tobytes())
+        yield start_s, scale, dataclasses.replace(facts, clip_id=number | part << PART_SHIFT)
+
+
+Parts = Iterator[tuple[float, npt.NDArray[Any], float, ClipFacts]]
+
+
+def audio_parts(source: str | bytes | BinaryIO, clip: ClipRef, longest: AudioInput, peak_normalize: bool) -> Parts:
+    """The clips of a sound file: where each begins, int16 [T], scale, facts."""
     parts = decode_parts(
         source,
         name=None if isinstance(source, (str, bytes)) else str(clip.source),
-        sample_rate_hz=job.sample_rate_hz,
+        sample_rate_hz=longest.sample_rate_hz,
         start_s=clip.start_s,
         end_s=clip.end_s,
-        max_seconds=job.max_clip_seconds,
+        max_seconds=longest.length / longest.rate_hz,
     )
-    for part, decoded in enumerate(parts):
-        pcm_T, scale = to_pcm16(decoded.audio_T, job.peak_normalize)
-        spool.write(pcm_T.astype("<i2", copy=False).tobytes())
-        yield decoded.start_s, scale, measure(number | part << PART_SHIFT, pcm_T, scale, decoded)
+    for decoded in parts:
+        pcm_T, scale = to_pcm16(decoded.audio_T, peak_normalize)
+        yield decoded.start_s, pcm_T, scale, measure(0, pcm_T, scale, decoded)
 
 
-@contextlib.contextmanager
-def open_source(source: str | bytes) -> Iterator[tuple[str | bytes | BinaryIO, int]]:
-    """What the decoder reads, and its bytes; a file in object storage is fetched first, with the store's patience.
-
-    Raises AudioError where there is none, StoreError where the storage does not answer.
-    """
-    if isinstance(source, bytes):
-        yield source, len(source)
-    elif is_uri(source):
-        folder_uri, name = folder_of(source)
-        try:
-            with source_store(folder_uri).reading(name) as file:
-                yield file, file.seek(0, os.SEEK_END)
-        except FileNotFoundError as error:
-            raise AudioError(f"{source}: no such file; check the path, or upload the file") from error
-    else:
-        yield source, os.path.getsize(source) if os.path.exists(source) else 0
-
-
-source_store = functools.lru_cache(maxsize=64)(Store)  # a file system of its own for every file would be slow
+def frame_parts(source: str | bytes | BinaryIO, clip: ClipRef, longest: FrameInput) -> Parts:
+    """The clips of a matrix: where each begins, [F, M], 1, facts."""
+    for start_s, stored in matrix_pieces(read_matrix(source, clip), longest, clip):
+        yield start_s, stored, 1.0, measure_frames(0, stored)

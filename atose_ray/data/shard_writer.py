@@ -7,7 +7,6 @@ import io
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,14 +22,14 @@ ONE_PAGE = 1 << 30  # a column of a row group is one page, so that a clip of it 
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One row of a shard."""
+    """One row of a shard. stored: int16 [T], or of frames uint8 or float32 [F, M]."""
 
     clip_id: int
     name: str
     group: str | None
     tags: tuple[int, ...]
     scale: float
-    pcm_T: npt.NDArray[np.int16]
+    stored: npt.NDArray[Any]
 
 
 class ShardWriter:
@@ -42,7 +41,7 @@ class ShardWriter:
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = _Digested(sink)
         self._rows: list[ClipRow] = []
-        self._row_groups: list[tuple[int, ...]] = []  # bytes of each clip's samples
+        self._row_groups: list[tuple[int, ...]] = []  # bytes of each clip
         self._metadata: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
             self._sink,
@@ -57,13 +56,13 @@ class ShardWriter:
     @property
     def bytes(self) -> int:
         """What stands in the sink, and what waits for its row group to be full."""
-        return self._sink.size + sum(row.pcm_T.nbytes for row in self._rows)
+        return self._sink.size + sum(row.stored.nbytes for row in self._rows)
 
     def add(self, row: ClipRow) -> None:
         """Append a clip."""
         if self._rows:
-            held = sum(other.pcm_T.nbytes for other in self._rows)
-            if len(self._rows) == MAX_ROW_GROUP_CLIPS or held + row.pcm_T.nbytes > MAX_ROW_GROUP_BYTES:
+            waiting = sum(other.stored.nbytes for other in self._rows)
+            if len(self._rows) == MAX_ROW_GROUP_CLIPS or waiting + row.stored.nbytes > MAX_ROW_GROUP_BYTES:
                 self._flush()
         self._rows.append(row)
 
@@ -74,11 +73,11 @@ class ShardWriter:
             "name": [row.name for row in rows],
             "group": [row.group for row in rows],
             "tags": [list(row.tags) for row in rows],
-            "n_samples": [len(row.pcm_T) for row in rows],
+            "n_samples": [len(row.stored) for row in rows],
             "scale": [row.scale for row in rows],
-            "pcm": [row.pcm_T.astype("<i2", copy=False).tobytes() for row in rows],
+            "pcm": [little_endian(row.stored).tobytes() for row in rows],
         }
-        self._row_groups.append(tuple(row.pcm_T.nbytes for row in rows))
+        self._row_groups.append(tuple(row.stored.nbytes for row in rows))
         self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(rows))
 
     def finish(self, name: str, split: Split) -> ShardFile:
@@ -105,6 +104,11 @@ class ShardWriter:
             if self._sink.file.read(LENGTH_BYTES) != size.to_bytes(LENGTH_BYTES, "little"):
                 raise StoreError("pyarrow lays out a binary column in an unknown way; use another version of it")
         return int(first + LENGTH_BYTES)
+
+
+def little_endian(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values as the shards hold them; no copy where they are so already."""
+    return stored.astype(stored.dtype.newbyteorder("<"), copy=False)
 
 
 class _Digested(io.RawIOBase):

@@ -1,11 +1,13 @@
-"""Parquet shards: a row is a whole clip as raw int16 samples, and a manifest says what is there.
+"""Parquet shards: a row is a whole clip as raw bytes, and a manifest says what is there.
 
-Audio stands in a plain `binary` column: half the size and about 18 times the read speed of list or tensor columns.
+They stand in a plain `binary` column: half the size and about 18 times the read speed of list or tensor columns.
 
     clip_id int64 | name string | group string | tags list<int32> | n_samples int32 | scale float32 | pcm binary
 
-`pcm` is little-endian int16, mono, at the manifest's rate; audio = pcm * scale, in [-1, 1]. `tags` are indices into
-the manifest's `data_spec.tags`. The manifest is written last: a data folder without one is not finished.
+A clip is a sequence of units. Of audio a unit is a sample: `pcm` is little-endian int16, mono, at the manifest's rate;
+audio = pcm * scale, in [-1, 1]. Of frames it is a frame: `n_samples` counts frames, `pcm` is the matrix [F, M], row by
+row, uint8 or little-endian float32, and `scale` is 1. `tags` are indices into the manifest's `data_spec.tags`. The
+manifest is written last: a data folder without one is not finished.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from pydantic import Field, ValidationError
 
 from atose_ray.data.sampling import RowGroup
 from atose_ray.storage import Store, StoreError
-from atose_ray.types import Config, DataSpec, Split
+from atose_ray.types import AudioInput, Config, DataSpec, Input, Split
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
 
 MANIFEST = "manifest.json"
 LENGTH_BYTES = 4  # stand before every value of a PLAIN byte array
+Unit = np.dtype[Any]  # of one unit of a clip: np.zeros(n, unit) are n of them, whatever its shape
+PCM: Unit = np.dtype("<i2")
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.int64()),
@@ -122,9 +126,16 @@ def load_manifest(store: Store, dataset: str) -> Manifest:
         ) from error
 
 
+def unit_of(about: Input) -> Unit:
+    """How one unit of a clip is stored: int16 of shape (), or of frames uint8 or float32 of shape (M,)."""
+    if isinstance(about, AudioInput):
+        return PCM
+    return np.dtype(({"uint8": "u1", "float32": "<f4"}[about.dtype], (about.bins,)))
+
+
 @dataclass(frozen=True)
 class ClipIndex:
-    """The rows of a row group without their samples. tags_NC uint8 {0, 1}."""
+    """The rows of a row group without their content. n_samples_N counts units; tags_NC uint8 {0, 1}."""
 
     clip_id_N: Array
     scale_N: Array
@@ -134,21 +145,24 @@ class ClipIndex:
 
 @dataclass(frozen=True)
 class Clips(ClipIndex):
-    """The rows of a row group. pcm_N views the Parquet buffers."""
+    """The rows of a row group. stored_N: a view of the Parquet buffers for each, int16 [T] or frames [F, M]."""
 
-    pcm_N: list[npt.NDArray[np.int16]]
+    stored_N: list[Array]
 
 
 def read_index(folder: Store, group: RowGroup, n_tags: int) -> ClipIndex:
-    """The clips of one row group, no audio. Raises StoreError when the file is not what the manifest says."""
+    """The clips of one row group, without content. Raises StoreError when the file is not what the manifest says."""
     table = _read_columns(folder, group, ["clip_id", "tags", "n_samples", "scale"])
     return ClipIndex(*_index_of(table, n_tags))
 
 
-def read_row_group(folder: Store, group: RowGroup, n_tags: int) -> Clips:
-    """The clips of one row group. Raises StoreError when the file is missing or is not what the manifest says."""
+def read_row_group(folder: Store, group: RowGroup, n_tags: int, unit: Unit = PCM) -> Clips:
+    """The clips of one row group; unit: of `unit_of`.
+
+    Raises StoreError when the file is missing or is not what the manifest says.
+    """
     table = _read_columns(folder, group, None)
-    return Clips(*_index_of(table, n_tags), _binary_views(table["pcm"].combine_chunks()))
+    return Clips(*_index_of(table, n_tags), _binary_views(table["pcm"].combine_chunks(), unit))
 
 
 def _read_columns(folder: Store, group: RowGroup, columns: list[str] | None) -> pa.Table:
@@ -176,8 +190,8 @@ def _index_of(table: pa.Table, n_tags: int) -> tuple[Array, Array, Array, Array]
 
 
 def crop_bounds(n_samples: int, start: int, length: int) -> tuple[int, int, int]:
-    """Of a crop of `length` samples that begins at `start` (negative: zeros first): its first sample in the clip, the
-    first one's place in the crop, and how many samples there are."""
+    """Of a crop of `length` units that begins at `start` (negative: zeros first): its first unit in the clip, the
+    first one's place in the crop, and how many there are."""
     source, target = max(start, 0), max(-start, 0)
     return source, target, min(n_samples - source, length - target)
 
@@ -187,10 +201,11 @@ def read_crops_into(
 ) -> None:
     """Copy crops out of a shard on a local disk, and read nothing else of it.
 
-    rows, starts: the clip in the row group and the first sample of every crop; out: int16 [T] of each, zero.
+    rows, starts: the clip in the row group and the first unit of each crop; out: of each [T] or [F, M] as stored, zero.
     Raises StoreError when the file is not what the manifest says.
     """
-    n_bytes_N = n_samples_N.astype(np.int64) * 2
+    unit_bytes = out[0][0].nbytes
+    n_bytes_N = n_samples_N.astype(np.int64) * unit_bytes
     byte_N = group.pcm_offset + np.cumsum(n_bytes_N + LENGTH_BYTES) - n_bytes_N - LENGTH_BYTES
     n_samples, first_byte = n_samples_N.tolist(), byte_N.tolist()
     try:
@@ -199,23 +214,23 @@ def read_crops_into(
             intact = int.from_bytes(file.read(LENGTH_BYTES), "little") == n_bytes_N[0]
             for row, start, crop_T in zip(rows, starts, out, strict=True):
                 source, target, count = crop_bounds(n_samples[row], start, len(crop_T))
-                file.seek(first_byte[row] + 2 * source)
+                file.seek(first_byte[row] + unit_bytes * source)
                 into: Any = crop_T[target : target + count]
-                intact &= file.readinto(into) == 2 * count
+                intact &= file.readinto(into) == into.nbytes
     except OSError as error:
         raise StoreError(f"cannot read row group {group.index} of {path}: {error}") from error
     if not intact:
         raise StoreError(f"{path} is not what the manifest says: the shards were changed after prepare; prepare again")
 
 
-def _binary_views(column: pa.BinaryArray) -> list[npt.NDArray[np.int16]]:
-    """The rows of a binary column as int16 views of its buffer, without a copy."""
+def _binary_views(column: pa.BinaryArray, unit: Unit) -> list[Array]:
+    """The rows of a binary column as views of its buffer, without a copy."""
     _, offset_buffer, data_buffer = column.buffers()
     if data_buffer is None:
-        return [np.empty(0, np.int16) for _ in range(len(column))]
+        return [np.empty(0, unit) for _ in range(len(column))]
     ends = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
     data = np.frombuffer(data_buffer, np.uint8)
-    return [data[start:end].view("<i2") for start, end in itertools.pairwise(ends)]
+    return [data[start:end].view(unit.base).reshape(-1, *unit.shape) for start, end in itertools.pairwise(ends)]
 
 
 def from_file(folder: Store, name: str, read: Callable[[pa.NativeFile], T]) -> T:
@@ -233,7 +248,7 @@ def _read_lengths(file: pa.NativeFile, indices: list[int]) -> pa.Table:
 
 
 def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]:
-    """Samples of every clip of some row groups, in order, int32 [N]; reads no audio.
+    """Units of every clip of some row groups, in order, int32 [N]; reads no content.
 
     Raises StoreError when a file is missing or is not what the manifest says.
     """
@@ -254,7 +269,7 @@ def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]
 
 
 def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np.float64]:
-    """Tags of every clip of a split, {0, 1} [N, C]; reads no audio."""
+    """Tags of every clip of a split, {0, 1} [N, C]; reads no content."""
     n_tags = len(manifest.data_spec.tags)
     rows: list[list[int]] = []
     for shard in manifest.shards:

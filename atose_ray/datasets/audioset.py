@@ -32,7 +32,7 @@ from pydantic import Field
 
 from atose_ray.datasets.base import (
     AUDIO_SUFFIXES,
-    DatasetConfig,
+    AudioDatasetConfig,
     DatasetError,
     find_file,
     finish_listing,
@@ -63,7 +63,7 @@ class Audio(NamedTuple):
     start_s: float | None
 
 
-class AudioSetConfig(DatasetConfig):
+class AudioSetConfig(AudioDatasetConfig):
     """`source` holds the tables (itself or in `metadata/` or `csv/`) and, anywhere below it, the audio."""
 
     kind: Literal["audioset"] = "audioset"

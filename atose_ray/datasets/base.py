@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -16,8 +17,9 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from atose_ray.storage import is_uri
-from atose_ray.types import ClipRef, Config, Listing, Split
+from atose_ray.types import AudioInput, ClipRef, Config, Input, Listing, Split
 
+MATRIX_SUFFIXES = frozenset((".npy", ".npz", ".h5", ".hdf5"))
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".aif", ".aiff", ".au")
 )
@@ -29,17 +31,21 @@ class DatasetError(ValueError):
     """The annotations or the folder of a data set are not what its adapter expects."""
 
 
+class SourceError(ValueError):
+    """A file that cannot become a clip; the message names the file, what came, and what to do."""
+
+
 class DatasetConfig(Config):
     """Base of the adapters. `kind` is the name that `prepare` is called with.
 
-    renders: whether the adapter makes its audio itself, in its source folder.
+    renders: whether the adapter makes its audio itself, in its source folder. content: what its files are.
     """
 
     renders: ClassVar[bool] = False
+    content: ClassVar[str] = "audio"
 
     kind: str
     source: str | None = Field(default=None, description="Folder of the raw audio and its annotations.")
-    sample_rate_hz: int = Field(default=16000, ge=1000, le=192000, description="Rate of the prepared shards.")
     max_clip_seconds: float = Field(
         default=600.0, ge=1, le=3600, description="A longer file becomes several clips, each with the file's tags."
     )
@@ -49,10 +55,16 @@ class DatasetConfig(Config):
         """Every clip of a local folder in a deterministic order (`remote.list_source`: of any). Reads annotations and
         the names of files only. Raises `DatasetError`."""
 
+    @abstractmethod
+    def longest_clip(self, clips: Sequence[ClipRef]) -> Input:
+        """What the shards hold, with the longest clip that they may. Raises `DatasetError` where no clip can tell."""
+
     def folder(self) -> Path:
         """The absolute `source` folder. Raises `DatasetError` where it is missing or not a local folder."""
         if self.source is None:
-            raise DatasetError(f"{self.kind} needs the folder of its audio, but got none; give it: --source DIR")
+            raise DatasetError(
+                f"{self.kind} needs the folder of its {self.content}, but got none; give it: --source DIR"
+            )
         if is_uri(self.source):
             raise DatasetError(
                 f"{self.kind} makes its audio in a local folder, but got {self.source}; leave --source out, and give "
@@ -65,7 +77,18 @@ class DatasetConfig(Config):
         return path
 
 
-class FoldedConfig(DatasetConfig):
+class AudioDatasetConfig(DatasetConfig):
+    """Base of the adapters whose files are sound."""
+
+    sample_rate_hz: int = Field(default=16000, ge=1000, le=192000, description="Rate of the prepared shards.")
+
+    def longest_clip(self, clips: Sequence[ClipRef]) -> Input:
+        """Audio at `sample_rate_hz`."""
+        samples = round(self.max_clip_seconds * self.sample_rate_hz)
+        return AudioInput(sample_rate_hz=self.sample_rate_hz, clip_samples=samples)
+
+
+class FoldedConfig(AudioDatasetConfig):
     """Base of the sets that are published in folds: one is the test split, one is for validation, none is shuffled."""
 
     folds: ClassVar[int]
@@ -112,18 +135,20 @@ def walk(folder: Path) -> Iterator[Path]:
                     yield Path(entry.path)
 
 
-def find_file(kind: str, folder: Path, places: Sequence[str], way_out: str) -> Path:
+def find_file(kind: str, folder: Path, places: Sequence[str], hint: str) -> Path:
     """The first of `places` (paths relative to `folder`) that is a file. Raises `DatasetError` that names them."""
     for place in places:
         if (folder / place).is_file():
             return folder / place
     others = f" (or {', '.join(places[1:])})" if places[1:] else ""
-    raise DatasetError(f"{kind} needs {places[0]}{others}, but {folder} has no such file; {way_out}")
+    raise DatasetError(f"{kind} needs {places[0]}{others}, but {folder} has no such file; {hint}")
 
 
-def read_cells(path: Path, delimiter: str = ",", quoted: bool = True) -> Iterator[tuple[str, list[str]]]:
-    """Where it stands, and the stripped cells, of every line that is not blank; UTF-8 with or without BOM, any line
-    ends. Raises `DatasetError` for another encoding or a broken quote."""
+def read_cells(
+    path: Path, delimiter: str = ",", quoted: bool = True, strip: bool = True
+) -> Iterator[tuple[str, list[str]]]:
+    """Where it stands, and the cells, of every line that is not blank; UTF-8 with or without BOM, any line ends. strip:
+    without the spaces around them. Raises `DatasetError` for another encoding or a broken quote."""
     csv.field_size_limit(MAX_CELL_CHARS)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -131,14 +156,15 @@ def read_cells(path: Path, delimiter: str = ",", quoted: bool = True) -> Iterato
                 file,
                 delimiter=delimiter,
                 quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-                skipinitialspace=quoted,
+                skipinitialspace=quoted and strip,
                 strict=True,
             )
-            for cells in filter(None, lines):
-                yield f"{path.name} line {lines.line_num}", [cell.strip() for cell in cells]
+            for cells in lines:
+                if any(map(str.strip, cells)):
+                    yield f"{path.name} line {lines.line_num}", [cell.strip() for cell in cells] if strip else cells
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(
-            f"{path} must be a table in UTF-8, but cannot be read: {error}; is the file complete? Fetch it again"
+            f"{path} must be a table in UTF-8, but cannot be read: {error}; fetch it again, or save it as CSV UTF-8"
         ) from error
 
 
@@ -173,24 +199,24 @@ def finish_listing(
     exclusive: bool,
     tags: Iterable[str] | None = None,
     left_out: Mapping[str, int] | None = None,
+    name: str | None = None,
+    peak_normalize: bool = False,
 ) -> Listing:
-    """The listing of `clips`, with the tags that occur: in the order of `tags`, by name without it.
+    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. name: else `kind`.
 
     Raises `DatasetError` if a clip is named twice or no file of any is on disk.
     """
-    names: set[str] = set()
-    for clip in clips:
-        if clip.name in names:
-            raise DatasetError(f"{named_in} names {clip.name} more than once; keep one line per clip")
-        names.add(clip.name)
-    require_some_audio(clips, folder, named_in)
+    twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
+    if twice:
+        raise DatasetError(f"{named_in} names {twice[0]} more than once; keep one line per clip")
+    require_some_file(clips, folder, named_in)
     used = {tag for clip in clips for tag in clip.tags}
     ordered = tuple(tag for tag in tags if tag in used) if tags is not None else tuple(sorted(used))
     counted = tuple((reason, count) for reason, count in (left_out or {}).items() if count)
-    return Listing(config.kind, tuple(clips), tags=ordered, exclusive=exclusive, left_out=counted)
+    return Listing(name or config.kind, tuple(clips), ordered, exclusive, peak_normalize, counted)
 
 
-def require_some_audio(clips: Iterable[ClipRef], folder: Path | str, named_in: str) -> None:
+def require_some_file(clips: Iterable[ClipRef], folder: Path | str, named_in: str) -> None:
     """Raises `DatasetError` if no annotated file is on disk. Single missing files are for `prepare` to report."""
     example = None
     for clip in clips:

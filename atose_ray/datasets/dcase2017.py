@@ -16,13 +16,14 @@ test split. Traps:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError, require_some_audio
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 CLASSES = (
@@ -45,7 +46,7 @@ CLASSES = (
     "Train",
 )
 TABLE = "groundtruth_weak_label_{}_set.csv"
-TABLE_FOLDERS = (".", "groundtruth_release", "metadata")
+TABLE_FOLDERS = ("", "groundtruth_release/", "metadata/")
 AUDIO_FOLDERS = {
     "training": ("unbalanced_train_segments_training_set_audio_formatted_and_segmented_downloads", "training"),
     "testing": ("unbalanced_train_segments_testing_set_audio_formatted_and_segmented_downloads", "testing"),
@@ -60,7 +61,7 @@ class Line(NamedTuple):
     label: str
 
 
-class Dcase2017Config(DatasetConfig):
+class Dcase2017Config(AudioDatasetConfig):
     """`source` holds the three ground truth files (or their folder as published) and the three audio folders."""
 
     kind: Literal["dcase2017"] = "dcase2017"
@@ -69,36 +70,23 @@ class Dcase2017Config(DatasetConfig):
 
     def list_clips(self) -> Listing:
         folder = self.folder()
-        lines = {part: read_lines(find_table(folder, part)) for part in AUDIO_FOLDERS}
-        return list_dcase(self.kind, folder, lines, self.valid_fraction, self.seed)
-
-
-def find_table(folder: Path, part: str) -> Path:
-    """The ground truth file of a set. Raises `DatasetError` where it is missing."""
-    name = TABLE.format(part)
-    for place in TABLE_FOLDERS:
-        if (folder / place / name).is_file():
-            return folder / place / name
-    raise DatasetError(
-        f"dcase2017 needs {name}, but it is neither in {folder} nor in its folders {', '.join(TABLE_FOLDERS[1:])}; "
-        "take it from the folder groundtruth_release of the challenge's repository"
-    )
+        hint = "take it from the folder groundtruth_release of the challenge's repository"
+        places = {part: [place + TABLE.format(part) for place in TABLE_FOLDERS] for part in AUDIO_FOLDERS}
+        lines = {part: read_lines(find_file(self.kind, folder, of, hint)) for part, of in places.items()}
+        return list_dcase(self, folder, lines, self.valid_fraction, self.seed)
 
 
 def read_lines(path: Path) -> tuple[Line, ...]:
     """The lines of a ground truth file. Raises `DatasetError` with the line that is wrong."""
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        cells = [cell.strip() for cell in text.split("\t")]
-        if cells == [""]:
-            continue
+    for where, cells in read_cells(path, delimiter="\t", quoted=False):
         if len(cells) != 4 or not cells[0]:
             raise DatasetError(
-                f"{path.name} line {number} must be file, start, end, label with tabs between, but is {text[:80]!r}"
+                f"{where} must be file, start, end, label with tabs between, but is {' '.join(cells)[:80]!r}"
             )
         if cells[3] not in CLASSES:
             raise DatasetError(
-                f"{path.name} line {number}: a label must be one of the 17 of the task, but got {cells[3]!r}; "
+                f"{where}: a label must be one of the 17 of the task, but got {cells[3]!r}; "
                 "for other labels use the data set 'folder'"
             )
         lines.append(Line(cells[0], cells[3]))
@@ -122,7 +110,7 @@ def youtube_id(file: str) -> str:
 
 
 def list_dcase(
-    name: str, folder: Path, lines: dict[str, tuple[Line, ...]], valid_fraction: float, seed: int
+    config: AudioDatasetConfig, folder: Path, lines: dict[str, tuple[Line, ...]], valid_fraction: float, seed: int
 ) -> Listing:
     """Clips in the order of the files; a clip of the evaluation set is never for training."""
     held_out = {line.file for line in lines["evaluation"]}
@@ -142,10 +130,9 @@ def list_dcase(
         source = audio[part].get(file) or audio[part].get(f"Y{file}") or folder / AUDIO_FOLDERS[part][0] / f"Y{file}"
         tags = tuple(label for label in CLASSES if label in labels[file])
         clips.append(ClipRef(str(source), name=file, tags=tags, split=split, group=youtube_id(file)))
-    require_some_audio(clips, folder, "the ground truth")
-    leaked = len({line.file for line in development} & held_out)
-    left_out = (("in a training file and in the evaluation set", leaked),) if leaked else ()
-    return Listing(name, tuple(clips), tags=CLASSES, exclusive=False, left_out=left_out)
+    left_out = {"in a training file and in the evaluation set": len({line.file for line in development} & held_out)}
+    listing = finish_listing(config, folder, clips, "the ground truth", exclusive=False, left_out=left_out)
+    return replace(listing, tags=CLASSES)
 
 
 def find_audio(folder: Path, part: str) -> dict[str, Path]:

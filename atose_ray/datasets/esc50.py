@@ -10,7 +10,6 @@ Without a test set apart, papers often select on the test fold itself; here anot
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -48,5 +47,5 @@ class Esc50Config(FoldedConfig):
             source = str(audio / row["filename"])
             clips.append(ClipRef(source, row["filename"], (row["category"],), split, row["src_file"]))
         left_out = {"not in the ESC-10 subset": others}
-        listing = finish_listing(self, folder, clips, table.name, exclusive=True, left_out=left_out)
-        return replace(listing, name=self.name_of_folds())
+        name = self.name_of_folds()
+        return finish_listing(self, folder, clips, table.name, exclusive=True, left_out=left_out, name=name)

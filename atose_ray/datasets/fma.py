@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from atose_ray.datasets.base import (
-    DatasetConfig,
+    AudioDatasetConfig,
     DatasetError,
     find_file,
     finish_listing,
@@ -61,7 +61,7 @@ class Track(NamedTuple):
     genres_all: str
 
 
-class FmaConfig(DatasetConfig):
+class FmaConfig(AudioDatasetConfig):
     """`source` holds `fma_metadata/` and `fma_SIZE/`, as the archives unpack."""
 
     kind: Literal["fma"] = "fma"

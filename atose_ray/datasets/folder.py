@@ -12,18 +12,26 @@ decomposed (files copied from a Mac), or the other way round. The source may lie
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import unicodedata
+from collections import Counter
+from collections.abc import Collection
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError, require_some_audio, walk
+from atose_ray.datasets.base import (
+    AUDIO_SUFFIXES,
+    AudioDatasetConfig,
+    DatasetConfig,
+    DatasetError,
+    finish_listing,
+    read_cells,
+    walk,
+)
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
@@ -50,10 +58,12 @@ class Row(NamedTuple):
     written: str
 
 
-class FolderConfig(DatasetConfig):
-    """`csv` is relative to `source`, or absolute; without a `source` the folder of an absolute `csv` is meant."""
+class TableConfig(DatasetConfig):
+    """A folder of files that one table names. `csv` is relative to `source`, or absolute; without a `source` the folder
+    of an absolute `csv` is meant."""
 
-    kind: Literal["folder"] = "folder"
+    suffixes: ClassVar[Collection[str]]
+
     csv: str = "tags.csv"
     exclusive: bool = Field(default=False, description="Every clip has exactly one tag, a label.")
     valid_fraction: float = Field(default=0.15, gt=0, lt=1, description="Of a table without a split column.")
@@ -61,7 +71,7 @@ class FolderConfig(DatasetConfig):
     seed: int = Field(default=0, ge=0, description="Of a table without a split column.")
 
     @model_validator(mode="after")
-    def _something_is_left_for_training(self) -> FolderConfig:
+    def _something_is_left_for_training(self) -> TableConfig:
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError(
                 "valid_fraction + test_fraction must be below 1, because the rest is for training, "
@@ -72,72 +82,73 @@ class FolderConfig(DatasetConfig):
     def list_clips(self) -> Listing:
         table = Path(os.path.expanduser(self.csv))
         folder = table.parent if self.source is None and table.is_absolute() else self.folder()
-        rows = self._rows(folder, folder / table)
-        untagged = sum(not row.tags for row in rows)
-        rows = [row for row in rows if row.tags]
-        if self.exclusive:
-            for row in rows:
-                if len(row.tags) != 1:
-                    raise DatasetError(
-                        f"with exclusive labels a clip has one tag, but {row.path} has {'|'.join(row.tags)}"
-                    )
+        table = folder / table
+        if not table.is_file():
+            raise DatasetError(self._no_table(table, folder))
+        every = read_table(table)
+        rows = [row for row in every if row.tags]
+        several = next((row for row in rows if self.exclusive and len(row.tags) != 1), None)
+        if several:
+            raise DatasetError(
+                f"with exclusive labels a clip has one tag, but {several.path} has {'|'.join(several.tags)}"
+            )
         if rows and rows[0].split is None:
             rows = split_at_random(rows, self.valid_fraction, self.test_fraction, self.seed)
         clips = [
-            ClipRef(find_audio(folder, one), one.path, one.tags, one.split or "train", one.group or None)
-            for one in rows
+            ClipRef(self.find(folder, row), row.path, row.tags, row.split or "train", row.group or None) for row in rows
         ]
-        require_some_audio(clips, folder, table.name)
-        return Listing(
-            name=self.kind,
-            clips=tuple(clips),
-            tags=_tags_in_train(clips, table.name),
-            exclusive=self.exclusive,
-            left_out=(("no tags", untagged),) if untagged else (),
+        left_out = {"no tags": len(every) - len(rows)}
+        listing = finish_listing(self, folder, clips, table.name, exclusive=self.exclusive, left_out=left_out)
+        untrained = set(listing.tags) - {tag for clip in clips if clip.split == "train" for tag in clip.tags}
+        if untrained:
+            raise DatasetError(
+                f"every tag must have a clip in train, but {table.name} has none there for {_some(sorted(untrained))}; "
+                "move a clip to train, or remove these tags"
+            )
+        return listing
+
+    def find(self, folder: Path, row: Row) -> str:
+        """The file of a row; where none is there, the one to expect, for `prepare` to report."""
+        composed = (unicodedata.normalize(form, row.path) for form in ("NFC", "NFD"))
+        paths = [str(folder / form) for form in (row.path, row.written, *composed)]
+        return next(filter(os.path.isfile, paths), paths[0])
+
+    def _no_table(self, table: Path, folder: Path) -> str:
+        found = next((path for path in walk(folder) if path.suffix.lower() in self.suffixes), None)
+        if found is None:
+            return (
+                f"{table} does not exist, and {folder} holds no {self.content}; give the folder of your {self.content} "
+                "and its tags CSV"
+            )
+        name = found.relative_to(folder).as_posix()
+        return (
+            f"the tags table {table} does not exist; write it with one line per file, such as:\n"
+            f"    {HEADER}\n    {name},train,{found.parent.name}|another tag,\n"
+            "(split and group may be left out; another name: the option `csv`)"
         )
 
-    def _rows(self, folder: Path, table: Path) -> list[Row]:
-        """The lines of the table."""
-        if not table.is_file():
-            raise DatasetError(_no_table(table, folder))
-        with table.open("rb") as file:
-            return read_table(file, table.name)
+
+class FolderConfig(TableConfig, AudioDatasetConfig):
+    """A folder of audio."""
+
+    suffixes: ClassVar[Collection[str]] = AUDIO_SUFFIXES
+    kind: Literal["folder"] = "folder"
 
 
-def _forms(row: Row) -> tuple[str, ...]:
-    return (row.path, row.written, *(unicodedata.normalize(form, row.path) for form in ("NFC", "NFD")))
-
-
-def find_audio(folder: Path, row: Row) -> str:
-    """The file of a row; where none is there, the one to expect, for `prepare` to report."""
-    return next((path for form in _forms(row) if os.path.isfile(path := str(folder / form))), str(folder / row.path))
-
-
-def read_table(table: BinaryIO, name: str) -> list[Row]:
-    """Reads a tags CSV (UTF-8, any line ends). Raises `DatasetError` with the line that is wrong."""
-    rows: list[Row] = []
-    line_of: dict[str, int] = {}
-    text = io.TextIOWrapper(table, newline="", encoding="utf-8-sig")
-    try:
-        lines = csv.reader(text, strict=True)
-        header = [cell.strip().lower() for cell in next(lines, [])]
-        _check_header(header, name)
-        for cells in filter(None, lines):
-            where = f"{name} line {lines.line_num}"
-            row = _row(header, cells, where)
-            if row.path in line_of:
-                raise DatasetError(
-                    f"{where} names {row.path} again (first on line {line_of[row.path]}); keep one row per file"
-                )
-            line_of[row.path] = lines.line_num
-            rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(
-            f"{name} must be a CSV in UTF-8, but cannot be read: {error}; save it as CSV UTF-8"
-        ) from error
-    finally:
-        text.detach()  # the file is the caller's to close
-    return rows
+def read_table(table: Path) -> list[Row]:
+    """The lines of a tags CSV. Raises `DatasetError` with the line that is wrong."""
+    lines = read_cells(table, strip=False)
+    header = [cell.strip().lower() for cell in next(lines, ("", [""]))[1]]
+    _check_header(header, table.name)
+    rows: dict[str, Row] = {}
+    place: dict[str, str] = {}
+    for where, cells in lines:
+        row = _row(header, cells, where)
+        if row.path in rows:
+            first = place[row.path].removeprefix(f"{table.name} ")
+            raise DatasetError(f"{where} names {row.path} again (first on {first}); keep one row per file")
+        rows[row.path], place[row.path] = row, where
+    return list(rows.values())
 
 
 def split_at_random(rows: list[Row], valid_fraction: float, test_fraction: float, seed: int) -> list[Row]:
@@ -164,7 +175,7 @@ def split_at_random(rows: list[Row], valid_fraction: float, test_fraction: float
                 if group not in split_of and fits and all(spare[tag] > count for tag, count in counts.items()):
                     split_of[group] = "valid" if split == "valid" else "test"
                     taken += size
-                    spare = {tag: count - counts.get(tag, 0) for tag, count in spare.items()}
+                    spare = Counter({tag: count - counts[tag] for tag, count in spare.items()})
         if taken == 0:
             raise DatasetError(_cannot_split(split, members, spare))
     return [row._replace(split=split_of.get(_group_of(row), "train")) for row in rows]
@@ -174,21 +185,17 @@ def _group_of(row: Row) -> str:
     return row.group or f"\0{row.path}"  # a clip without a group is a group of its own
 
 
-def _cannot_split(split: str, members: dict[str, list[Row]], spare: dict[str, int]) -> str:
-    held = {tag for tag, count in spare.items() for rows in members.values() if _tag_counts(rows).get(tag, 0) == count}
+def _cannot_split(split: str, members: dict[str, list[Row]], spare: Counter[str]) -> str:
+    last = {tag for tag, count in spare.items() for rows in members.values() if _tag_counts(rows)[tag] == count}
     return (
         f"the {len(members)} groups cannot be split so that every tag stays in train: nothing is left for {split}, "
-        f"because every other group holds the last clips of a tag ({_some(sorted(held))}); "
+        f"because every other group holds the last clips of a tag ({_some(sorted(last))}); "
         "add clips of other groups, drop these tags, or give a split column"
     )
 
 
-def _tag_counts(rows: list[Row]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        for tag in row.tags:
-            counts[tag] = counts.get(tag, 0) + 1
-    return counts
+def _tag_counts(rows: list[Row]) -> Counter[str]:
+    return Counter(tag for row in rows for tag in row.tags)
 
 
 def _check_header(header: list[str], table: str) -> None:
@@ -230,29 +237,5 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
     return Row(cell["path"], split, tuple(tag for tag in tags if tag), cell.get("group", ""), written)
 
 
-def _tags_in_train(clips: list[ClipRef], table: str) -> tuple[str, ...]:
-    """All tags, sorted. Raises `DatasetError` for tags that no training clip has."""
-    every = {tag for clip in clips for tag in clip.tags}
-    trained = {tag for clip in clips if clip.split == "train" for tag in clip.tags}
-    if every - trained:
-        raise DatasetError(
-            f"every tag must have a clip in train, but {table} has none there for {_some(sorted(every - trained))}; "
-            "move a clip to train, or remove these tags"
-        )
-    return tuple(sorted(every))
-
-
 def _some(tags: list[str]) -> str:
     return ", ".join(tags[:5]) + (f" and {len(tags) - 5} more" if len(tags) > 5 else "")
-
-
-def _no_table(table: Path, folder: Path) -> str:
-    found = next((path for path in walk(folder) if path.suffix.lower() in AUDIO_SUFFIXES), None)
-    if found is None:
-        return f"{table} does not exist, and {folder} holds no audio; give the folder of your audio and its tags CSV"
-    name = found.relative_to(folder).as_posix()
-    return (
-        f"the tags table {table} does not exist; write it with one line per file, such as:\n"
-        f"    {HEADER}\n    {name},train,{found.parent.name}|another tag,\n"
-        "(split and group may be left out; another name: the option `csv`)"
-    )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError, finish_listing
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing
 from atose_ray.types import ClipRef, Listing, Split
 
 AUDIO_FOLDERS = (".", "genres_original", "genres", "Data/genres_original")
@@ -63,7 +63,7 @@ EXCERPTS: dict[Split, dict[str, str]] = {
 }
 
 
-class GtzanConfig(DatasetConfig):
+class GtzanConfig(AudioDatasetConfig):
     """`source` holds the ten genre folders, itself or in `genres_original/` (.wav) or `genres/` (.au)."""
 
     kind: Literal["gtzan"] = "gtzan"

@@ -13,14 +13,14 @@ digit, 0-b / c / d-f. Traps:
 
 from __future__ import annotations
 
-import csv
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError, require_some_audio
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 SPLIT_OF_FOLDER: dict[str, Split] = {
@@ -37,7 +37,7 @@ class Annotations(NamedTuple):
     rows: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-class MtatConfig(DatasetConfig):
+class MtatConfig(AudioDatasetConfig):
     """`annotations` may be any file in the published format, relative to `source` or absolute."""
 
     kind: Literal["mtat"] = "mtat"
@@ -46,8 +46,9 @@ class MtatConfig(DatasetConfig):
 
     def list_clips(self) -> Listing:
         folder = self.folder()
-        path = folder / os.path.expanduser(self.annotations)
-        return list_mtat(self.kind, folder, read_annotations(path), self.top_tags)
+        hint = "put it into the source folder, or name another file with the option `annotations`"
+        path = find_file(self.kind, folder, (os.path.expanduser(self.annotations),), hint)
+        return list_mtat(self, folder, read_annotations(path), self.top_tags)
 
 
 def split_of(mp3_path: str) -> Split:
@@ -68,45 +69,32 @@ def artist_of(mp3_path: str) -> str:
 
 def read_annotations(path: Path) -> Annotations:
     """Reads a file in the format of `annotations_final.csv`. Raises `DatasetError` with the line that is wrong."""
-    if not path.is_file():
+    lines = read_cells(path, delimiter="\t")
+    _, header = next(lines, ("", [""]))
+    if len(header) < 3 or header[0] != "clip_id" or header[-1] != "mp3_path":
         raise DatasetError(
-            f"the annotations {path} do not exist; put annotations_final.csv into the source folder, "
-            "or name another file with the option `annotations`"
+            f"{path.name} must be tab-separated with the header clip_id, the tags, mp3_path, "
+            f"but its first line is {chr(9).join(header)[:80]!r}; for other tables use the data set 'folder'"
         )
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file, delimiter="\t")
-        header = next(lines, [])
-        if len(header) < 3 or header[0] != "clip_id" or header[-1] != "mp3_path":
+    rows = []
+    for where, cells in lines:
+        flags, mp3_path = cells[1:-1], cells[-1]
+        if len(cells) != len(header) or not set(flags) <= {"0", "1"}:
             raise DatasetError(
-                f"{path.name} must be tab-separated with the header clip_id, the tags, mp3_path, "
-                f"but its first line is {chr(9).join(header)[:80]!r}; for other tables use the data set 'folder'"
+                f"{where} must have {len(header)} cells and 0 or 1 for every tag, "
+                f"but has {len(cells)} cells; is the file complete?"
             )
-        rows, seen = [], set()
-        for cells in filter(None, lines):
-            flags, mp3_path = cells[1:-1], cells[-1]
-            if len(cells) != len(header) or not set(flags) <= {"0", "1"}:
-                raise DatasetError(
-                    f"{path.name} line {lines.line_num} must have {len(header)} cells and 0 or 1 for every tag, "
-                    f"but has {len(cells)} cells; is the file complete?"
-                )
-            if mp3_path in seen:
-                raise DatasetError(f"{path.name} line {lines.line_num} names {mp3_path} again; keep one row per file")
-            seen.add(mp3_path)
-            rows.append((mp3_path, tuple(index for index, flag in enumerate(flags) if flag == "1")))
+        rows.append((mp3_path, tuple(index for index, flag in enumerate(flags) if flag == "1")))
     return Annotations(tuple(header[1:-1]), tuple(rows))
 
 
 def most_frequent(annotations: Annotations, top_tags: int) -> tuple[int, ...]:
     """Indices of the most frequent tags, most frequent first, ties in header order; never a tag that no row has."""
-    counts = [0] * len(annotations.tags)
-    for _, indices in annotations.rows:
-        for index in indices:
-            counts[index] += 1
-    ranked = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
-    return tuple(index for index in ranked[:top_tags] if counts[index])
+    counts = Counter(index for _, indices in annotations.rows for index in indices)
+    return tuple(sorted(counts, key=lambda index: (-counts[index], index))[:top_tags])
 
 
-def list_mtat(name: str, folder: Path, annotations: Annotations, top_tags: int) -> Listing:
+def list_mtat(config: AudioDatasetConfig, folder: Path, annotations: Annotations, top_tags: int) -> Listing:
     """Clips with at least one of the most frequent tags, in the order of the file."""
     kept = most_frequent(annotations, top_tags)
     clips = []
@@ -114,15 +102,9 @@ def list_mtat(name: str, folder: Path, annotations: Annotations, top_tags: int) 
         split = split_of(mp3_path)
         tags = tuple(annotations.tags[index] for index in kept if index in indices)
         if tags:
-            source = str(folder / mp3_path)
-            clips.append(ClipRef(source, name=mp3_path, tags=tags, split=split, group=artist_of(mp3_path)))
-    require_some_audio(clips, folder, "the annotations")
-    dropped = len(annotations.rows) - len(clips)
-    return Listing(
-        name=name,
-        clips=tuple(clips),
-        tags=tuple(annotations.tags[index] for index in kept),
-        exclusive=False,
-        peak_normalize=True,
-        left_out=((f"none of the {top_tags} most frequent tags", dropped),) if dropped else (),
+            clips.append(ClipRef(str(folder / mp3_path), mp3_path, tags, split, artist_of(mp3_path)))
+    left_out = {f"none of the {top_tags} most frequent tags": len(annotations.rows) - len(clips)}
+    tags = tuple(annotations.tags[index] for index in kept)
+    return finish_listing(
+        config, folder, clips, "the annotations", exclusive=False, tags=tags, left_out=left_out, peak_normalize=True
     )

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError, find_file, finish_listing, read_cells
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 HEADER = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
@@ -45,7 +45,7 @@ class Track(NamedTuple):
     tags: tuple[str, ...]
 
 
-class MtgJamendoConfig(DatasetConfig):
+class MtgJamendoConfig(AudioDatasetConfig):
     """`source` holds the audio folders `00` to `99`; `splits` is relative to it, or absolute."""
 
     kind: Literal["mtg_jamendo"] = "mtg_jamendo"

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError, find_file, finish_listing
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing
 from atose_ray.types import SPLITS, ClipRef, Listing
 
 TagKind = Literal["family", "source", "qualities", "pitch"]
 
 
-class NsynthConfig(DatasetConfig):
+class NsynthConfig(AudioDatasetConfig):
     """`source` holds the three unpacked folders (the json/wav archives)."""
 
     kind: Literal["nsynth"] = "nsynth"

@@ -1,4 +1,4 @@
-"""The clips of a source in object storage, listed by the adapter that lists those of a folder.
+"""Sources in object storage: their clips, listed by the adapter that lists those of a folder, and their files.
 
 An adapter reads tables and the names of files, never audio. So the bucket is listed once, its tables are copied, and
 every audio file stands as an empty one of its name, in a folder that is gone when the clips are known. A clip's source
@@ -7,14 +7,19 @@ is then the URI of its object. Empty files cost no space; with 500,000 of them l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import functools
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from atose_ray.datasets.base import AUDIO_SUFFIXES, DatasetConfig, DatasetError
-from atose_ray.storage import FileStamp, Store, is_uri
+from atose_ray.datasets.base import AUDIO_SUFFIXES, MATRIX_SUFFIXES, DatasetConfig, DatasetError, SourceError
+from atose_ray.storage import FileStamp, Store, folder_of, is_uri
 from atose_ray.types import ClipRef, Listing
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".json"))
@@ -40,12 +45,8 @@ def list_source(config: DatasetConfig) -> Listing:
 def stand_in(source: Store, stamp: FileStamp, scratch: Path) -> None:
     """A table is copied, an audio file becomes an empty one; other files, and names that no file can have, are left."""
     suffix, parts = Path(stamp.name).suffix.lower(), stamp.name.split("/")
-    if (
-        suffix not in TABLE_SUFFIXES | AUDIO_SUFFIXES
-        or not all(parts)
-        or {".", ".."} & set(parts)
-        or "\0" in stamp.name
-    ):
+    known = suffix in TABLE_SUFFIXES | AUDIO_SUFFIXES | MATRIX_SUFFIXES
+    if not known or {"", ".", ".."} & set(parts) or "\0" in stamp.name:
         return
     path = scratch.joinpath(*parts)
     try:
@@ -66,3 +67,25 @@ def _uri(clip: ClipRef, source: Store, scratch: str) -> str | bytes:
     if isinstance(clip.source, bytes) or not clip.source.startswith(f"{scratch}/"):
         return clip.source
     return source.uri_of(*clip.source.removeprefix(f"{scratch}/").split("/"))
+
+
+@contextlib.contextmanager
+def open_source(source: str | bytes) -> Iterator[tuple[str | bytes | BinaryIO, int]]:
+    """What a decoder reads, from wherever it stands, and its bytes; a file in object storage is fetched first, with the store's patience.
+
+    Raises SourceError where there is none, StoreError where the storage does not answer.
+    """
+    if isinstance(source, bytes):
+        yield source, len(source)
+    elif is_uri(source):
+        folder_uri, name = folder_of(source)
+        try:
+            with source_store(folder_uri).reading(name) as file:
+                yield file, file.seek(0, os.SEEK_END)
+        except FileNotFoundError as error:
+            raise SourceError(f"{source}: no such file; check the path, or upload the file") from error
+    else:
+        yield source, os.path.getsize(source) if os.path.exists(source) else 0
+
+
+source_store = functools.lru_cache(maxsize=64)(Store)  # a file system of its own for every file would be slow

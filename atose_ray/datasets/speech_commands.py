@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing
 from atose_ray.types import ClipRef, Listing, Split
 
 LISTS: dict[str, Split] = {"validation_list.txt": "valid", "testing_list.txt": "test"}
 
 
-class SpeechCommandsConfig(DatasetConfig):
+class SpeechCommandsConfig(AudioDatasetConfig):
     """`source` is the unpacked archive."""
 
     kind: Literal["speech_commands"] = "speech_commands"
@@ -46,7 +46,7 @@ class SpeechCommandsConfig(DatasetConfig):
                 f"every label must have a file for training, but the lists name all files of: {', '.join(untrained)}; "
                 "shorten the lists or remove these folders"
             )
-        return Listing(self.kind, tuple(clips), tags=tags, exclusive=True, left_out=absent)
+        return finish_listing(self, folder, clips, "the folders", exclusive=True, tags=tags, left_out=absent)
 
 
 def as_utf8(name: str) -> str:
@@ -75,10 +75,10 @@ def _words(folder: Path) -> dict[str, list[str]]:
     return words
 
 
-def _read_lists(folder: Path, on_disk: set[str]) -> tuple[dict[str, Split], tuple[tuple[str, int], ...]]:
+def _read_lists(folder: Path, on_disk: set[str]) -> tuple[dict[str, Split], dict[str, int]]:
     """File -> split, and per list how many of its files are not on disk."""
     split_of: dict[str, Split] = {}
-    absent = []
+    absent = {}
     for list_name, split in LISTS.items():
         if not (folder / list_name).is_file():
             raise DatasetError(
@@ -92,6 +92,5 @@ def _read_lists(folder: Path, on_disk: set[str]) -> tuple[dict[str, Split], tupl
         if twice:
             raise DatasetError(f"a file must be in one list only, but {twice[0]} is in both {' and '.join(LISTS)}")
         split_of.update(dict.fromkeys(named, split))
-        if named - on_disk:
-            absent.append((f"named in {list_name} but not on disk", len(named - on_disk)))
-    return split_of, tuple(absent)
+        absent[f"named in {list_name} but not on disk"] = len(named - on_disk)
+    return split_of, absent

@@ -13,7 +13,6 @@ files in `audio/fold1` to `audio/fold10`. Traps:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 from atose_ray.datasets.base import FoldedConfig, find_file, finish_listing, read_rows
@@ -42,5 +41,4 @@ class UrbanSound8kConfig(FoldedConfig):
             name = f"fold{row['fold']}/{row['slice_file_name']}"
             split = self.split_of(row["fold"], where)
             clips.append(ClipRef(str(audio / name), name, (row["class"],), split, row["fsID"]))
-        listing = finish_listing(self, folder, clips, table.name, exclusive=True)
-        return replace(listing, name=self.name_of_folds())
+        return finish_listing(self, folder, clips, table.name, exclusive=True, name=self.name_of_folds())

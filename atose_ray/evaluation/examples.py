@@ -155,7 +155,7 @@ def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: li
         if row_of.keys().isdisjoint(read_index(folder, place, len(spec.tags)).clip_id_N.tolist()):
             continue
         group = read_row_group(folder, place, len(spec.tags))
-        for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.pcm_N, group.scale_N.tolist(), strict=True):
+        for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.stored_N, group.scale_N.tolist(), strict=True):
             if clip_id in row_of:
                 first, wav = excerpt(pcm_T, scale, spec.audio.sample_rate_hz)
                 clips[str(clip_id)] = {

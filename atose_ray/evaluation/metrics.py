@@ -123,15 +123,6 @@ def mean_prevalence(tags_NC: Array) -> float:
     return float(tags_NC[:, rankable(tags_NC)].mean())
 
 
-def tag_correlation(tags_NC: Array) -> list[list[float]]:
-    """[N, C] -> Pearson (phi) correlation [C, C] of the tags; 0 where a tag is constant."""
-    centred = tags_NC - tags_NC.mean(axis=0)
-    spread = np.sqrt((centred**2).sum(axis=0))
-    product = centred.T @ centred
-    scale = np.outer(spread, spread)
-    return [[float(v) for v in row] for row in np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)]
-
-
 def check_scores(scores_NC: Array, tags_NC: Array) -> None:
     """Raises ValueError unless both are [N, C], NonFiniteError unless every score is finite."""
     if scores_NC.shape != tags_NC.shape:

@@ -22,7 +22,7 @@ import ray.data
 
 from atose_ray.data.batches import Crops, CropSettings, LocalBatches, read_train_crops, rebatch
 from atose_ray.data.sampling import Buffer
-from atose_ray.data.shards import Manifest
+from atose_ray.data.shards import Manifest, Unit
 from atose_ray.search.plan import DATA_CPUS
 from atose_ray.types import Batch
 
@@ -84,9 +84,9 @@ def read_buffer(table: pa.Table, settings: CropSettings, epoch: int) -> pa.Table
 
 
 def to_table(crops: Crops) -> pa.Table:
-    """Crops -> Arrow, without a copy of the samples."""
+    """Crops -> Arrow, without a copy of what is stored."""
     columns: dict[str, Any] = {
-        "pcm": _fixed_binary(crops.pcm_NT),
+        "pcm": _fixed_binary(crops.stored_NT),
         "scale": crops.scale_N,
         "tags": _fixed_binary(crops.tags_NC),
         "clip_id": crops.clip_id_N,
@@ -96,23 +96,23 @@ def to_table(crops: Crops) -> pa.Table:
 
 def _fixed_binary(array_NK: Any) -> pa.Array:
     array_NK = np.ascontiguousarray(array_NK)
-    width = array_NK.shape[1] * array_NK.itemsize
+    width = array_NK[0].nbytes
     return pa.Array.from_buffers(pa.binary(width), len(array_NK), [None, pa.py_buffer(array_NK)])
 
 
 def from_table(table: pa.Table, settings: CropSettings) -> Crops:
     """The inverse of `to_table`."""
     return Crops(
-        _matrix(table["pcm"], np.int16, settings.crop_samples),
+        _matrix(table["pcm"], settings.unit, settings.crop_samples),
         table["scale"].to_numpy(),
-        _matrix(table["tags"], np.uint8, settings.n_tags),
+        _matrix(table["tags"], np.dtype("u1"), settings.n_tags),
         table["clip_id"].to_numpy(),
     )
 
 
-def _matrix(column: pa.ChunkedArray, dtype: Any, width: int) -> Any:
+def _matrix(column: pa.ChunkedArray, unit: Unit, width: int) -> Any:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
-    flat = np.frombuffer(array.buffers()[1], dtype)
-    return flat[array.offset * width : (array.offset + len(array)) * width].reshape(len(array), width)
+    flat = np.frombuffer(array.buffers()[1], unit)
+    return flat[array.offset * width : (array.offset + len(array)) * width].reshape(len(array), width, *unit.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -33,7 +32,4 @@ def run_on_ray(jobs: list[ShardJob], workers: int | None = None) -> Iterator[Sha
 
 
 def _write(row: dict[str, Any]) -> dict[str, Any]:
-    # oneDNN keeps what it compiled for every length it ever resampled: 110 MB after 400 files of different lengths
-    # (15 MB so). It reads this at its first use, which is in this task.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     return {"result": pickle.dumps(write_shard(pickle.loads(row["job"])))}

@@ -26,7 +26,7 @@ from atose_ray.data.batches import CropSettings
 from atose_ray.data.in_memory import MemoryClips, joined, read_clips
 from atose_ray.data.resident import SharedClips
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import Manifest
+from atose_ray.data.shards import Manifest, unit_of
 from atose_ray.runtime.object_store import NodeStore, node_stores, size
 from atose_ray.search.plan import Plan, Resources, gpus_per_worker
 from atose_ray.storage import Store, StoreError
@@ -72,7 +72,7 @@ def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[
     # No CPU is asked for: trials hold all of them when a part has to be read again because its node died, and as often
     # as nodes do (max_retries).
     read = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(_read_part)
-    settings = CropSettings(store.uri, dataset, len(manifest.data_spec.tags), 0, 0)
+    settings = CropSettings(store.uri, dataset, len(manifest.data_spec.tags), 0, 0, unit_of(manifest.data_spec.input))
     parts: dict[Split, list[ray.ObjectRef]] = {split: [] for split in SPLITS}
     running: list[ray.ObjectRef] = []
     at = itertools.cycle(homes)

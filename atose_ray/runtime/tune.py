@@ -15,7 +15,7 @@ import torch
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_tags
-from atose_ray.evaluation.metrics import tag_correlation
+from atose_ray.data.tag_statistics import tag_correlation
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import Space, search

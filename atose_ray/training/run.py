@@ -13,7 +13,7 @@ import torch
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
-from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.shards import Manifest, load_manifest, unit_of
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import score_clips, tag_facts
 from atose_ray.methods import Method
@@ -93,7 +93,9 @@ def make_batches(
     Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says.
     """
     spec = run.model_spec(manifest.data_spec)
-    settings = CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.input.length, run.seed)
+    settings = CropSettings(
+        store_uri, run.data.dataset, len(spec.tags), spec.input.length, run.seed, unit_of(spec.input)
+    )
     return batches_of(
         reader,
         run.data.residency if device else "stream",

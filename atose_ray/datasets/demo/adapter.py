@@ -24,7 +24,7 @@ import soundfile
 from pydantic import Field
 from tqdm import tqdm
 
-from atose_ray.datasets.base import DatasetConfig, DatasetError
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError
 from atose_ray.datasets.demo.composition import Artist, compose
 from atose_ray.datasets.demo.genres import GENRES
 from atose_ray.datasets.demo.synthesis import RATE_HZ
@@ -40,7 +40,7 @@ FIRST_NAMES = ("amber", "silent", "northern", "paper", "velvet", "iron", "distan
 LAST_NAMES = ("harbour", "meridian", "orchard", "lantern", "parade", "quartet", "river", "theory")
 
 
-class DemoConfig(DatasetConfig):
+class DemoConfig(AudioDatasetConfig):
     """Without a `source` the audio is kept in the user's cache folder."""
 
     renders: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class DemoConfig(DatasetConfig):
         folder = self.folder()
         self.render(folder)
         annotations = read_annotations(folder / ANNOTATIONS)
-        return list_mtat(self.kind, folder, annotations, len(annotations.tags))
+        return list_mtat(self, folder, annotations, len(annotations.tags))
 
     def settings(self) -> dict[str, float]:
         """What decides the audio."""

@@ -24,7 +24,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Finding:
-    """what: a sentence with the numbers. way_out: what to do. flags: the clips at fault, where they are single clips.
+    """what: a sentence with the numbers. hint: what to do. flags: the clips at fault, where they are single clips.
 
     quarantine: the flagged clips belong into quarantine.csv.
     """
@@ -32,7 +32,7 @@ class Finding:
     severity: Literal["error", "warning", "note"]
     kind: str
     what: str
-    way_out: str
+    hint: str
     flags: tuple[Flag, ...] = ()
     quarantine: bool = True
 

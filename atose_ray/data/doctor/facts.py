@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 
 from atose_ray.audio.io import INT16_PEAK, Decoded, clipped_share
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import Manifest, ShardFile, from_file, read_row_group
+from atose_ray.data.shards import Manifest, ShardFile, from_file, read_row_group, unit_of
 from atose_ray.storage import Store, StoreError
-from atose_ray.types import Split
+from atose_ray.types import DataSpec, Input, Split
 
 FACTS = "facts.jsonl"
 QUIET = 33  # of int16 at full scale, -60 dB: what is below it at either end of a clip is trimmed before comparing
+SILENT_LEVEL = 1e-3  # -60 dB
 SHAPE_SAMPLES, SHAPE_STEP, SHAPE_BINS = 1 << 14, 256, 12
 
 Pcm = npt.NDArray[np.int16]
@@ -31,7 +32,9 @@ Pcm = npt.NDArray[np.int16]
 
 @dataclass(frozen=True, slots=True)
 class ClipFacts:
-    """One clip's facts. Levels are of the stored audio, 1 is full scale, except `source_peak`.
+    """One clip's facts. Levels are of the stored audio, 1 is full scale, except `source_peak`; samples counts units.
+
+    Of frames, peak is the highest value less the lowest, rms the deviation from the mean, shape empty, clipped 0.
 
     fingerprint: of the samples as stored. shape: of the strongest frequencies of the trimmed audio, the same at another
     level and with other silence around it. The source's rate, channels and peak are None where they were not recorded.
@@ -60,6 +63,7 @@ class Clip:
     tags: tuple[int, ...]
     facts: ClipFacts
     place: RowGroup
+    silent: bool
 
     @property
     def loudness(self) -> float:
@@ -92,6 +96,27 @@ def measure(clip_id: int, pcm_T: Pcm, scale: float, decoded: Decoded | None = No
         channels=decoded.channels if decoded else None,
         source_peak=_digits(decoded.source_peak) if decoded else None,
     )
+
+
+def measure_frames(clip_id: int, stored_FM: npt.NDArray[Any]) -> ClipFacts:
+    """The facts of a matrix as it is stored."""
+    return ClipFacts(
+        clip_id=clip_id,
+        samples=len(stored_FM),
+        peak=_digits(float(stored_FM.max()) - float(stored_FM.min())),
+        rms=_digits(float(stored_FM.std(dtype=np.float64))),
+        mean=_digits(float(stored_FM.mean(dtype=np.float64))),
+        clipped=0.0,
+        fingerprint=hashlib.sha256(stored_FM.tobytes()).hexdigest()[:24],
+        shape="",
+    )
+
+
+def is_silent(facts: ClipFacts, about: Input) -> bool:
+    """Audio below -60 dB, in the file or, where its channels cancel, as their mean; frames that are all one value."""
+    if about.kind == "frames":
+        return facts.peak == 0
+    return min(facts.peak if facts.source_peak is None else facts.source_peak, facts.peak) < SILENT_LEVEL
 
 
 def _digits(value: float) -> float:
@@ -144,8 +169,7 @@ def load_clips(folder: Store, manifest: Manifest) -> tuple[Clip, ...]:
     Raises StoreError when a shard is missing or is not what the manifest says.
     """
     recorded = _read_facts(folder)
-    n_tags = len(manifest.data_spec.tags)
-    clips = [clip for shard in manifest.shards for clip in _clips_of(folder, shard, n_tags, recorded)]
+    clips = [clip for shard in manifest.shards for clip in _clips_of(folder, shard, manifest.data_spec, recorded)]
     return tuple(sorted(clips, key=lambda clip: clip.facts.clip_id))
 
 
@@ -162,7 +186,7 @@ def _read_facts(folder: Store) -> dict[int, ClipFacts]:
     return {one.clip_id: one for one in facts}
 
 
-def _clips_of(folder: Store, shard: ShardFile, n_tags: int, recorded: dict[int, ClipFacts]) -> list[Clip]:
+def _clips_of(folder: Store, shard: ShardFile, spec: DataSpec, recorded: dict[int, ClipFacts]) -> list[Clip]:
     """The clips of one file; those whose facts are missing, or are of other audio, are measured."""
     try:
         columns = ["clip_id", "name", "group", "tags", "n_samples"]
@@ -180,17 +204,20 @@ def _clips_of(folder: Store, shard: ShardFile, n_tags: int, recorded: dict[int, 
         part = rows[first : first + place.clips]
         facts = [recorded.get(row["clip_id"]) for row in part]
         if any(one is None or one.samples != row["n_samples"] for one, row in zip(facts, part, strict=True)):
-            facts = list(_measure_group(folder, place, n_tags))
+            facts = list(_measure_group(folder, place, spec))
         for row, one in zip(part, facts, strict=True):
             assert one is not None
-            clips.append(Clip(row["name"], shard.split, row["group"], tuple(row["tags"]), one, place))
+            silent = is_silent(one, spec.input)
+            clips.append(Clip(row["name"], shard.split, row["group"], tuple(row["tags"]), one, place, silent))
         first += place.clips
     return clips
 
 
-def _measure_group(folder: Store, place: RowGroup, n_tags: int) -> list[ClipFacts]:
-    clips = read_row_group(folder, place, n_tags)
-    rows = zip(clips.clip_id_N.tolist(), clips.pcm_N, clips.scale_N.tolist(), strict=True)
+def _measure_group(folder: Store, place: RowGroup, spec: DataSpec) -> list[ClipFacts]:
+    clips = read_row_group(folder, place, len(spec.tags), unit_of(spec.input))
+    if spec.input.kind == "frames":
+        return [measure_frames(*of_clip) for of_clip in zip(clips.clip_id_N.tolist(), clips.stored_N, strict=True)]
+    rows = zip(clips.clip_id_N.tolist(), clips.stored_N, clips.scale_N.tolist(), strict=True)
     return [measure(clip_id, pcm_T, scale) for clip_id, pcm_T, scale in rows]
 
 
@@ -200,7 +227,7 @@ def read_audio(folder: Store, clips: Collection[Clip], n_tags: int) -> dict[int,
     found: dict[int, Audio] = {}
     for place in dict.fromkeys(clip.place for clip in clips):
         group = read_row_group(folder, place, n_tags)
-        for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.pcm_N, group.scale_N.tolist(), strict=True):
+        for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.stored_N, group.scale_N.tolist(), strict=True):
             if clip_id in wanted:
                 found[clip_id] = Audio(pcm_T.copy(), scale)
     return found

@@ -1,6 +1,6 @@
 """What the doctor found as one page: `render_page(examination, audio)` gives HTML that opens offline, without scripts.
 
-The look is the report's; plots are SVG, and the worst clips can be heard. Text from the data is escaped here.
+The look is the report's; plots are SVG, and the worst clips can be played. Text from the data is escaped here.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from importlib import resources
 import numpy as np
 
 from atose_ray.audio.io import wav_of
-from atose_ray.data.doctor import QUARANTINE, Examination, is_silent, quarantine, summary
-from atose_ray.data.doctor_facts import Audio, Clip, read_audio
-from atose_ray.data.doctor_findings import Finding, counted
-from atose_ray.data.doctor_plots import bar_chart, heat_map, histogram
-from atose_ray.data.doctor_splits import tag_matrix
+from atose_ray.data.doctor.checks import QUARANTINE, Examination, quarantine, summary
+from atose_ray.data.doctor.facts import Audio, Clip, read_audio
+from atose_ray.data.doctor.findings import Finding, counted
+from atose_ray.data.doctor.plots import bar_chart, heat_map, histogram
+from atose_ray.data.doctor.splits import tag_matrix
 from atose_ray.data.shards import data_store
-from atose_ray.evaluation.metrics import tag_correlation
-from atose_ray.search.report import cluster_order
+from atose_ray.data.tag_statistics import tag_correlation, tag_order
 from atose_ray.storage import Store
-from atose_ray.types import SPLITS
+from atose_ray.types import SPLITS, AudioInput
 
 PAGE = "data.html"
 MAX_PLAYERS, EXTREMES, EXCERPT_S = 20, 6, 5
@@ -48,18 +47,20 @@ CSP = "default-src 'none'; style-src 'unsafe-inline'; media-src data:"
 def write_examination(store: Store, found: Examination) -> None:
     """Write data.html and quarantine.csv into the data set's folder. Raises StoreError where it is not writable."""
     folder = data_store(store, found.dataset)
-    audio = read_audio(folder, [clip for clip, _ in heard(found)], len(found.manifest.data_spec.tags))
+    spec = found.manifest.data_spec
+    playable = [clip for clip, _ in played(found)] if spec.input.kind == "audio" else []
+    audio = read_audio(folder, playable, len(spec.tags))
     folder.write(QUARANTINE, quarantine(found))
     folder.write(PAGE, render_page(found, audio).encode())
 
 
 def render_page(found: Examination, audio: dict[int, Audio]) -> str:
-    """The whole page. audio: of the clips of `heard`, by clip id."""
+    """The whole page. audio: of the clips of `played`, by clip id."""
     style = resources.files("atose_ray").joinpath("assets", "page.css").read_text(encoding="utf-8") + STYLE
     title = f"{_text(found.dataset)}: data"
     sections = [
         _section("findings", "Findings", _ABOUT_FINDINGS, _findings(found)),
-        _section("listen", "Files to listen to", _ABOUT_PLAYERS, _players(found, audio)),
+        *([_section("listen", "Files to listen to", _ABOUT_PLAYERS, _players(found, audio))] if audio else []),
         _section("clips", "Clips", "Over all clips that could be decoded.", _histograms(found)),
         _section("tags", "Classes", "How many clips of each split carry each tag.", _classes(found)),
         _section("map", "Tags that occur together", _ABOUT_MAP, _map(found)),
@@ -79,7 +80,7 @@ _ABOUT_FINDINGS = (
     f"The files of errors and warnings, and all that could not be decoded, are in {QUARANTINE}."
 )
 _ABOUT_PLAYERS = (
-    f"Up to {EXCERPT_S} seconds around the loudest moment, as training hears them. Where little is wrong, "
+    f"Up to {EXCERPT_S} seconds around the loudest moment, as a training gets them. Where little is wrong, "
     "the quietest and the shortest clips follow: they are where to look next."
 )
 _ABOUT_MAP = (
@@ -88,8 +89,8 @@ _ABOUT_MAP = (
 )
 
 
-def heard(found: Examination) -> list[tuple[Clip, str]]:
-    """The clips with a player, worst first, and why: the findings take turns, so that each kind can be heard."""
+def played(found: Examination) -> list[tuple[Clip, str]]:
+    """The clips with a player, worst first, and why: the findings take turns, so that each kind can be played."""
     by_id = {clip.facts.clip_id: clip for clip in found.clips}
     turns = itertools.zip_longest(*(one.flags for one in found.findings))
     kinds = [one.kind for one in found.findings]
@@ -98,7 +99,7 @@ def heard(found: Examination) -> list[tuple[Clip, str]]:
         for kind, flag in zip(kinds, turn, strict=True):
             if flag is not None and flag.clip_id is not None and len(chosen) < MAX_PLAYERS:
                 chosen.setdefault(flag.clip_id, (by_id[flag.clip_id], f"{kind}: {flag.detail}"))
-    sounding = [clip for clip in found.clips if not is_silent(clip)]
+    sounding = [clip for clip in found.clips if not clip.silent]
     quiet = sorted(sounding, key=lambda clip: clip.facts.rms)[: EXTREMES // 2]
     short = sorted(sounding, key=lambda clip: clip.facts.samples)[: EXTREMES // 2]
     for why, clip in [("among the quietest", one) for one in quiet] + [("among the shortest", one) for one in short]:
@@ -116,7 +117,10 @@ def _section(name: str, title: str, caption: str, body: str) -> str:
 
 def _header(found: Examination) -> str:
     spec = found.manifest.data_spec
-    seconds = sum(clip.facts.samples for clip in found.clips) / spec.audio.sample_rate_hz
+    about, seconds = spec.input, sum(clip.facts.samples for clip in found.clips) / spec.input.rate_hz
+    unit = f"{about.bins} bins, {about.dtype}, {about.rate_hz:g} a second"
+    if isinstance(about, AudioInput):
+        unit = f"{about.sample_rate_hz} Hz, mono"
     counts = Counter(one.severity for one in found.findings)
     tiles = [
         ("training", "may start" if found.may_train else "must not start", ""),
@@ -127,7 +131,7 @@ def _header(found: Examination) -> str:
         ),
         ("clips", f"{len(found.clips):,}", ", ".join(f"{spec.counts.get(split, 0):,} {split}" for split in SPLITS)),
         ("not decoded", f"{len(found.manifest.skipped):,}", f"all in {QUARANTINE}"),
-        ("audio", _hours(seconds), f"{spec.audio.sample_rate_hz} Hz, mono"),
+        (about.kind, _hours(seconds), unit),
         ("tags", str(len(spec.tags)), "one per clip" if spec.exclusive else "any number per clip"),
     ]
     cells = "".join(
@@ -151,7 +155,7 @@ def _findings(found: Examination) -> str:
         return "<p>Nothing was found.</p>"
     rows = "".join(
         f'<tr><td><span class="severity {one.severity}">{one.severity}</span></td>'
-        f"<td>{_text(one.kind)}</td><td>{_text(one.what)}{_flags(one)}</td><td>{_text(one.way_out)}</td></tr>\n"
+        f"<td>{_text(one.kind)}</td><td>{_text(one.what)}{_flags(one)}</td><td>{_text(one.hint)}</td></tr>\n"
         for one in found.findings
     )
     return _table(("", "what", "found", "to do"), rows)
@@ -172,7 +176,7 @@ def _flags(finding: Finding) -> str:
 def _players(found: Examination, audio: dict[int, Audio]) -> str:
     rate_hz = found.manifest.data_spec.audio.sample_rate_hz
     rows = ""
-    for clip, why in heard(found):
+    for clip, why in played(found):
         data = base64.b64encode(excerpt(audio[clip.facts.clip_id], rate_hz)).decode()
         tags = ", ".join(found.manifest.data_spec.tags[tag] for tag in clip.tags)
         rows += (
@@ -184,7 +188,7 @@ def _players(found: Examination, audio: dict[int, Audio]) -> str:
 
 
 def excerpt(audio: Audio, rate_hz: int) -> bytes:
-    """A WAV of the seconds around the loudest sample, at the level that training hears."""
+    """A WAV of the seconds around the loudest sample, at the level that a training gets."""
     pcm_T, size = audio.pcm_T, EXCERPT_S * rate_hz
     loudest = int(np.abs(pcm_T).argmax()) if len(pcm_T) else 0
     first = max(0, min(loudest - size // 2, len(pcm_T) - size))
@@ -193,26 +197,35 @@ def excerpt(audio: Audio, rate_hz: int) -> bytes:
 
 
 def _histograms(found: Examination) -> str:
-    rate_hz = found.manifest.data_spec.audio.sample_rate_hz
-    clips = [clip for clip in found.clips if not is_silent(clip)] or list(found.clips)
+    length = [clip.facts.samples / found.manifest.data_spec.input.rate_hz for clip in found.clips]
+    about_content = _levels if found.manifest.data_spec.input.kind == "audio" else _values
+    plots = [
+        ("Length", histogram(length, "seconds")),
+        ("Tags per clip", bar_chart(Counter(len(clip.tags) for clip in found.clips), "tags")),
+        *about_content(found),
+    ]
+    figures = (f"<figure class='plot'><h3>{title}</h3>{svg}</figure>" for title, svg in plots)
+    return f"<div class='plots'>{''.join(figures)}</div>"
+
+
+def _values(found: Examination) -> list[tuple[str, str]]:
+    mean, spread = ([getattr(clip.facts, name) for clip in found.clips] for name in ("mean", "rms"))
+    return [("Mean of a clip", histogram(mean, "value")), ("Standard deviation of a clip", histogram(spread, "value"))]
+
+
+def _levels(found: Examination) -> list[tuple[str, str]]:
+    clips = [clip for clip in found.clips if not clip.silent] or list(found.clips)
     level = [20 * np.log10(max(clip.facts.rms, 1e-5)) for clip in clips]
     peak = [20 * np.log10(max(clip.facts.source_peak or 0, 1e-5)) for clip in clips if clip.facts.channels]
     plots = [
-        ("Length", histogram([clip.facts.samples / rate_hz for clip in found.clips], "seconds")),
         ("Level of the stored clips", histogram(level, "dB of full scale (RMS), without silent clips")),
-        (
-            "Clipped samples",
-            histogram([100 * clip.facts.clipped for clip in found.clips], "% of a clip's samples"),
-        ),
-        ("Tags per clip", bar_chart(Counter(len(clip.tags) for clip in found.clips), "tags")),
+        ("Clipped samples", histogram([100 * clip.facts.clipped for clip in found.clips], "% of a clip's samples")),
     ]
     rates = Counter(clip.facts.source_rate_hz for clip in found.clips if clip.facts.source_rate_hz)
     channels = Counter(clip.facts.channels for clip in found.clips if clip.facts.channels)
     plots += [("Peak of the files", histogram(peak, "dB of full scale, without silent clips"))] if peak else []
     plots += [("Sample rate of the files", bar_chart(rates, "Hz"))] if rates else []
-    plots += [("Channels of the files", bar_chart(channels, "channels"))] if channels else []
-    figures = (f"<figure class='plot'><h3>{title}</h3>{svg}</figure>" for title, svg in plots)
-    return f"<div class='plots'>{''.join(figures)}</div>"
+    return plots + ([("Channels of the files", bar_chart(channels, "channels"))] if channels else [])
 
 
 def _classes(found: Examination) -> str:
@@ -241,7 +254,7 @@ def _map(found: Examination) -> str:
     if len(kept) < 2:
         return "<p class='note'>There is one tag only.</p>"
     phi_CC = tag_correlation(tags_NC[:, kept])
-    order = cluster_order(phi_CC)
+    order = tag_order(phi_CC)
     names = [found.manifest.data_spec.tags[kept[i]] for i in order]
     note = f"<p class='note'>The {len(kept)} most frequent tags of {tags_NC.shape[1]}.</p>"
     ordered = [[phi_CC[i][j] for j in order] for i in order]

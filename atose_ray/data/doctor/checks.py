@@ -17,15 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atose_ray.data.doctor_facts import Audio, Clip, alike, load_clips, read_audio
-from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
-from atose_ray.data.doctor_splits import examine_splits
+from atose_ray.data.doctor.facts import SILENT_LEVEL, Audio, Clip, alike, load_clips, read_audio
+from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
+from atose_ray.data.doctor.splits import examine_splits
 from atose_ray.data.shards import Manifest, SkippedClip, data_store, load_manifest
 from atose_ray.storage import Store
+from atose_ray.types import AudioInput
 
 QUARANTINE = "quarantine.csv"
 COLUMNS = ("path", "split", "problem", "detail")
-SILENT_LEVEL = 1e-3  # -60 dB
 CLIPPED_SHARE = 0.01
 DC_LEVEL = 0.1  # of the peak
 SHORT = 0.1  # of the median length
@@ -39,8 +39,9 @@ PROBLEM_OF_REASON = {
     "are NaN or infinite": "not finite",
     "is empty (0 bytes)": "empty",
     "holds no samples": "empty",
+    "holds no frames": "empty",
 }
-WAY_OUT = {
+HINT = {
     "missing": "fetch the files, or remove them from the annotations",
     "truncated": "fetch the files again",
     "not finite": "export the files again",
@@ -85,7 +86,7 @@ def examine(store: Store, dataset: str) -> Examination:
     n_tags = len(manifest.data_spec.tags)
     findings = [
         *examine_skipped(manifest, clips),
-        *examine_audio(manifest, clips),
+        *examine_content(manifest, clips),
         *examine_copies(manifest, clips, lambda some: read_audio(folder, some, n_tags)),
         *examine_splits(manifest, clips),
     ]
@@ -109,13 +110,13 @@ def examine_skipped(manifest: Manifest, clips: Iterable[Clip]) -> Iterator[Findi
             yield Finding("note", problem, what, "nothing: everyone leaves them out", flags)
         else:
             what = f"{counted(len(flags), 'file', 'are')} {problem} and left out"
-            yield Finding("warning", problem, what, WAY_OUT[problem], flags)
+            yield Finding("warning", problem, what, HINT[problem], flags)
     lost = sum(len(skipped) for problem, skipped in problems.items() if problem != "known broken")
     total = sum(manifest.data_spec.counts.values()) + len(manifest.skipped)
     if lost >= TOO_MANY_LOST * total:
         what = f"{share(lost, total)} clips could not be decoded"
-        way_out = f"check that the source of {kind_of(manifest)!r} is complete, and prepare again"
-        yield Finding("error", "too many lost", what, way_out)
+        hint = f"check that the source of {kind_of(manifest)!r} is complete, and prepare again"
+        yield Finding("error", "too many lost", what, hint)
     yield from _missing_folders(manifest, clips)
 
 
@@ -142,28 +143,31 @@ def _missing_folders(manifest: Manifest, clips: Iterable[Clip]) -> Iterator[Find
         yield Finding("error", "folders missing", what, JOIN_THE_PARTS)
 
 
-def is_silent(clip: Clip) -> bool:
-    """Below -60 dB, in the file or, where its channels cancel, as their mean."""
-    return min(clip.loudness, clip.facts.peak) < SILENT_LEVEL
+def examine_content(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Finding]:
+    """Silent, clipped, off-centre and very short clips, and sources whose rate is wrong; of frames what there is."""
+    about = manifest.data_spec.input
+    if isinstance(about, AudioInput):
+        yield from _levels(clips)
+        yield from _rates(about.sample_rate_hz, clips)
+    else:
+        flags = tuple(_flag(clip, f"all values are {clip.facts.mean:g}") for clip in clips if clip.silent)
+        yield from _some("warning", "silent", flags, "are one value throughout", "remove them, or compute them again")
+    median = float(np.median([clip.facts.samples for clip in clips]))
+    short = [clip for clip in clips if clip.facts.samples < SHORT * median]
+    flags = tuple(_flag(clip, f"{clip.facts.samples / about.rate_hz:.3f} s") for clip in short)
+    what = f"are shorter than a tenth of the median ({median / about.rate_hz:.2f} s)"
+    yield from _some("note", "very short", flags, what, "check that they are what the annotations mean", False)
 
 
-def examine_audio(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Finding]:
-    """Silent, clipped, off-centre and very short clips, and sources whose rate is wrong."""
-    silent = tuple(_flag(clip, _silence(clip)) for clip in clips if is_silent(clip))
+def _levels(clips: tuple[Clip, ...]) -> Iterator[Finding]:
+    silent = tuple(_flag(clip, _silence(clip)) for clip in clips if clip.silent)
     yield from _some("warning", "silent", silent, "are silent (below -60 dB)", "remove them, or record them again")
     loud = sorted((clip for clip in clips if clip.facts.clipped >= CLIPPED_SHARE), key=lambda clip: -clip.facts.clipped)
     clipped = tuple(_flag(clip, f"{clip.facts.clipped:.1%} of its samples are clipped") for clip in loud)
     yield from _some("warning", "clipped", clipped, "are clipped", "listen to them; get them at a lower level")
-    dc = [clip for clip in clips if not is_silent(clip) and abs(clip.facts.mean) > DC_LEVEL * clip.facts.peak]
+    dc = [clip for clip in clips if not clip.silent and abs(clip.facts.mean) > DC_LEVEL * clip.facts.peak]
     flags = tuple(_flag(clip, f"mean {clip.facts.mean:+.3f} of full scale") for clip in dc)
     yield from _some("note", "off centre", flags, "have a constant offset", "remove it with a high-pass filter", False)
-    rate_hz = manifest.data_spec.audio.sample_rate_hz
-    median = float(np.median([clip.facts.samples for clip in clips]))
-    short = [clip for clip in clips if clip.facts.samples < SHORT * median]
-    flags = tuple(_flag(clip, f"{clip.facts.samples / rate_hz:.3f} s") for clip in short)
-    what = f"are shorter than a tenth of the median ({median / rate_hz:.2f} s)"
-    yield from _some("note", "very short", flags, what, "check that they are what the annotations mean", False)
-    yield from _rates(rate_hz, clips)
 
 
 def _silence(clip: Clip) -> str:
@@ -196,7 +200,7 @@ def _rates(rate_hz: int, clips: tuple[Clip, ...]) -> Iterator[Finding]:
 
 def examine_copies(manifest: Manifest, clips: tuple[Clip, ...], read: ReadAudio) -> Iterator[Finding]:
     """The same samples twice, and the same recording at another level or with other silence around it."""
-    sounding = [clip for clip in clips if not is_silent(clip)]
+    sounding = [clip for clip in clips if not clip.silent]
     same = _alike_by(sounding, lambda clip: clip.facts.fingerprint)
     single = {clip.facts.fingerprint: clip for clip in reversed(sounding)}
     nearly = []
@@ -243,13 +247,13 @@ def _some(
     kind: str,
     flags: tuple[Flag, ...],
     what: str,
-    way_out: str,
+    hint: str,
     quarantine: bool = True,
 ) -> Iterator[Finding]:
     """One finding where there are flags, none where there are not. what: begins with `are` or `have`."""
     verb, rest = what.split(" ", 1)
     if flags:
-        yield Finding(severity, kind, f"{counted(len(flags), 'clip', verb)} {rest}", way_out, flags, quarantine)
+        yield Finding(severity, kind, f"{counted(len(flags), 'clip', verb)} {rest}", hint, flags, quarantine)
 
 
 def summary(found: Examination) -> str:
@@ -267,7 +271,7 @@ def as_lines(found: Examination) -> list[str]:
     lines = []
     for one in found.findings:
         some = f" ({first_few([flag.name for flag in one.flags], 3)})" if one.flags else ""
-        lines.append(f"  {one.severity}: {one.what}{some}. To do: {one.way_out}")
+        lines.append(f"  {one.severity}: {one.what}{some}. To do: {one.hint}")
     return lines
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from atose_ray.data.batches import check_trainable
-from atose_ray.data.doctor_facts import Clip
-from atose_ray.data.doctor_findings import OWN_SPLITS, Finding, counted, first_few, kind_of, share
+from atose_ray.data.doctor.facts import Clip
+from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, counted, first_few, kind_of, share
 from atose_ray.data.shards import Manifest
 from atose_ray.storage import StoreError
 from atose_ray.types import SPLITS
@@ -62,8 +62,8 @@ def _groups(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Finding]:
         f"{share(len(divided), len(splits_of))} groups (artist, speaker, recording) are in more than one split: {some}"
     )
     if kind_of(manifest) in OWN_SPLITS:
-        way_out = "keep each group in one split, or leave the split column out, and prepare again; scores are too high"
-        yield Finding("warning", "group in two splits", what, way_out)
+        hint = "keep each group in one split, or leave the split column out, and prepare again; scores are too high"
+        yield Finding("warning", "group in two splits", what, hint)
     else:
         yield Finding("note", "group in two splits", what, "nothing: the published split is so; say it with the scores")
 
@@ -75,11 +75,11 @@ def _never_positive(manifest: Manifest) -> Iterator[Finding]:
             continue
         what = f"no clip in {split} carries {share(len(never), len(manifest.tag_counts))} tags: {first_few(never, 8)}"
         if split == "train":
-            way_out = "remove the tag from the annotations, or move a clip that has it into train, and prepare again"
-            yield Finding("error", f"never positive in {split}", what, way_out)
+            hint = "remove the tag from the annotations, or move a clip that has it into train, and prepare again"
+            yield Finding("error", f"never positive in {split}", what, hint)
         else:
-            way_out = f"move clips into {split}, or know that these tags do not count in its scores"
-            yield Finding("warning", f"never positive in {split}", what, way_out)
+            hint = f"move clips into {split}, or know that these tags do not count in its scores"
+            yield Finding("warning", f"never positive in {split}", what, hint)
 
 
 def _counts(manifest: Manifest) -> Iterator[Finding]:

@@ -1,0 +1,33 @@
+"""Which tags occur together: their correlation over clips, and an order that puts similar ones side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+
+def tag_correlation(tags_NC: npt.NDArray[Any]) -> list[list[float]]:
+    """[N, C] -> Pearson (phi) correlation [C, C] of the tags; 0 where a tag is constant."""
+    centred = tags_NC - tags_NC.mean(axis=0)
+    spread = np.sqrt((centred**2).sum(axis=0))
+    product = centred.T @ centred
+    scale = np.outer(spread, spread)
+    return [[float(v) for v in row] for row in np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)]
+
+
+def tag_order(similarity_CC: Sequence[Sequence[float]]) -> list[int]:
+    """[C, C], at most 1 -> an order of the tags that puts similar ones side by side: the leaves of average-linkage
+    clustering in the order that makes neighbours most alike. What is not finite counts as no similarity."""
+    if len(similarity_CC) < 2:
+        return list(range(len(similarity_CC)))
+    alike_CC = np.nan_to_num(np.array(similarity_CC, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
+    distance_CC = np.maximum(1 - alike_CC, 0)
+    distance_CC = (distance_CC + distance_CC.T) / 2
+    np.fill_diagonal(distance_CC, 0)
+    tree = linkage(squareform(distance_CC, checks=False), "average", optimal_ordering=True)
+    return [int(tag) for tag in leaves_list(tree)]
