@@ -250,18 +250,21 @@ def on_a_grid(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"search": search.model_copy(update={"trials": trials})})
 
 
-def check_on_data(study: StudyConfig, manifest: Manifest) -> None:
-    """Check the splits, and build a model at every end, choice and arm, on this data's facts.
+def check_on_data(study: StudyConfig, manifest: Manifest) -> RunConfig:
+    """Check the splits, and build a model at every end, choice and arm, on this data's facts; returns the base,
+    resolved.
 
     Raises StoreError or ConfigError.
     """
-    check_trainable(manifest, max(1, study.search.workers_per_trial))
+    ranks, bases = max(1, study.search.workers_per_trial), []
+    check_trainable(manifest, ranks)
     for name, value, partial in [("base", "", {}), *probes(study.space)]:
         try:
-            run = compose(study, partial).resolve(manifest.data_spec, manifest.content_hash)
-            share_of_batch(run.data.batch_size, max(1, study.search.workers_per_trial))
+            bases.append(compose(study, partial).resolve(manifest.data_spec, manifest.content_hash))
+            share_of_batch(bases[-1].data.batch_size, ranks)
         except ValueError as error:
             raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error
+    return bases[0]
 
 
 def longest_run(study: StudyConfig) -> int:
