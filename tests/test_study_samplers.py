@@ -62,7 +62,9 @@ class Searching:
         about = {"name": f"{number:03d}", "number": number, "params": params, "distributions": ranges}
         job = Job(RunConfig(), "", self.folder.child(f"r{number}").uri, {**about, "resources": {"cpus": 1.0}})
         cost = int(10 * params["optim.lr"])
-        Store(job.folder_uri).write_json("about.json", {"parameters": cost})
+        head = {"parameters": cost, "started": 0.0, "device": "cpu", **job.about}
+        Store(job.folder_uri).write_json("about.json", head)
+        Store(job.folder_uri).write_json("config.json", {})
         record = dataclasses.replace(trial(number, "running", 0.0, 0, 1.0), params=params, distributions=ranges)
         self.records[number] = dataclasses.replace(record, parameters=cost)
         return job

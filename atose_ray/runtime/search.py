@@ -52,18 +52,6 @@ from atose_ray.training.record import RunFolder
 PRUNED = {"median": "below the median of the others", "asha": "by successive halving"}
 
 
-class StoppedError(KeyboardInterrupt):
-    """A search that was asked to stop has stopped; its command says so and ends with code 130."""
-
-
-class EqualBugsError(SystemExit):
-    """One mistake ended several trials and nothing ended well: the command ends with code 1 and this message."""
-
-
-class LostNodeError(SystemExit):
-    """The driver's own node died: no trial is to blame, so all of them stay unfinished. Ends with code 1."""
-
-
 class Asker(Searcher):  # type: ignore[misc]
     """Tune asks it for every trial. may_launch: whether one may begin just now, beside those that run."""
 
@@ -115,12 +103,12 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune's loop turns, some ten times a second. Raises StoppedError or EqualBugsError to end the search."""
+        """Tune's loop turns, some ten times a second. Raises KeyboardInterrupt or SystemExit to end the search."""
         self.stop_if_asked(trials)
         names = self.console.too_many_bugs()
         if names:
             self.report()
-            raise EqualBugsError(
+            raise SystemExit(
                 f"error: {len(names)} trials ended by the same error, none ended well: {', '.join(names)}. It stands "
                 "above in full; once it is mended, the same command goes on with the trials that are left"
             )
@@ -128,7 +116,7 @@ class Hooks(tune.Callback):  # type: ignore[misc]
             self.console.say(f"wait   {line}")
 
     def stop_if_asked(self, trials: list[Any]) -> None:
-        """Let the trials that run end with their epoch, unfinished; then raise StoppedError."""
+        """Let the trials that run end with their epoch, unfinished; then raise KeyboardInterrupt."""
         request = self.session.request()
         if not request:
             return
@@ -144,10 +132,11 @@ class Hooks(tune.Callback):  # type: ignore[misc]
             self.end_if_stopped()
 
     def end_if_stopped(self) -> None:
-        """Tune's loop may end before it turns again, with the last trials that were waited for. Raises StoppedError."""
+        """Tune's loop may end before it turns again, with the last trials that were waited for. Raises
+        KeyboardInterrupt."""
         if self.awaited is not None:
             self.report()
-            raise StoppedError
+            raise KeyboardInterrupt  # the command says that it was stopped, and ends with code 130
 
     def report(self) -> None:
         """Write the study's report, as nobody else will."""
@@ -183,11 +172,12 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         self.end(Ended(job.about["number"], job, state, reason, cause, trace, recorded=ending is not None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good, though it was tried again."""
+        """A trial failed for good, though it was tried again. Raises SystemExit where the driver's own node died: no
+        trial is to blame then, and all of them stay unfinished."""
         error = error_of(trial) or ConnectionError("its process died without a message (killed, or out of memory)")
         job, cause = setup_of(trial).job, cause_of(error)
         if cause == "infrastructure" and own_node_is_gone():
-            raise LostNodeError("error: Ray's node on this machine has died; the same command goes on from here")
+            raise SystemExit("error: Ray's node on this machine has died; the same command goes on from here")
         ending = RunFolder(Store(job.folder_uri)).ending()
         reason = ending["reason"] if ending else f"{cause}: {reason_of(error)}"
         self.end(Ended(job.about["number"], job, "failed", reason, cause, trace_of(error), ending is not None))

@@ -33,25 +33,12 @@ WARM_UP, MEASURED = 5, 30
 
 def costs_of(trial: TrialRecord, names: Sequence[str]) -> dict[str, float] | None:
     """Name -> cost; None where one is not on record, as of a trial that did not come to its end."""
-    gpus = trial.resources.get("gpus", 0.0)
-    return _costs(names, trial.parameters, trial.latency_ms, gpus, sum(epoch.seconds for epoch in trial.epochs))
-
-
-def costs_in(folder: RunFolder, names: Sequence[str]) -> dict[str, float] | None:
-    """The same from a run folder."""
-    about, seconds = folder.about(), sum(epoch.seconds for epoch in folder.epochs())
-    gpus = about.get("resources", {}).get("gpus", 0.0)
-    return _costs(names, about.get("parameters", 0), about.get("latency_ms"), gpus, seconds)
-
-
-def _costs(
-    names: Sequence[str], params: int, latency_ms: float | None, gpus: float, seconds: float
-) -> dict[str, float] | None:
+    seconds = sum(epoch.seconds for epoch in trial.epochs)
     known = {
-        "params": float(params),
-        "latency_ms": latency_ms,
+        "params": float(trial.parameters),
+        "latency_ms": trial.latency_ms,
         "train_seconds": seconds,
-        "gpu_seconds": seconds * gpus,
+        "gpu_seconds": seconds * trial.resources.get("gpus", 0.0),
     }
     found = {name: value for name in names if (value := known[name]) is not None}
     return found if len(found) == len(names) else None

@@ -17,7 +17,7 @@ from atose_ray.search.board import upload_board
 from atose_ray.search.budget import Budget
 from atose_ray.search.events import Asked, Ended, Epoch, Event
 from atose_ray.search.progress import MIN_ENDED, last_sign, measure
-from atose_ray.search.record import TrialRecord
+from atose_ray.search.record import TrialRecord, load_trial
 from atose_ray.storage import Store
 from atose_ray.storage.lease import RUN_LEASE
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -33,7 +33,7 @@ def earlier_seconds(folder: Store, trials: Sequence[TrialRecord]) -> float:
     events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith(b"}")]
     signs = [sign for trial in trials for sign in (*(e.time for e in trial.epochs), last_sign(trial))]
     total = 0.0
-    for this, after in zip(events, [*events[1:], {"event": "start", "time": float("inf")}], strict=True):
+    for this, after in zip(events, [*events[1:], {"event": "start", "time": float("inf")}], strict=False):
         if this["event"] == "start":
             seen = [sign for sign in signs if this["time"] <= sign <= after["time"]]
             total += (after["time"] if after["event"] == "end" else max(seen, default=this["time"])) - this["time"]
@@ -92,7 +92,9 @@ class TrialLog:
         """Keep the records up to date, and close the run folder of a trial that ended."""
         if isinstance(event, Asked):
             self.launched += 1
-            self.trials[event.number] = begun(event, self.trials.get(event.number))
+            trial = load_trial(Store(event.job.folder_uri))
+            assert trial is not None, "its run folder was begun when it was asked for"
+            self.trials[event.number] = trial
             return
         trial = self.trials[event.number]
         if isinstance(event, Epoch):
@@ -115,27 +117,6 @@ class TrialLog:
         line = self.budget.forecast(measure(trials, self.wanted, time.time()), trials, self.wall_s)
         if line:
             print(line, flush=True)
-
-
-def begun(event: Asked, before: TrialRecord | None) -> TrialRecord:
-    """The record of a trial that was asked for; of one that goes on, with the epochs that it has."""
-    about = event.job.about
-    return TrialRecord(
-        number=event.number,
-        name=about["name"],
-        signature=event.job.run.signature(),
-        params=about["params"],
-        distributions=about["distributions"],
-        config={},
-        state="running",
-        reason=None,
-        started=before.started if before else time.time(),
-        finished=None,
-        device="",
-        parameters=0,
-        epochs=before.epochs if before else (),
-        resources=about["resources"],
-    )
 
 
 def close(job: Job, event: Ended) -> None:

@@ -15,11 +15,11 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import DBAPIError
 
-from atose_ray.search.costs import FLOOR, costs_in
+from atose_ray.search.costs import FLOOR, costs_of
 from atose_ray.search.events import Ended, Epoch, Event
+from atose_ray.search.record import load_trial
 from atose_ray.search.study_storage import NUMBER, StudyStorage
 from atose_ray.storage import Store
-from atose_ray.training.record import RunFolder
 
 T = TypeVar("T")
 PAUSES_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 60)  # three minutes for a database to come back
@@ -70,7 +70,8 @@ class OptunaListener:
     def values(self, event: Ended) -> list[float] | None:
         """The metric and the costs of a trial that ended; None where one is not known."""
         value = self.best.get(event.number, FLOOR if event.state == "diverged" else None)
-        costs = costs_in(RunFolder(Store(event.job.folder_uri)), self.costs) if self.costs else {}
+        trial = load_trial(Store(event.job.folder_uri)) if self.costs else None
+        costs = costs_of(trial, self.costs) if trial else {}
         return None if event.state == "failed" or value is None or costs is None else [value, *costs.values()]
 
 

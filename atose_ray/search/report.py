@@ -18,6 +18,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
 
 from atose_ray.evaluation.metrics import COUNTS, PROTOCOL
 from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_importances
@@ -111,23 +112,13 @@ def _sound(study: StudyRecord) -> dict[str, str]:
 
 
 def cluster_order(similarity_CC: Matrix) -> list[int]:
-    """An order of the tags that puts similar ones side by side: average-linkage clustering, and each merge turns its
-    two halves so that their most similar ends touch. What is not finite counts as no similarity."""
-    if not similarity_CC:
-        return []
+    """An order of the tags that puts similar ones side by side: average-linkage clustering, its leaves in the order
+    that makes neighbours most similar. What is not finite counts as no similarity."""
+    if len(similarity_CC) < 2:
+        return list(range(len(similarity_CC)))
     S = np.nan_to_num(np.array(similarity_CC, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
-    clusters = [[i] for i in range(len(S))]
-    link = S.copy()
-    np.fill_diagonal(link, -np.inf)
-    while len(clusters) > 1:
-        a, b = sorted(int(i) for i in np.unravel_index(int(np.argmax(link)), link.shape))
-        size_a, size_b = len(clusters[a]), len(clusters[b])
-        merged = (link[a] * size_a + link[b] * size_b) / (size_a + size_b)
-        link[a], link[:, a] = merged, merged
-        link[a, a] = -np.inf
-        link = np.delete(np.delete(link, b, axis=0), b, axis=1)
-        clusters[a] = _join(clusters[a], clusters.pop(b), S)
-    return clusters[0]
+    apart = (S.max() - S)[np.triu_indices(len(S), k=1)]
+    return [int(leaf) for leaf in leaves_list(linkage(apart, "average", optimal_ordering=True))]
 
 
 def triangle_correlation(a_CC: Matrix, b_CC: Matrix) -> float | None:
@@ -138,12 +129,6 @@ def triangle_correlation(a_CC: Matrix, b_CC: Matrix) -> float | None:
     if known.sum() < 3 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
         return None
     return float(np.corrcoef(a[known], b[known])[0, 1])
-
-
-def _join(left: list[int], right: list[int], S: np.ndarray[Any, Any]) -> list[int]:
-    ways = [(l, r) for l in (left, left[::-1]) for r in (right, right[::-1])]  # noqa: E741
-    best_left, best_right = max(ways, key=lambda way: S[way[0][-1], way[1][0]])
-    return best_left + best_right
 
 
 def _study_facts(study: StudyRecord) -> dict[str, Any]:
