@@ -8,7 +8,9 @@ from typing import Any
 from atose_ray import cli
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.search.plan import make_plan
 from atose_ray.search.progress import read_study
+from atose_ray.search.promotion import candidates, judge
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
 
@@ -51,8 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
-    from atose_ray.runtime.promote import candidates, judge, score_test, train_all
-    from atose_ray.search.plan import make_plan
+    from atose_ray.runtime.promote import score_test, train_all, valid_scores
 
     baseline = options.baseline
     if baseline is None and options.top > 1:
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"promote {options.study}: {len(chosen)} trials x {options.seeds} seeds\nplan: {plan.arithmetic()}")
         for count, job in enumerate(train_all(jobs, study.search, plan), 1):
             print(f"[{count}/{len(jobs)}] {job.about['name']}", flush=True)
-        found = judge(chosen, store, metric, plan)
+        found = judge(chosen, [valid_scores(candidate, plan) for candidate in chosen], metric)
         folder.write_json(PROMOTION, found)
         found["test"] = score_test(chosen[0], metric, plan)
         folder.write_json(PROMOTION, found)

@@ -91,14 +91,13 @@ def on_ray(job: Job, search: Any, options: argparse.Namespace) -> None:
     """Train in as many Ray Train workers as the trial had."""
     from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
-    from atose_ray.runtime.train import train_on_ray, with_device
+    from atose_ray.runtime.train import train_on_ray
     from atose_ray.search.plan import make_plan
 
     with cluster(options.cpus, options.address):
         one = search.model_copy(update={"trials": 1})
         plan = make_plan(one, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
         check_nodes(Store(job.store_uri), Store(job.folder_uri), job.run.data.dataset)
-        job = with_device(job, plan.worker_gpus)
         train_on_ray(job, one, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)
 
 

@@ -104,7 +104,7 @@ def on_ray(job: Job, workers: int, options: Any) -> None:
     """Train in Ray Train workers."""
     from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
-    from atose_ray.runtime.train import train_on_ray, with_device
+    from atose_ray.runtime.train import train_on_ray
     from atose_ray.search.plan import make_plan
 
     search = SearchConfig(trials=1, workers_per_trial=workers)
@@ -112,7 +112,6 @@ def on_ray(job: Job, workers: int, options: Any) -> None:
         plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
         print(f"plan: {plan.arithmetic()}")
         check_nodes(Store(job.store_uri), Store(job.folder_uri), job.run.data.dataset)
-        job = with_device(job, plan.worker_gpus)
         train_on_ray(job, search, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)
     for record in RunFolder(Store(job.folder_uri)).epochs():
         show(record, job)

@@ -13,7 +13,11 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.search.budget import Prices, parse_budget, prices_of
+from atose_ray.search.clip_plan import plan_clips
+from atose_ray.search.costs import front
+from atose_ray.search.plan import make_plan, table, yaml_resources
 from atose_ray.search.record import StudyRecord, load_trials, study_store
+from atose_ray.search.samplers import check_warm_start
 from atose_ray.search.space import check_on_data, compose, find_study, load_study, on_a_grid
 from atose_ray.storage import Store
 
@@ -67,31 +71,27 @@ def main(argv: list[str] | None = None) -> None:
     store = cli.open_store(options)
     study = wanted(options, study_store(store, name))
     budget = study.search.budget and parse_budget(study.search.budget, prices(options.cluster))
-    base = compose(study, {})
-    manifest = load_manifest(store, base.data.dataset)
-    check_on_data(study, manifest)
+    manifest = load_manifest(store, compose(study, {}).data.dataset)
+    base = check_on_data(study, manifest)
+    check_warm_start(study, store)
     study_store(store, name).check_writable()
 
     from atose_ray.runtime.cluster import cluster, cluster_resources
-    from atose_ray.runtime.shared import plan_clips
+    from atose_ray.runtime.object_store import node_stores
     from atose_ray.runtime.tune import run_study
-    from atose_ray.search.plan import make_plan, yaml_resources
-    from atose_ray.search.plan_table import table
-    from atose_ray.search.samplers import check_warm_start
 
-    check_warm_start(study, store)
     object_store_bytes = options.object_store and options.object_store << 30
     job = {"study": name, "store": store.uri, "trials": str(study.search.trials), "metric": study.search.metric}
     with cluster(options.cpus, options.address, object_store_bytes, job):
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
-        clips = plan_clips(base, study.search, manifest, available)
+        clips = plan_clips(base, study.search, manifest, available, node_stores())
         plan = make_plan(study.search, clips.streams, available)
         print(
             f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}\n"
             f"{table(plan)}\n{clips.line(plan)}",
             flush=True,
         )
-        record = run_study(study, name, store, plan, clips, budget or None, options.retry_failed)
+        record = run_study(study, name, store, plan, manifest, clips, budget or None, options.retry_failed)
     print(closing(record, study_store(store, name)))
 
 
@@ -162,8 +162,6 @@ def front_lines(record: StudyRecord) -> list[str]:
     names = tuple(record.config["search"].get("costs", ()))
     if not names:
         return []
-    from atose_ray.runtime.costs import front
-
     lines = [f"front: {record.metric} against {', '.join(names)}"]
     for trial, values in front(record.trials, names):
         costs = ", ".join(f"{name} {value:g}" for name, value in zip(names, values[1:], strict=True))

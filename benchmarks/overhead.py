@@ -35,7 +35,7 @@ def stub_trial() -> Any:
 
     class Stub(tune.Trainable):  # type: ignore[misc]
         def setup(self, config: dict[str, Any]) -> None:
-            self.job = config[KEY]["job"]
+            self.job = config[KEY].job
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.setup(new_config)
@@ -45,9 +45,10 @@ def stub_trial() -> Any:
             time.sleep(WORK_S)
             folder = RunFolder(Store(self.job.folder_uri))
             value = min(1.0, 10 * self.job.run.optim.lr)
-            folder.add_epoch(EpochRecord(1, "classify", WORK_S, 0.1, 0.1, {"pr_auc_macro": value}, value, time.time()))
+            record = EpochRecord(1, "classify", WORK_S, 0.1, 0.1, {"pr_auc_macro": value}, value, time.time())
+            folder.add_epoch(record)
             folder.end("complete")
-            return {"pr_auc_macro": value, "epoch": 1, "train_loss": 0.1, "done": True}
+            return {"pr_auc_macro": value, "epoch": 1, "record": record, "done": True}
 
     return Stub
 
@@ -63,15 +64,16 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.search.session import Session
     from atose_ray.search.space import load_study
+    from atose_ray.search.trials import Space
     from atose_ray.storage import Store
 
     store = Store(store_uri)
     study = load_study("demo", (f"search.trials={trials}", f"search.concurrency={SLOTS}"))
     manifest = load_manifest(store, "demo")
-    vars(searching)["trainable"] = lambda costs, plan, shared: tune.with_resources(stub_trial(), {"CPU": 1})
+    vars(searching)["trainable"] = lambda plan, shared: tune.with_resources(stub_trial(), {"CPU": 1})
     with cluster(cpus=SLOTS):
         plan = make_plan(study.search, False, cluster_resources())
-        space = searching.Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
+        space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
         folder = study_store(store, name)
         profiler = cProfile.Profile()
         began = time.time()
@@ -125,7 +127,7 @@ if __name__ == "__main__":
             print(json.dumps(lines[-1]), flush=True)
     print("median overhead per trial:", statistics.median(line["overhead_s"] for line in lines), "s")
     if options.append:
-        from atose_ray.runtime.tune import versions
+        from atose_ray.search.study import versions
 
         with RESULTS.open("a") as stream:
             for line in lines:

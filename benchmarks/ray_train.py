@@ -29,7 +29,7 @@ from atose_ray.data.shards import Manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.train import train_on_ray
-from atose_ray.runtime.tune import versions
+from atose_ray.search.study import versions
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder

@@ -33,10 +33,11 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     from atose_ray.config import StudyConfig
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime.cluster import cluster_resources
-    from atose_ray.runtime.search import Space, search
+    from atose_ray.runtime.search import search
     from atose_ray.search.plan import make_plan
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.search.session import Session
+    from atose_ray.search.trials import Space
     from atose_ray.storage import Store
 
     search_settings = {"trials": trials, "concurrency": slots, "workers_per_trial": workers, "pruner": {"kind": "none"}}
@@ -66,7 +67,7 @@ def main() -> None:
         os.environ.setdefault("RAY_TMPDIR", scratch)
         from atose_ray import prepare
         from atose_ray.runtime.cluster import cluster
-        from atose_ray.runtime.tune import versions
+        from atose_ray.search.study import versions
 
         store = options.store or scratch
         if not options.store:

@@ -18,8 +18,8 @@ from atose_ray.config import SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.train import train_on_ray
-from atose_ray.runtime.tune import versions
 from atose_ray.search.space import compose, load_study
+from atose_ray.search.study import versions
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder

@@ -18,7 +18,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from test_ray import run, store, study  # noqa: F401
 
 from atose_ray.config import SearchConfig
-from atose_ray.runtime.failures import Bugs, Judge, Tries, cause_of, likeness, reason_of, record_failure, trace_of
+from atose_ray.runtime.failures import Judge, Tries, cause_of, reason_of, record_failure, trace_of
+from atose_ray.search.console import Console, likeness
+from atose_ray.search.events import Ended
 from atose_ray.search.record import load_trials, study_store
 from atose_ray.storage import Store, StoreError
 from atose_ray.storage.lease import LeaseError
@@ -99,16 +101,17 @@ def test_a_handled_error_does_not_hide_the_bug_that_followed() -> None:
         assert cause_of(error) == "bug"
 
 
-def test_equal_bugs_are_counted_by_their_lines_and_not_by_their_numbers() -> None:
+def test_equal_bugs_are_counted_by_their_lines_and_not_by_their_numbers(capsys) -> None:
     one = trace_of(raised(ValueError("expected 12 clips, got 7 at 0x7f01")))
     two = trace_of(raised(ValueError("expected 9 clips, got 3 at 0x7f99")))
     other = trace_of(raised(KeyError("lr")))
     assert likeness(one) == likeness(two) != likeness(other)
-    bugs = Bugs(limit=3)
-    assert bugs.add("000-a", one) and not bugs.add("001-b", two) and bugs.add("002-c", other)
-    assert bugs.too_many() == []
-    bugs.add("003-d", two)
-    assert bugs.too_many() == ["000-a", "001-b", "003-d"]
+    console = Console(SearchConfig(), ())
+    for number, (name, trace) in enumerate((("000-a", one), ("001-b", two), ("002-c", other), ("003-d", two))):
+        assert console.too_many_bugs() == []
+        console.hear(Ended(number, Job(None, "", "", {"name": name}), "failed", "bug", "bug", trace))
+    assert console.too_many_bugs() == ["000-a", "001-b", "003-d"]
+    assert capsys.readouterr().out.count("Traceback (most recent call last)") == 2
 
 
 def test_ray_train_stops_trying_at_a_bug_and_grants_a_halved_batch_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +220,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, module, folder: Path) -> None:
                 pass
             return {}["a key that is not there"]
 
-    from atose_ray.runtime import costs
-
-    for place in (module, costs):
-        if hasattr(place, "ActorTrial"):
-            monkeypatch.setattr(place, "ActorTrial", Broken)
+    monkeypatch.setattr(module, "ActorTrial", Broken)
 
 
 def break_backward(folder: str, how: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -21,7 +22,8 @@ from tensorboardX.proto.event_pb2 import Event
 from test_ray import run, store, study  # noqa: F401
 from test_s3 import Bucket, bucket  # noqa: F401
 
-from atose_ray.runtime.gauges import GAUGES, TAGS, Gauges, Shown, upload_board
+from atose_ray.runtime.gauges import GAUGES, TAGS, Gauges, Shown
+from atose_ray.search.board import upload_board
 from atose_ray.search.record import study_store
 from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -74,7 +76,7 @@ def test_curves_lie_in_the_run_folder_and_a_run_that_goes_on_adds_to_them(tmp_pa
     again = Shown(folder, "003-x", "pr_auc_macro")
     for epoch in (2, 3):  # the last epoch is yielded again
         again.epoch(record(epoch))
-    again.close()
+    again.close("ended")
     assert sorted(curve(board, "objective")) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert sorted(curve(board, "train/loss")) == [(1, 1.0), (2, 0.5), (3, 0.333333)]
     assert {e.file_version for e in events(board) if not e.summary.value} == {"brain.Event:2"}
@@ -96,7 +98,7 @@ def test_on_object_storage_the_curves_are_made_from_the_log_when_the_trial_ends(
     assert curve(tmp_path / "copy", "valid/pr_auc_macro") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     shown = Shown(folder, "003-x", "pr_auc_macro")
     shown.epoch(record(4))
-    shown.close()
+    shown.close("ended")
     assert board.names() == [name]
 
 
@@ -138,8 +140,7 @@ def test_a_search_shows_its_trials_in_rays_metrics_logs_and_actors(ray_cluster, 
         agent = (logs / "dashboard_agent.log").read_text(errors="replace")[-2000:]
         raise AssertionError(f"{error}: {answers[-1]}\n{agent}") from error
     assert [f"trial-{name}.log" in answers[-1] for name in names] == [True] * len(names), answers[-1]
-    gauges = Gauges("shown", "pr_auc_macro")
-    gauges.set("003-x", {"pr_auc_macro": 0.25, "epoch": 2, "train_loss": 0.5})
+    Gauges("shown", "pr_auc_macro")("003-x", dataclasses.replace(record(2), objective=0.25))
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
     def scraped() -> str:

@@ -96,16 +96,17 @@ def stub(log: Path) -> Any:
         def step(self) -> dict[str, Any]:
             time.sleep(1.0)
             self.epoch += 1
-            folder = RunFolder(Store(self.trial["job"].folder_uri))
+            folder = RunFolder(Store(self.trial.job.folder_uri))
             valid = {"pr_auc_macro": 0.5}
-            folder.add_epoch(EpochRecord(self.epoch, "x", 1.0, 0.1, 0.1, valid, 0.5, time.time(), gpu_memory=HELD))
+            record = EpochRecord(self.epoch, "x", 1.0, 0.1, 0.1, valid, 0.5, time.time(), gpu_memory=HELD)
+            folder.add_epoch(record)
             if self.epoch == 2:
                 held = ray.get_runtime_context().get_assigned_resources().get("GPU")
-                line = {"asked": self.trial["gpus"], "held": held, "began": self.began, "ended": time.time()}
+                line = {"asked": self.trial.gpus, "held": held, "began": self.began, "ended": time.time()}
                 with log.open("a") as stream:
                     stream.write(json.dumps(line) + "\n")
                 folder.end("complete")
-            return {"pr_auc_macro": 0.5, "epoch": self.epoch, "gpu_memory": HELD, "done": self.epoch == 2}
+            return {"pr_auc_macro": 0.5, "epoch": self.epoch, "record": record, "done": self.epoch == 2}
 
     return Stub
 
@@ -120,9 +121,10 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime import search as searching
     from atose_ray.runtime.cluster import cluster_resources, hush
-    from atose_ray.runtime.costs import resources_of
+    from atose_ray.runtime.trial import resources_of
     from atose_ray.search.record import study_store
     from atose_ray.search.session import Session
+    from atose_ray.search.trials import Space
     from atose_ray.storage import Store
 
     settings = {"trials": TRIALS, "gpus_per_worker": 0.25, "cpus_per_worker": 1, "pruner": {"kind": "none"}}
@@ -133,8 +135,8 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     hush()
     at = make_plan(study.search, False, cluster_resources())
     needs = lambda config: resources_of(at, config)  # noqa: E731
-    searching.trainable = lambda costs, planned, shared: tune.with_resources(stub(log), needs)
-    space = searching.Space(study, "share", store.uri, manifest.data_spec, manifest.content_hash, at)
+    searching.trainable = lambda planned, shared: tune.with_resources(stub(log), needs)
+    space = Space(study, "share", store.uri, manifest.data_spec, manifest.content_hash, at)
     with Session(study_store(store, "share")) as session:
         searching.search(space, session, ())
     ray.shutdown()

@@ -234,7 +234,7 @@ with cluster():
                 print("midway", flush=True)
                 sys.stdin.readline()
         print("epoch", epoch, same, local.steps(), flush=True)
-    print("shared", [held.nbytes for held in copy.lend().splits.values()])
+    print("shared", [held.nbytes for held in copy.clips().splits.values()])
 """
 
 

@@ -64,13 +64,17 @@ def study(method_space: dict | None = None, base: dict | None = None, **search: 
 
 def run(study_config: StudyConfig, name: str, store: Store):
     from atose_ray.runtime.cluster import cluster_resources
-    from atose_ray.runtime.shared import plan_clips
+    from atose_ray.runtime.object_store import node_stores
     from atose_ray.runtime.tune import run_study
+    from atose_ray.search.clip_plan import plan_clips
     from atose_ray.search.plan import make_plan
 
     base, available = compose(study_config, {}), cluster_resources()
-    clips = plan_clips(base, study_config.search, load_manifest(store, base.data.dataset), available)
-    return run_study(study_config, name, store, make_plan(study_config.search, clips.streams, available), clips)
+    manifest = load_manifest(store, base.data.dataset)
+    base = base.resolve(manifest.data_spec, manifest.content_hash)
+    clips = plan_clips(base, study_config.search, manifest, available, node_stores())
+    plan = make_plan(study_config.search, clips.streams, available)
+    return run_study(study_config, name, store, plan, manifest, clips)
 
 
 def cpus_are_free() -> None:
@@ -210,8 +214,7 @@ def test_search_with_worker_groups(ray_cluster, store) -> None:
     search |= {"points": [{"optim.lr": lr, "encoder[sample_cnn].block": "se"} for lr in (0.01, 0.001, 0.005)]}
     supervised = {"supervised": {"head": {"kind": "mlp", "hidden": 8}, "stages": [{"name": "classify", "epochs": 4}]}}
     record = run(study(supervised, trials=3, workers_per_trial=2, cpus_per_worker=1.9, **search), "w2", store)
-    classes = [name for _, name in started() - before]
-    assert "RayTrainWorker" in classes and not [name for name in classes if "Controller" in name or "Queue" in name]
+    assert "RayTrainWorker" in [name for _, name in started() - before]
     assert len(record.trials) == 3 and {t.state for t in record.trials} <= {"complete", "pruned"}
     assert record.trials[1].state == "pruned", "and the third had room: two groups would not fit"
     cpus_are_free()

@@ -27,8 +27,9 @@ from atose_ray.data.resident import ResidentBatches, SharedClips, kept_in
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
-from atose_ray.runtime.object_store import NodeStore, Spilling
-from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, plan_clips, share_clips
+from atose_ray.runtime.object_store import Spilling
+from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, share_clips
+from atose_ray.search.clip_plan import BLOCKS, NodeStore, plan_clips
 from atose_ray.search.plan import Plan, Resources
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
@@ -130,7 +131,7 @@ def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> Non
 
     class Trial:
         def take(self, given: SharedRefs) -> tuple[int, bool]:
-            self.clips = given.lend()
+            self.clips = given.clips()
             parts = [part for held in self.clips.splits.values() for part in held.parts]
             return sum(part.nbytes for part in parts), any(part.flags.writeable or part.flags.owndata for part in parts)
 
@@ -178,7 +179,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
 
     def lost() -> bool:
         try:
-            copy.lend()
+            copy.clips()
         except SharedClipsLostError:
             return True
         return False
@@ -242,14 +243,15 @@ def test_streams_share_out_the_object_store_and_what_cannot_fit_is_said(tiny_run
     assert clips.streams and clips.stream_bytes(plan) == 200 * MIB  # half of it, two trials on each node
     assert "per node 2 x " in line and "800.0 MiB free" in line and "spill" not in line
     clips, line = planned(config, tiny_manifest, [node(clips.block * 3)], concurrency=4)
-    assert clips.stream_bytes(plan) == shared.BLOCKS * clips.block
+    assert clips.stream_bytes(plan) == BLOCKS * clips.block
     assert "does not fit and will spill to disk: lower search.concurrency" in line and "--object-store" in line
 
 
 def test_spilling_is_said_when_it_is_new_and_once_a_minute(monkeypatch) -> None:
     now, stores = [100.0], [NodeStore("a", "a", 1, 0, 9, 0, 5 * MIB, 0), NodeStore("b", "b", 1, 0, 9, 0, 0, 0)]
     monkeypatch.setattr(object_store.time, "monotonic", lambda: now[0])
-    spilling = Spilling(lambda: stores)
+    monkeypatch.setattr(object_store, "node_stores", lambda: stores)
+    spilling = Spilling()
     now[0] += 61
     assert spilling.line() is None  # what was spilled before is not ours
     stores[1] = NodeStore("b", "b", 1, 0, 9, 0, 3 * MIB, 2 * MIB)

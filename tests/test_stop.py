@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -12,7 +13,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from processes import end, environment, wait_for
@@ -22,13 +22,15 @@ from test_ray import study
 
 from atose_ray import stop
 from atose_ray.config import ConfigError, SearchConfig
-from atose_ray.runtime.console import Console
-from atose_ray.runtime.trial import KEY
+from atose_ray.data.shards import load_manifest
+from atose_ray.search.console import Console
+from atose_ray.search.events import Epoch
 from atose_ray.search.record import load_study_record, study_store
 from atose_ray.search.session import Session, ask_to_stop, wait_for_end
 from atose_ray.storage import Store
 from atose_ray.storage import lease as leases
 from atose_ray.storage.lease import Lease, LeaseError, read_lease
+from atose_ray.training.run import Job
 
 HOLDER = """
 import sys, time
@@ -89,7 +91,7 @@ def test_a_lease_from_another_machine_is_taken_when_it_has_been_silent(tmp_path:
     assert read_lease(store, leases.RUN_LEASE)["token"] == "theirs"
 
 
-def test_a_request_that_came_too_late_stops_no_other_sitting(tmp_path: Path, capsys) -> None:
+def test_a_request_that_came_too_late_stops_no_other_session(tmp_path: Path, capsys) -> None:
     folder = Store(str(tmp_path)).child("studies", "s")
     folder.write_json("study.json", {})
     with pytest.raises(ValueError, match="no search of the study 's' is running"):
@@ -144,7 +146,7 @@ def test_nothing_of_a_study_is_touched_while_another_driver_is_at_work(
     wait_for("the other driver", lambda: folder.exists("driver.json"), 10)
     try:
         with pytest.raises(ConfigError, match="this study is being searched: process 4 on gpu7"):
-            runtime.run_study(study(), "s", store, plan=None, again=True)
+            runtime.run_study(study(), "s", store, None, load_manifest(store, "folder"), again=True)
     finally:
         over.set()
         driver.join()
@@ -165,19 +167,16 @@ def test_a_driver_that_was_silent_too_long_stops(tmp_path: Path, quick) -> None:
     assert session.folder.read_json("driver.json")["token"] == "theirs"
 
 
-def test_the_lead_of_an_earlier_sitting_stands(tmp_path: Path, capsys) -> None:
+def test_the_lead_of_an_earlier_session_stands(capsys) -> None:
     """A search that goes on must not call its first epochs the best so far."""
     earlier = [trial(0, "complete", 0.0, 3, 1.0, 0.6), trial(1, "pruned", 0.0, 2, 1.0, 0.2)]
-    about = SimpleNamespace(about={"name": "002-harmonic_cnn"})
-    running = SimpleNamespace(trial_id="x", config={KEY: {"job": about}})
-    with Session(study_store(Store(str(tmp_path)), "s")) as session:
-        console = Console(SearchConfig(trials=4), earlier, SimpleNamespace(line=lambda last: ""), session)
-        assert console.done == 2
-        best = earlier[0].value
-        console.on_trial_result(1, [], running, {"pr_auc_macro": best - 0.1, "epoch": 1})
-        assert "lead" not in capsys.readouterr().out and console.leader == earlier[0].name
-        console.on_trial_result(2, [], running, {"pr_auc_macro": best + 0.1, "epoch": 2})
-        assert f"lead   002-harmonic_cnn  pr_auc_macro {best + 0.1:.4f}" in capsys.readouterr().out
+    job, console = Job(None, "", "", {"name": "002-harmonic_cnn"}), Console(SearchConfig(trials=4), earlier)
+    best, record = earlier[0].value, earlier[0].epochs[0]
+    assert console.done == 2
+    console.hear(Epoch(2, job, dataclasses.replace(record, objective=best - 0.1)))
+    assert "lead" not in capsys.readouterr().out and console.leader == earlier[0].name
+    console.hear(Epoch(2, job, dataclasses.replace(record, objective=best + 0.1)))
+    assert f"lead   002-harmonic_cnn  pr_auc_macro {best + 0.1:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.ray

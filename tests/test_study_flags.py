@@ -13,11 +13,10 @@ from test_ray import study
 from atose_ray import tune
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.runtime.costs import costs_of, front, values_of
-from atose_ray.runtime.tune import begin, reopen, retry_failed
-from atose_ray.search.plan import Resources, make_plan
-from atose_ray.search.plan_table import table
+from atose_ray.search.costs import costs_of, front, values_of
+from atose_ray.search.plan import Resources, make_plan, table
 from atose_ray.search.record import load_trials, study_store, trial_store
+from atose_ray.search.study import begin, reopen, retry_failed
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from ray.tune.schedulers import ASHAScheduler
 from test_progress import trial
 
-from atose_ray.config import ConfigError, StudyConfig
-from atose_ray.runtime.ledger import SESSIONS, Ledger, earlier_seconds
+from atose_ray.config import ConfigError, RunConfig, StudyConfig
 from atose_ray.runtime.schedulers import scheduler
-from atose_ray.runtime.study_search import StudySearch
 from atose_ray.search.budget import Budget
+from atose_ray.search.events import Asked, Ended, Epoch, Stream
+from atose_ray.search.log import SESSIONS, TrialLog, earlier_seconds
+from atose_ray.search.optuna_listener import OptunaListener
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.samplers import check_warm_start, points_to_try, sampler, warm_trials
 from atose_ray.search.space import load_study, on_a_grid, suggest
 from atose_ray.search.study_storage import NUMBER, open_storage, rebuild
 from atose_ray.storage import Store
+from atose_ray.training.run import Job
 
 SPACE = {
     "encoder": {"one_of": {"sample_cnn": {"block": {"choice": ["basic", "se"]}}, "harmonic_cnn": {}}},
@@ -41,48 +43,49 @@ def score(params: dict[str, Any]) -> float:
 
 
 class Searching:
-    """A search whose trials end at once: what StudySearch asks, what it is told, and the records that are left."""
+    """A search whose trials end at once: what Optuna is asked and told, and the records that are left."""
 
     def __init__(self, config: StudyConfig, folder: Store, earlier: tuple[TrialRecord, ...] = (), **more: Any) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.config, self.records = folder, config, {one.number: one for one in earlier}
-        self.kept = open_storage(config.search, folder, "mine", Path(folder.root))
+        kept = open_storage(config.search, folder, "mine", Path(folder.root))
         warm = warm_trials(config, more.pop("store", folder))
-        asked = rebuild(self.kept, config, "mine", earlier, warm, sampler(config.search, 3 + len(earlier)))
-        self.ledger = Ledger(folder, METRIC, config.search.trials, more.pop("budget", None), earlier)
-        self.searcher = StudySearch(asked, METRIC, self.configure, self.values, self.ledger, self.kept, **more)
+        asked = rebuild(kept, config, "mine", earlier, warm, sampler(config.search, 3 + len(earlier)))
+        self.log = TrialLog(folder, config.search.trials, more.pop("budget", None), earlier)
+        self.optuna = OptunaListener(asked, kept, config.search.costs)
+        self.stream, self.study = Stream(self.log, self.optuna), asked
 
-    def configure(self, asked: optuna.Trial, number: int) -> tuple[Any, dict[str, Any]]:
+    def configure(self, asked: optuna.Trial, number: int) -> Job:
         suggest(asked, self.config.space)
         params = dict(asked.params)
         ranges = {k: optuna.distributions.distribution_to_json(d) for k, d in asked.distributions.items()}
-        about = {"name": f"{number:03d}", "params": params, "distributions": ranges, "resources": {"cpus": 1.0}}
-        job = SimpleNamespace(
-            folder_uri=self.folder.child("none").uri, about=about, run=SimpleNamespace(signature=lambda: f"s{number}")
-        )
+        about = {"name": f"{number:03d}", "number": number, "params": params, "distributions": ranges}
+        job = Job(RunConfig(), "", self.folder.child(f"r{number}").uri, {**about, "resources": {"cpus": 1.0}})
+        cost = int(10 * params["optim.lr"])
+        head = {"parameters": cost, "started": 0.0, "device": "cpu", **job.about}
+        Store(job.folder_uri).write_json("about.json", head)
+        Store(job.folder_uri).write_json("config.json", {})
         record = dataclasses.replace(trial(number, "running", 0.0, 0, 1.0), params=params, distributions=ranges)
-        self.records[number] = record
-        return job, {"number": number}
-
-    def values(self, job: Any, result: Any) -> list[float]:
-        return [result[METRIC], *(result[name] for name in self.config.search.costs)]
+        self.records[number] = dataclasses.replace(record, parameters=cost)
+        return job
 
     def run(self, count: int, fail: tuple[int, ...] = (), cut: tuple[int, ...] = ()) -> None:
-        for index in range(count):
-            config = self.searcher.suggest(f"t{index}")
-            if not isinstance(config, dict):
+        for _ in range(count):
+            if not self.log.allows():
                 return
-            number = config["number"]
-            params = self.records[number].params
-            result = {METRIC: score(params), "params": 10 * params["optim.lr"], "epoch": 1, "time_this_iter_s": 60.0}
+            job = self.optuna.ask(self.configure, self.log.next_number)
+            number = job.about["number"]
+            self.stream.emit(Asked(number, job))
             if number in cut:
                 continue
-            self.searcher.on_trial_complete(f"t{index}", None if number in fail else result, error=number in fail)
-            ended = trial(
-                number, "failed" if number in fail else "complete", 0.0, number not in fail, 1.0, result[METRIC]
-            )
-            kept = {"params": params, "distributions": self.records[number].distributions}
-            self.records[number] = dataclasses.replace(ended, **kept, parameters=int(result["params"]))
+            value, failed = score(job.about["params"]), number in fail
+            ended = trial(number, "failed" if failed else "complete", 0.0, not failed, 1.0, value)
+            for epoch in ended.epochs:
+                self.stream.emit(Epoch(number, job, dataclasses.replace(epoch, seconds=60.0, objective=value)))
+            self.stream.emit(Ended(number, job, ended.state, recorded=True))
+            before = self.records[number]
+            kept = {name: getattr(before, name) for name in ("params", "distributions", "parameters")}
+            self.records[number] = dataclasses.replace(ended, **kept)
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
@@ -108,7 +111,7 @@ def test_every_sampler_searches_repeats_and_goes_on(kind: str, folder: Store) ->
     resumed.run(17)  # the one that was cut, and 16 more
     assert [one.number for one in resumed.trials] == list(range(40))
     assert resumed.trials[5].params == first.trials[5].params and resumed.trials[5].state == "complete"
-    told = resumed.searcher.study.get_trials()
+    told = resumed.study.get_trials()
     assert sorted(one.user_attrs[NUMBER] for one in told) == list(range(40))
     best = max(one.value for one in resumed.trials if one.value is not None)
     assert best > 0.98
@@ -121,9 +124,9 @@ def test_generations_of_nsga2_outlive_a_restart(folder: Store) -> None:
     resumed = Searching(config, folder, first.trials)
     resumed.run(20)
     key = "NSGAIISampler:generation"
-    generations = [one.system_attrs[key] for one in resumed.searcher.study.get_trials()]
+    generations = [one.system_attrs[key] for one in resumed.study.get_trials()]
     assert generations == sorted(generations) and generations[-1] == 4  # 40 trials in populations of 8
-    assert len(resumed.searcher.study.best_trials) > 1
+    assert len(resumed.study.best_trials) > 1
 
 
 def test_a_grid_is_walked_once_and_no_more(folder: Store) -> None:
@@ -191,7 +194,7 @@ def test_a_warm_start_teaches_the_sampler_and_nobody_else(folder: Store, capsys:
     warm = Searching(study(warm_start=["before"]), folder.child("here"), store=folder)
     assert "warm start: 28 of 29 finished trials of before fit this space" in capsys.readouterr().out
     warm.run(8)
-    assert [one.number for one in warm.trials] == list(range(8)) and len(warm.ledger.trials) == 8
+    assert [one.number for one in warm.trials] == list(range(8)) and len(warm.log.trials) == 8
     cold = Searching(study(), folder.child("cold"))
     cold.run(8)
     learned, blind = (np.mean([score(one.params) for one in side.trials]) for side in (warm, cold))
@@ -242,10 +245,10 @@ def test_the_median_rule_remembers_earlier_trials_and_survives_failures(folder: 
 
 def test_several_objectives_are_not_pruned() -> None:
     assert type(scheduler(study(costs=["params"]), [])).__name__ == "FIFOScheduler"
-    assert type(scheduler(study(), [])).__name__ == "AsyncHyperBandScheduler"
+    assert isinstance(scheduler(study(), []), ASHAScheduler)
 
 
-def test_a_budget_ends_the_search_between_trials_and_counts_earlier_sittings(folder: Store, capsys) -> None:
+def test_a_budget_ends_the_search_between_trials_and_counts_earlier_sessions(folder: Store, capsys) -> None:
     config = study(trials=30)
     first = Searching(config, folder, budget=Budget(1 / 6, "cpu-h"))  # ten minutes; a trial takes one
     first.run(30)
@@ -253,7 +256,7 @@ def test_a_budget_ends_the_search_between_trials_and_counts_earlier_sittings(fol
     assert len(first.trials) == 10 and "budget reached: 10 of 30 trials (0.167 cpu-h)" in out
     assert "enough for about 10 of 30 trials" in out
     more = Searching(config, folder, first.trials, budget=Budget(1 / 6, "cpu-h"))
-    assert not [one for one in first.trials if one.state == "running"] and more.ledger.allows()
+    assert not [one for one in first.trials if one.state == "running"] and more.log.allows()
     cut = dataclasses.replace(first.trials[9], state="running")
     unfinished = Searching(config, folder, (*first.trials[:9], cut), budget=Budget(1e-6, "cpu-h"))
     unfinished.run(5)
@@ -261,7 +264,7 @@ def test_a_budget_ends_the_search_between_trials_and_counts_earlier_sittings(fol
     assert "budget reached: 10 of 30 trials (1e-06 cpu-h)" in capsys.readouterr().out
 
 
-def test_a_sitting_that_was_killed_ends_with_the_last_epoch(folder: Store) -> None:
+def test_a_session_that_was_killed_ends_with_the_last_epoch(folder: Store) -> None:
     assert earlier_seconds(folder, []) == 0
     times = [("start", 100.0), ("end", 150.0), ("start", 1000.0), ("start", 5000.0)]  # a whole one, two that were cut
     for event, at in times:
@@ -273,9 +276,9 @@ def test_a_sitting_that_was_killed_ends_with_the_last_epoch(folder: Store) -> No
 
 
 def test_a_trial_begun_while_the_storage_went_away_is_not_lost(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atose_ray.runtime.study_search.PAUSES_S", (0, 0))
+    monkeypatch.setattr("atose_ray.search.optuna_listener.PAUSES_S", (0, 0))
     searching = Searching(study(points=[{"optim.lr": 0.25}]), folder)
-    whole, calls = searching.searcher.study.ask, []
+    whole, calls = searching.study.ask, []
 
     def torn() -> optuna.Trial:
         asked = whole()
@@ -284,14 +287,14 @@ def test_a_trial_begun_while_the_storage_went_away_is_not_lost(folder: Store, mo
             raise optuna.exceptions.StorageInternalError("the server was restarted")
         return asked
 
-    monkeypatch.setattr(searching.searcher.study, "ask", torn)
+    monkeypatch.setattr(searching.study, "ask", torn)
     searching.run(3)
     assert calls == [0, 1, 2] and searching.trials[0].params["optim.lr"] == 0.25
-    assert [one.state.name for one in searching.searcher.study.get_trials()] == ["COMPLETE"] * 3
+    assert [one.state.name for one in searching.study.get_trials()] == ["COMPLETE"] * 3
 
     def away() -> optuna.Trial:
         raise optuna.exceptions.StorageInternalError("gone")
 
-    monkeypatch.setattr(searching.searcher.study, "ask", away)
+    monkeypatch.setattr(searching.study, "ask", away)
     with pytest.raises(optuna.exceptions.StorageInternalError):
         searching.run(1)

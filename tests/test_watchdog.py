@@ -64,7 +64,7 @@ def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster
     report = {"pending_launches": {"gpu_worker": 2}, "pending_nodes": [["10.0.0.9", "gpu_worker", "setting-up"]]}
     report["failed_nodes"] = [["10.0.0.8", "gpu_worker"]]
     said = json.dumps({"autoscaler_report": report}).encode()  # Ray's own monitor would write over it every few seconds
-    monkeypatch.setattr("atose_ray.runtime.watchdog._internal_kv_get", lambda key: said)
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", lambda key: said)
     line = dog.free_line([{"CPU": 1.0}], [])
     assert "nodes starting: 2 x gpu_worker, gpu_worker at 10.0.0.9 (setting-up)" in line
     assert "nodes that failed to start: gpu_worker" in line and "large enough" not in line
@@ -76,13 +76,13 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
     ray_cluster, store, monkeypatch, capsys
 ) -> None:
     """A plan that its planner would refuse: a GPU where there is none."""
-    from atose_ray.runtime import console
+    from atose_ray.runtime import search as searching
     from atose_ray.runtime.cluster import cluster_resources
     from atose_ray.runtime.tune import run_study
     from atose_ray.search.plan import Plan
     from atose_ray.search.session import ask_to_stop
 
-    monkeypatch.setattr(console, "Watchdog", functools.partial(Watchdog, pending_s=0.5))
+    monkeypatch.setattr(searching, "Watchdog", functools.partial(Watchdog, pending_s=0.5))
     plan = Plan(1, 0, 1.0, 1.0, 1.0, 0.0, cluster_resources())
     folder, printed = study_store(store, "s"), []
 
@@ -97,7 +97,7 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
     helper = threading.Thread(target=stop_when_said)
     helper.start()
     with pytest.raises(KeyboardInterrupt):
-        run_study(study(trials=2, pruner={"kind": "none"}), "s", store, plan)
+        run_study(study(trials=2, pruner={"kind": "none"}), "s", store, plan, load_manifest(store, "folder"))
     helper.join()
     text = "".join(printed)
     assert load_manifest(store, "folder").data_spec and "waits for 1 CPU, 1 GPU since" in text

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import os
 import socket
@@ -13,22 +11,22 @@ from typing import Any
 
 import ray
 import ray.data
-from ray._private.parameter import RayParams
 from ray.job_config import JobConfig
 
+from atose_ray.runtime.ray_private import agent_on_free_port
 from atose_ray.search.plan import PlanError, Resources, resources_of
 from atose_ray.storage import Store
 
 # Train's controller polls every 2 s otherwise; Data's progress bars and Tune's tables garble our own lines; Tune's own
 # handler of Ctrl-C would return from a search cut short as if it were done, and the test split would be scored early.
-# A pruned trial's worker group may take seconds to end, before its process serves the next trial.
+# The process above a pruned trial's worker group ends with it: to wait long for its thread would be in vain.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "1",
 }
 
 
@@ -71,21 +69,6 @@ def cluster(
         ray.shutdown()
         if not address:
             os.environ.pop("RAY_API_SERVER_ADDRESS", None)
-
-
-@contextmanager
-def agent_on_free_port() -> Iterator[None]:
-    """While a Ray is started: its agent, which serves logs and jobs to the dashboard, takes a port that is free.
-
-    It listens on 52365 otherwise, ray.init has no word for it, and a second Ray on one machine has no Logs page.
-    """
-    kept = RayParams.__init__
-    if "dashboard_agent_listen_port" in inspect.signature(kept).parameters:  # private: another Ray may not know it
-        RayParams.__init__ = functools.partialmethod(kept, dashboard_agent_listen_port=0)
-    try:
-        yield
-    finally:
-        RayParams.__init__ = kept
 
 
 def join(address: str, options: Mapping[str, Any]) -> None:

@@ -10,28 +10,25 @@ bug              our code, or the configuration, raised: not tried again; equal 
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import traceback
-from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from ray import exceptions as lost
 from ray.train import ControllerError, FailureConfig, UserCallback, WorkerGroupError
-from ray.tune.error import TuneError
+from ray.tune import TuneError
 
+from atose_ray.runtime.ray_private import wrapped_by
+from atose_ray.search.events import Cause
 from atose_ray.storage import StoreError
 from atose_ray.storage.lease import LeaseError
 from atose_ray.training.accumulate import NoMemoryError
 from atose_ray.training.loop import DivergedError
 from atose_ray.training.record import RunFolder
 
-Cause = Literal["out_of_memory", "infrastructure", "preemption", "divergence", "bug"]
 RETRIED = ("infrastructure", "preemption")
-EQUAL_BUGS = 3  # trials that end by one and the same traceback, before anything else ended well, end the search
 LONGEST_TRACE = 8000
-TRACE_START = "Traceback (most recent call last)"
 GONE: tuple[type[BaseException], ...] = (
     lost.RayActorError,
     lost.WorkerCrashedError,
@@ -87,8 +84,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it was raised from. Ray keeps what its task raised in `cause`, what workers raised in
-    `worker_failures` and what a health check found in `health_check_failure`."""
+    """An error, what it was raised from, and what Ray's errors carry: of a task, of workers, of a controller."""
     found: list[BaseException] = []
     waiting: list[Any] = [error]
     while waiting:
@@ -97,7 +93,7 @@ def _chain(error: BaseException) -> list[BaseException]:
             continue
         found.append(one)
         waiting += [one.__cause__, None if one.__suppress_context__ else one.__context__]
-        waiting += [getattr(one, name, None) for name in ("cause", "health_check_failure", "_base_exc")]
+        waiting += wrapped_by(one)
         if isinstance(one, WorkerGroupError):
             waiting += one.worker_failures.values()
         if isinstance(one, ControllerError):
@@ -129,14 +125,6 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def likeness(trace: str) -> str:
-    """A short hash that two tracebacks share when they come from the same lines: numbers and addresses do not count."""
-    lines = trace[trace.rfind(TRACE_START) :] if TRACE_START in trace else trace
-    bare = "\n".join(line.strip() for line in lines.splitlines())
-    bare = re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?(e-?\d+)?", "N", bare)
-    return hashlib.sha256(bare.encode()).hexdigest()[:12]
-
-
 def record_failure(folder: RunFolder, error: BaseException, cause: Cause) -> dict[str, Any]:
     """End a run folder as failed, its traceback in a note; returns what Tune and the sampler hear: no value."""
     trace = trace_of(error)
@@ -153,12 +141,7 @@ class Tries(FailureConfig):  # type: ignore[misc]
     worker group that ran out of memory one more, in which it begins with half the batch.
     """
 
-    granted, over = 0, False  # of this process: a controller serves one run at a time
-
-    @staticmethod
-    def reset() -> None:
-        """Another run begins in this process."""
-        Tries.granted, Tries.over = 0, False
+    granted, over = 0, False  # of this process: a controller serves one run
 
     @property
     def max_failures(self) -> int:
@@ -181,22 +164,3 @@ class Judge(UserCallback):  # type: ignore[misc]
             Tries.granted = 1
         elif cause not in RETRIED:
             Tries.over = True
-
-
-class Bugs:
-    """Counts equal tracebacks of a search, so that a mistake costs a few trials and not all of them."""
-
-    def __init__(self, limit: int = EQUAL_BUGS) -> None:
-        self.limit, self.names = limit, dict[str, list[str]]()
-        self.counts = Counter[str]()
-
-    def add(self, name: str, trace: str) -> bool:
-        """Count one trial's; returns whether it is new, to be shown in full once."""
-        key = likeness(trace)
-        self.counts[key] += 1
-        self.names.setdefault(key, []).append(name)
-        return self.counts[key] == 1
-
-    def too_many(self) -> list[str]:
-        """The names of the trials that ended by one traceback, once there are as many as may be; else nothing."""
-        return next((names for key, names in self.names.items() if self.counts[key] >= self.limit), [])

@@ -1,9 +1,9 @@
-"""When a trial is given up: Ray Tune's schedulers on the run's own epoch count, told of earlier trials."""
+"""When a trial is pruned: Ray Tune's schedulers on the run's own epoch count, told of earlier trials."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -15,29 +15,32 @@ from atose_ray.search.space import longest_run
 MEDIAN_OF = 3  # trials that must have come as far before their median says anything
 
 
-class MedianRule(MedianStoppingRule):  # type: ignore[misc]
-    """Ray's median stopping rule; a trial that ended without a value is no part of it."""
+@dataclass(frozen=True)
+class Earlier:
+    """Stands for a trial of an earlier session."""
 
-    def __init__(self, metric: str, grace_epochs: int) -> None:
-        # A slice of infinite length: a trial that cannot be judged yet goes on, and is not paused for another.
-        super().__init__(
-            time_attr="epoch",
-            grace_period=grace_epochs,
-            min_samples_required=MEDIAN_OF,
-            min_time_slice=float("inf"),
-        )
-        self.value = metric
+    trial_id: str
+
+
+class MedianRule(MedianStoppingRule):  # type: ignore[misc]
+    """Ray's median stopping rule, which has its metric already; a trial that ended without a value is no part of it."""
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Tune's, which are those that it was made with."""
+        return True
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
-        """The last result of a trial that ended by itself."""
-        if "epoch" in result and self.value in result:
+        """The last result of a trial that ended by itself, or any of an earlier one."""
+        if "epoch" in result and self.metric in result:
             super().on_trial_complete(tune_controller, trial, result)
 
-    def fill(self, trial: TrialRecord) -> None:
-        """Take over what an earlier trial reported."""
-        if trial.epochs:
-            name = f"earlier-{trial.number}"
-            self._results[name] = [{"epoch": one.epoch, self.value: one.objective} for one in trial.epochs]
+
+class Halving(ASHAScheduler):  # type: ignore[misc]
+    """Ray's successive halving, which has its metric already and knows earlier trials by it."""
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Tune's, which are those that it was made with."""
+        return True
 
 
 def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> TrialScheduler:
@@ -46,30 +49,19 @@ def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> TrialScheduler
     if pruner.kind == "none" or study.search.costs:
         return FIFOScheduler()
     longest = longest_run(study)
-    grace = min(pruner.grace_epochs, longest)
+    common = {"time_attr": "epoch", "metric": metric, "mode": "max", "grace_period": min(pruner.grace_epochs, longest)}
     if pruner.kind == "median":
-        rule = MedianRule(metric, grace)
-        for trial in told:
-            rule.fill(trial)
-        return rule
-    return _halving(metric, grace, pruner.reduction_factor, longest, told)
-
-
-def _halving(metric: str, grace: int, factor: float, longest: int, told: Iterable[TrialRecord]) -> ASHAScheduler:
-    asha = ASHAScheduler(
-        time_attr="epoch",
-        metric=metric,
-        mode="max",
-        max_t=longest + 1,  # at max_t itself ASHA would stop every trial that finishes
-        grace_period=grace,
-        reduction_factor=factor,
-    )
+        # A slice of infinite length: a trial that cannot be judged yet goes on, and is not paused for another.
+        rule: Any = MedianRule(**common, min_samples_required=MEDIAN_OF, min_time_slice=float("inf"))
+    else:
+        # at max_t itself ASHA would stop every trial that finishes
+        rule = Halving(**common, max_t=longest + 1, reduction_factor=pruner.reduction_factor)
+    hear = rule.on_trial_complete if pruner.kind == "median" else rule.on_trial_result
     for trial in told:
-        stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-        asha.on_trial_add(None, stand_in)
+        stand_in = Earlier(f"earlier-{trial.number}")
+        rule.on_trial_add(None, stand_in)
         for epoch in trial.epochs:
-            asha.on_trial_result(None, stand_in, {"epoch": epoch.epoch, metric: epoch.objective})
-        asha.on_trial_remove(None, stand_in)
-    # Tune sets metric and mode itself and refuses to be overruled
-    asha._metric, asha._mode = None, None
-    return asha
+            hear(None, stand_in, {"epoch": epoch.epoch, metric: epoch.objective})
+        if pruner.kind != "median":
+            rule.on_trial_remove(None, stand_in)
+    return rule

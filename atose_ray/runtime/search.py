@@ -2,109 +2,196 @@
 
 The trials' own run folders are the truth. A killed search is rebuilt from them: finished trials are told to Optuna and
 to the pruner again, unfinished ones are run first and go on from their last checkpoint. (`Tuner.restore` would forget
-the pruner's rungs and overwrite its own logs.)
+the pruner's rungs and overwrite its own logs.) So nothing that Tune itself writes is ever read: what is saved of the
+classes here is empty.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 from ray import tune
-from ray.tune.execution import class_cache
+from ray.tune.search import Searcher
 
-from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.runtime.cluster import ray_storage
-from atose_ray.runtime.console import Console
-from atose_ray.runtime.costs import costs_in, trainable
-from atose_ray.runtime.ledger import Ledger
+from atose_ray.runtime.failures import cause_of, reason_of, trace_of
+from atose_ray.runtime.gauges import Gauges
 from atose_ray.runtime.object_store import Spilling
+from atose_ray.runtime.ray_private import (
+    end_with_next_report,
+    error_of,
+    keep_keys_out_of_trials,
+    own_node_is_gone,
+)
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.runtime.shared import SharedRefs
-from atose_ray.runtime.study_search import StudySearch
-from atose_ray.runtime.train import with_device
-from atose_ray.runtime.trial import KEY
+from atose_ray.runtime.trial import KEY, name_of, setup_of, trainable
+from atose_ray.runtime.watchdog import Watchdog
 from atose_ray.search.budget import Budget
+from atose_ray.search.console import Console
+from atose_ray.search.events import Asked, Ended, EndState, Epoch, Started, Stream
 from atose_ray.search.gpu_share import GpuShare
-from atose_ray.search.plan import Plan
-from atose_ray.search.record import TrialRecord, study_store, trial_store
+from atose_ray.search.log import Output, TrialLog
+from atose_ray.search.optuna_listener import OptunaListener
+from atose_ray.search.record import TrialRecord, load_study_record, study_store
+from atose_ray.search.report import render_report
 from atose_ray.search.samplers import sampler, warm_trials
 from atose_ray.search.session import Session
-from atose_ray.search.space import compose, suggest
 from atose_ray.search.study_storage import open_storage, rebuild
+from atose_ray.search.trials import Space
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job
-from atose_ray.types import DataSpec
 
-# Tune copies the driver's keys into the runtime environment of every trial, which Ray writes into its logs. Trials have
-# the credentials of their node.
-class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
-    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
-)
+PRUNED = {"median": "below the median of the others", "asha": "by successive halving"}
 
 
-@dataclass(frozen=True)
-class Space:
-    """The define-by-run space: an Optuna trial -> the run that Tune executes.
+class Asker(Searcher):  # type: ignore[misc]
+    """Tune asks it for every trial. may_launch: whether one may begin just now, beside those that run."""
 
-    stream_bytes: what Ray Data may keep in the object store for one process of a trial. share: GPUs of a process, where
-    the plan's are not the last word.
-    """
+    def __init__(
+        self, space: Space, optuna_study: OptunaListener, log: TrialLog, stream: Stream, may_launch: Callable[[], bool]
+    ) -> None:
+        super().__init__(metric=space.study.search.metric, mode="max")
+        self.space, self.optuna_study, self.log, self.stream = space, optuna_study, log, stream
+        self.may_launch = may_launch
 
-    study: StudyConfig
-    name: str
-    store_uri: str
-    spec: DataSpec
-    content_hash: str
-    plan: Plan
-    stream_bytes: int | None = None
-    share: GpuShare | None = None
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
-    def __call__(self, trial: optuna.Trial, number: int) -> tuple[Job, dict[str, Any]]:
-        """The run of one trial, and the configuration with everything that its actor needs, under one key.
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Tune's way of naming a space; the space is ours."""
+        return not config
 
-        Its run folder is begun here, so that a trial whose process never comes up is on record too.
-        """
-        plan, settings = self.plan, self.study.search.without_password()
-        gpus = self.share.fraction() if self.share else plan.worker_gpus
-        chosen = suggest(trial, self.study.space)
-        run = compose(self.study, chosen, number).resolve(self.spec, self.content_hash)
-        folder = study_store(Store(self.store_uri), self.name)
-        about = {
-            "number": number,
-            "name": trial_name(number, run),
-            "params": dict(trial.params),
-            "distributions": {k: optuna.distributions.distribution_to_json(d) for k, d in trial.distributions.items()},
-            "resources": {"cpus": plan.cpus_per_trial, "gpus": max(plan.workers, 1) * gpus, "workers": plan.workers},
-        }
-        job = Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about)
-        job = with_device(job, gpus)
-        head = {"device": "none yet", "parameters": 0, **about}
-        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
-        ray_uri = folder.child("ray").uri
-        config = {"job": job, "search": settings, "gpus": gpus, "ray_uri": ray_uri}
-        return job, {KEY: {**config, "stream_bytes": self.stream_bytes}}
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The config of the next trial, FINISHED, or None when it is not the time for one."""
+        if not self.may_launch():
+            return None
+        if not self.log.allows():
+            return str(Searcher.FINISHED)
+        setup = self.optuna_study.ask(self.space, self.log.next_number)
+        self.stream.emit(Asked(setup.job.about["number"], setup.job))
+        return {KEY: setup}
 
-    def values(self, job: Job, result: Mapping[str, Any]) -> Sequence[float] | None:
-        """What Optuna is told of a trial that ended: its metric and its costs, or None if one is not known."""
-        value, names = result.get(self.study.search.metric), self.study.search.costs
-        costs = costs_in(RunFolder(Store(job.folder_uri)), names) if names else {}
-        return None if value is None or costs is None else [value, *(costs[name] for name in names)]
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """`Hooks` hears of it with the trial."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a search goes on from its run folders."""
+        Path(checkpoint_path).write_bytes(b"")
 
 
-def trial_name(number: int, run: RunConfig) -> str:
-    """A name a person can read: number, encoder with its block, method with its objective and its latent size."""
-    parts = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
-    objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
-    parts += [objective.kind if objective is not None else None, f"d{latent}" if latent else None]
-    return "-".join(part for part in parts if part)
+class Hooks(tune.Callback):  # type: ignore[misc]
+    """Turns Tune's hooks into trial events, and ends a search that was asked to stop or that one mistake ends."""
+
+    def __init__(self, space: Space, session: Session, console: Console, stream: Stream) -> None:
+        self.space, self.session, self.console, self.stream = space, session, console, stream
+        self.watchdog, self.spilling = Watchdog(name_of), Spilling()
+        self.awaited: set[str] | None = None  # ids of the trials whose epoch is waited for, since a stop was asked
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def setup(self, **info: Any) -> None:
+        """Tune begins. A trial that failed reports no value, which Tune refuses unless told."""
+        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop turns, some ten times a second. Raises KeyboardInterrupt or SystemExit to end the search."""
+        self.stop_if_asked(trials)
+        names = self.console.too_many_bugs()
+        if names:
+            self.report()
+            raise SystemExit(
+                f"error: {len(names)} trials ended by the same error, none ended well: {', '.join(names)}. It stands "
+                "above in full; once it is mended, the same command goes on with the trials that are left"
+            )
+        for line in self.watchdog.lines(trials):
+            self.console.say(f"wait   {line}")
+
+    def stop_if_asked(self, trials: list[Any]) -> None:
+        """Let the trials that run end with their epoch, unfinished; then raise KeyboardInterrupt."""
+        request = self.session.request()
+        if not request:
+            return
+        waits = [end_with_next_report(trial) for trial in trials]
+        running = {trial.trial_id for trial in trials if trial.status == "RUNNING"}
+        if self.awaited is None:
+            if self.session.lease.lost:
+                self.console.say("stop   another driver has taken this study over, as this one was silent for long")
+            self.awaited = running if request == "stop" and all(waits) else set()
+            rest = f"the {len(self.awaited)} trials that run finish their epoch" if self.awaited else "now"
+            self.console.say(f"stop   {rest}")
+        if request == "now" or not running & self.awaited:
+            self.end_if_stopped()
+
+    def end_if_stopped(self) -> None:
+        """Tune's loop may end before it turns again, with the last trials that were waited for. Raises
+        KeyboardInterrupt."""
+        if self.awaited is not None:
+            self.report()
+            raise KeyboardInterrupt  # the command says that it was stopped, and ends with code 130
+
+    def report(self) -> None:
+        """Write the study's report, as nobody else will."""
+        store = Store(self.space.store_uri)
+        page = render_report(load_study_record(store, self.space.name))
+        study_store(store, self.space.name).write("report.html", page.encode())
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial got its resources."""
+        job = setup_of(trial).job
+        self.stream.emit(Started(job.about["number"], job))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch ended, or a trial did without one."""
+        self.watchdog.heard(trial)
+        if "record" in result:
+            job = setup_of(trial).job
+            self.stream.emit(Epoch(job.about["number"], job, result["record"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended by itself, was pruned, or was stopped with the search."""
+        job, result = setup_of(trial).job, trial.last_result or {}
+        ending = RunFolder(Store(job.folder_uri)).ending()
+        if ending is None and self.awaited is not None:
+            self.end(Ended(job.about["number"], job, "paused"))
+            return
+        pruned = f"{PRUNED.get(self.space.study.search.pruner.kind)} at epoch {result.get('epoch', 0)}"
+        state: EndState = ending["state"] if ending else "pruned"
+        reason = ending["reason"] if ending else pruned
+        cause, trace = result.get("failed"), result.get("trace", "")
+        self.end(Ended(job.about["number"], job, state, reason, cause, trace, recorded=ending is not None))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good, though it was tried again. Raises SystemExit where the driver's own node died: no
+        trial is to blame then, and all of them stay unfinished."""
+        error = error_of(trial) or ConnectionError("its process died without a message (killed, or out of memory)")
+        job, cause = setup_of(trial).job, cause_of(error)
+        if cause == "infrastructure" and own_node_is_gone():
+            raise SystemExit("error: Ray's node on this machine has died; the same command goes on from here")
+        ending = RunFolder(Store(job.folder_uri)).ending()
+        reason = ending["reason"] if ending else f"{cause}: {reason_of(error)}"
+        self.end(Ended(job.about["number"], job, "failed", reason, cause, trace_of(error), ending is not None))
+
+    def end(self, event: Ended) -> None:
+        """Tell that a trial ended, and what the object store spilled by then."""
+        self.stream.emit(event)
+        self.say_spilled()
+
+    def say_spilled(self, last: bool = False) -> None:
+        """A line about the object store, when it was too small. last: the search is over."""
+        line = self.spilling.line(last)
+        if line:
+            self.console.say(f"memory {line}")
 
 
 def search(
@@ -121,36 +208,46 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    keep_keys_out_of_trials()
     study, settings, folder = space.study, space.study.search, session.folder
     told = [trial for trial in earlier if trial.state != "running"]
-    ledger = Ledger(folder, settings.metric, settings.trials, budget, earlier)
-    if not ledger.allows():
-        return
-    console = Console(settings, earlier, Spilling(), session)
+    console = Console(settings, earlier)
     share = GpuShare(space.plan, earlier, console.say)
     space = dataclasses.replace(space, share=share)
+    outputs: list[Output] = [Gauges(space.name, settings.metric), lambda _, record: share.note(record.gpu_memory)]
+    log = TrialLog(folder, settings.trials, budget, earlier, outputs)
+    if not log.allows():
+        return
     with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
         kept = open_storage(settings, folder, space.name, Path(scratch))
         warm = warm_trials(study, Store(space.store_uri))
         asked = rebuild(kept, study, space.name, earlier, warm, sampler(settings, settings.seed + len(earlier)))
-        searcher = StudySearch(asked, settings.metric, space, space.values, ledger, kept, console.may_launch, share)
-        with session.listening(), ledger, kept:
+        optuna_study = OptunaListener(asked, kept, settings.costs)
+        stream = Stream(log, optuna_study, console)
+        hooks = Hooks(space, session, console, stream)
+
+        def may_launch() -> bool:
+            stays = hooks.awaited is None and not console.too_many_bugs()
+            return stays and share.may_launch(len(optuna_study.open))
+
+        searcher = Asker(space, optuna_study, log, stream, may_launch)
+        with session.listening(), log, kept:
             tuner(
-                trainable(settings.costs, space.plan, shared),
+                trainable(space.plan, shared),
                 searcher,
                 scheduler(study, told),
                 space,
                 f"tune-{len(earlier)}",
                 missing=settings.trials - len(told),
-                callbacks=[console],
+                callbacks=[hooks],
             ).fit()
-            console.end_if_stopped()
-    console.say_spilled(last=True)
+            hooks.end_if_stopped()
+    hooks.say_spilled(last=True)
     folder.delete("ray")  # Tune's own state: the run folders hold all that matters
 
 
 def tuner(
-    trainable: Any, searcher: StudySearch, pruner: Any, space: Space, name: str, missing: int, callbacks: list[Any]
+    trainable: Any, searcher: Searcher, pruner: Any, space: Space, name: str, missing: int, callbacks: list[Any]
 ) -> tune.Tuner:
     """Tune's side of a search. missing: how many trials to run. name: of Tune's own folder, gone after the search."""
     settings, plan = space.study.search, space.plan
@@ -178,8 +275,3 @@ def tuner(
             callbacks=callbacks,
         ),
     )
-
-
-def name_of(trial: Any) -> str:
-    """The readable name of a Tune trial."""
-    return str(trial.config[KEY]["job"].about["name"])

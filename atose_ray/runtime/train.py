@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.train
 import torch
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,19 +18,18 @@ from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
 from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import ray_storage
-from atose_ray.runtime.controller import TrialTrainer
 from atose_ray.runtime.failures import Judge, Tries
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
 from atose_ray.runtime.shared import SharedRefs, shared_or_none
+from atose_ray.search.costs import FLOOR
+from atose_ray.search.trials import with_device
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, OpenRun, open_run, use_threads
 from atose_ray.training.sync_norm import synchronise
-
-FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
 
 
 def open_on_ray(
@@ -42,17 +41,15 @@ def open_on_ray(
     is kept free for Ray Data: a run that does not take them, or that lost them, reads in its own process.
     """
     about = dict(job.about)
-    lent = shared_or_none(shared, about)
-    job = dataclasses.replace(job, about=about)
-    if shared is None and job.run.execution.ingest == "ray_data":
-        return open_run(job, functools.partial(RayBatches, stream_bytes=stream_bytes), rank, world)
-    return open_run(job, LocalBatches, rank, world, lent)
+    clips = shared_or_none(shared, about)
+    streams = shared is None and job.run.execution.ingest == "ray_data"
+    reader = functools.partial(RayBatches, stream_bytes=stream_bytes) if streams else LocalBatches
+    return open_run(dataclasses.replace(job, about=about), reader, rank, world, clips)
 
 
 def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
     """What Ray hears of an epoch: `metric` is the best so far, never NaN."""
-    line = {metric: record.objective, "epoch": record.epoch, "train_loss": record.train_loss}
-    return {**line, "gpu_memory": record.gpu_memory}
+    return {metric: record.objective, "epoch": record.epoch, "record": record}
 
 
 def worker_loop(config: dict[str, Any]) -> None:
@@ -60,10 +57,10 @@ def worker_loop(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     use_threads(job.run.execution.threads or config["threads"])
     context = ray.train.get_context()
-    place = context.get_world_rank(), context.get_world_size()
-    lease = Lease(Store(job.folder_uri)).take() if place[0] == 0 else None
-    opened = open_on_ray(job, config["shared"], config["stream_bytes"], *place)
-    shown = Shown(opened.folder, str(job.about.get("name", "run")), job.run.metric) if place[0] == 0 else None
+    rank, world = context.get_world_rank(), context.get_world_size()
+    lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
+    opened = open_on_ray(job, config["shared"], config["stream_bytes"], rank, world)
+    shown = Shown(opened.folder, str(job.about.get("name", "run")), job.run.metric) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
         if lease is not None and shown is not None:
@@ -77,7 +74,7 @@ def worker_loop(config: dict[str, Any]) -> None:
         opened.batches,
         opened.folder,
         report=report,
-        wrap=ddp(opened.device, context.get_world_size()),
+        wrap=ddp(opened.device, world),
         device=opened.device,
     )
     if lease is not None and shown is not None:
@@ -106,7 +103,7 @@ def train_on_ray(
     gpus: float,
     name: str,
     folder_uri: str,
-    callbacks: list[Any] | None = None,
+    callbacks: Sequence[Any] = (),
     *,
     shared: SharedRefs | None = None,
     stream_bytes: int | None = None,
@@ -116,15 +113,11 @@ def train_on_ray(
     A worker that dies is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
     TrainingFailedError when it dies more than `search.max_failures` times, or at once when the code raised.
     """
-    Tries.reset()
-    trainer = TrialTrainer(
+    threads = max(1, int(search.cpus_per_worker))
+    given = {"job": with_device(job, gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
+    TorchTrainer(
         worker_loop,
-        train_loop_config={
-            "job": job,
-            "threads": max(1, int(search.cpus_per_worker)),
-            "shared": shared,
-            "stream_bytes": stream_bytes,
-        },
+        train_loop_config=given,
         scaling_config=ScalingConfig(
             num_workers=search.workers_per_trial,
             use_gpu=gpus > 0,
@@ -135,15 +128,6 @@ def train_on_ray(
             name=name,
             **ray_storage(Store(folder_uri)),
             failure_config=Tries(max_failures=search.max_failures),
-            callbacks=[Judge(), *(callbacks or [])],
+            callbacks=[Judge(), *callbacks],
         ),
-    )
-    trainer.fit()
-
-
-def with_device(job: Job, gpus: float) -> Job:
-    """The job on the device it was given: a worker without a GPU of its own must not take one."""
-    if gpus > 0 or job.run.execution.device != "auto":
-        return job
-    execution = job.run.execution.model_copy(update={"device": "cpu"})
-    return dataclasses.replace(job, run=job.run.model_copy(update={"execution": execution}))
+    ).fit()

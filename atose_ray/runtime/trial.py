@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Iterator
 from typing import Any
 
+import ray
 import torch
 from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
 
-from atose_ray.config import SearchConfig
-from atose_ray.runtime.controller import ReportToTune
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.shared import SharedRefs
-from atose_ray.runtime.train import FLOOR, open_on_ray, report_line, train_on_ray
+from atose_ray.runtime.train import open_on_ray, report_line, train_on_ray
+from atose_ray.search.costs import FLOOR, note_latency
+from atose_ray.search.plan import Plan
+from atose_ray.search.trials import TrialSetup
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import DivergedError, run_epochs
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, use_threads
+from atose_ray.training.run import use_threads
 
 KEY = "atose"
+
+
+def setup_of(trial: Any) -> TrialSetup:
+    """What a Tune trial was given."""
+    setup: TrialSetup = trial.config[KEY]
+    return setup
+
+
+def name_of(trial: Any) -> str:
+    """The readable name of a Tune trial."""
+    return str(setup_of(trial).job.about["name"])
 
 
 class ActorTrial(tune.Trainable):  # type: ignore[misc]
@@ -35,8 +50,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
     epochs: Iterator[EpochRecord] | None = None
     lease: Lease | None = None
     shown: Shown | None = None
-    job: Job
-    last: EpochRecord | None
+    last: EpochRecord | None = None
 
     def __repr__(self) -> str:
         """How Ray's dashboard lists the actor: by its first trial, as Ray asks once."""
@@ -44,23 +58,23 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], shared: SharedRefs | None = None) -> None:
         """Open the run; it goes on from its last checkpoint if it has one."""
-        trial = config[KEY]
-        self.job = trial["job"]
-        use_threads(self.job.run.execution.threads or max(1, int(trial["search"].cpus_per_worker)))
+        self.given: TrialSetup = config[KEY]
+        self.job = self.given.job
+        use_threads(self.given.threads)
         self.folder = RunFolder(Store(self.job.folder_uri))
         self.failure, self.last = None, None
         self.lease = Lease(self.folder.store).take()
         try:
-            opened = open_on_ray(self.job, shared, trial["stream_bytes"])
+            opened = open_on_ray(self.job, shared, self.given.stream_bytes)
         except Exception as error:
             self.failure = self.fail(error)
             return
-        self.shown = Shown(opened.folder, str(self.job.about["name"]), self.job.run.metric)
+        self.shown = Shown(self.folder, str(self.job.about["name"]), self.job.run.metric)
         self.epochs = run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in this process."""
-        self.leave()
+        self.cleanup()
         self.setup(new_config)
         return True
 
@@ -83,26 +97,33 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         except DivergedError as error:
             self.folder.end("diverged", str(error))
             line = report_line(self.last, run.metric) if self.last else {run.metric: FLOOR, "epoch": 1}
-            return {**line, "done": True}
+            return self.ended({**line, "done": True})
         self.shown.epoch(self.last)
-        done = self.last.epoch >= run.method.epochs
-        if done and self.folder.ending() is None:
+        if self.last.epoch < run.method.epochs:
+            return report_line(self.last, run.metric)
+        if self.folder.ending() is None:
             self.folder.end("complete")
-        return {**report_line(self.last, run.metric), "done": done}
+        return self.ended({**report_line(self.last, run.metric), "done": True})
+
+    def ended(self, line: dict[str, Any]) -> dict[str, Any]:
+        """The last report, after the measurement of what the search asks for."""
+        if "latency_ms" in self.given.search.costs:
+            note_latency(self.job, self.given.threads)
+        return line
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """End the run, or raise what another try may mend."""
         cause = cause_of(error)
         if cause in RETRIED:
-            self.leave()
+            self.cleanup()
             raise error
         failure = record_failure(self.folder, error, cause)
         if self.shown is not None:
             self.shown.write(failure["trace"])
         return failure
 
-    def leave(self) -> None:
-        """Let go of the run: its folder, its files, its memory."""
+    def cleanup(self) -> None:
+        """Let go of the run, as Tune ends the actor or gives it another: its folder, its files, its memory."""
         if self.shown is not None:
             self.shown.close("left this process")
         if self.lease is not None:
@@ -112,10 +133,6 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def cleanup(self) -> None:
-        """Tune ends the actor."""
-        self.leave()
-
 
 def worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None) -> None:
     """workers_per_trial >= 1: a Ray Train worker group, whose reports go on to Tune.
@@ -123,15 +140,33 @@ def worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None)
     Ray Train has tried again what can be; so every error ends the trial here, and Tune starts it anew only when this
     process itself is lost.
     """
-    trial = config[KEY]
-    job: Job = trial["job"]
-    search: SearchConfig = trial["search"]
+    given: TrialSetup = config[KEY]
+    job, search, gpus = given.job, given.search, given.gpus
     name = f"{job.about['name']}-{job.run.signature()}"
-    clips = {"shared": shared, "stream_bytes": trial["stream_bytes"]}
+    clips: dict[str, Any] = {"shared": shared, "stream_bytes": given.stream_bytes}
     try:
-        train_on_ray(job, search, trial["gpus"], name, trial["ray_uri"], [ReportToTune()], **clips)
+        train_on_ray(job, search, gpus, name, given.ray_uri, [TuneReportCallback()], **clips)
     except Exception as error:
         cause = cause_of(error)
         if cause == "preemption":
             raise
         tune.report(record_failure(RunFolder(Store(job.folder_uri)), error, cause))
+        return
+    if "latency_ms" in search.costs:
+        # outside the placement group of this trial, which holds no more than this process
+        one = ray.remote(num_cpus=search.cpus_per_worker, num_gpus=gpus, scheduling_strategy="DEFAULT")
+        ray.get(one(note_latency).remote(job, given.threads))
+
+
+def trainable(plan: Plan, shared: SharedRefs | None) -> Any:
+    """What Tune runs, with the resources of the trial's own process and the references to what trials share."""
+    kind: Any = worker_group_trial if plan.workers else type("Trial", (ActorTrial,), {})  # the dashboard shows the name
+    if shared is not None:
+        kind = tune.with_parameters(kind, shared=shared)
+    return tune.with_resources(kind, functools.partial(resources_of, plan))
+
+
+def resources_of(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial's own process holds; of a GPU what its setup says, for that follows from the trials before it."""
+    gpus = 0.0 if plan.workers else config[KEY].gpus
+    return tune.PlacementGroupFactory([{"CPU": plan.trial_cpus, **({"GPU": gpus} if gpus else {})}])

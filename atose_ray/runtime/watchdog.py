@@ -3,20 +3,18 @@ hangs."""
 
 from __future__ import annotations
 
-import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private import ray_constants, state
-from ray.experimental.internal_kv import _internal_kv_get
 
+from atose_ray.runtime.ray_private import asked_by, autoscaler_report, free_by_node
 from atose_ray.search.progress import SILENT_S
 
-PENDING_S = 30.0
-LOOK_EVERY_S = 5.0
+PENDING_S, LOOK_EVERY_S = 30.0, 5.0
 Amounts = Mapping[str, float]
 
 
@@ -55,33 +53,27 @@ class Watchdog:
 
     def lines(self, trials: Sequence[Any]) -> list[str]:
         """What to say now: nothing, mostly."""
-        now = self.clock()
+        now, said = self.clock(), []
         if now - self.looked < min(LOOK_EVERY_S, self.pending_s):
             return []
         self.looked = now
-        said = []
         for trial in trials:
             wait = self.waits.get(trial.trial_id)
             if wait is None or wait.status != trial.status:
                 limit = self.pending_s if trial.status == "PENDING" else self.silent_s
                 self.waits[trial.trial_id] = Wait(trial.status, now, now + limit)
-                continue
-            if trial.status in ("PENDING", "RUNNING") and now >= wait.say_at:
+            elif trial.status in ("PENDING", "RUNNING") and now >= wait.say_at:
                 wait.say_at = wait.since + 2 * (now - wait.since)
                 said.append(self._line(trial, wait, trials, now - wait.since))
         return said
 
     def _line(self, trial: Any, wait: Wait, trials: Sequence[Any], waited_s: float) -> str:
-        name = self.name_of(trial)
+        name, asked, last = self.name_of(trial), asked_by(trial), trial.last_result or {}
         if trial.status == "PENDING":
-            asked = [dict(bundle) for bundle in trial.placement_group_factory.bundles]
             return f"{name} waits for {show_bundles(asked)} since {waited_s:.0f} s: {self.free_line(asked, trials)}"
-        head = f"{name} has reported nothing for {waited_s:.0f} s"
-        groups = waiting_groups()
+        head, groups = f"{name} has reported nothing for {waited_s:.0f} s", waiting_groups()
         if groups and wait.reports == 0:
-            asked = groups[0]
-            return f"{head}: its workers wait for {show_bundles(asked)}: {self.free_line(asked, trials)}"
-        last = trial.last_result or {}
+            return f"{head}: its workers wait for {show_bundles(groups[0])}: {self.free_line(groups[0], trials)}"
         place = f"process {last['pid']} on {last['node_ip']}" if "pid" in last and "node_ip" in last else "its process"
         pace = f"its longest epoch took {wait.pace:.0f} s" if wait.pace else "it has not finished an epoch here"
         return (
@@ -92,63 +84,44 @@ class Watchdog:
     def free_line(self, asked: Sequence[Amounts], trials: Sequence[Any]) -> str:
         """What is free of the kinds that are asked for, node by node, who holds the rest, and what is starting."""
         kinds = [kind for kind in dict.fromkeys(k for bundle in asked for k in bundle) if kind != "object_store_memory"]
-        running = [trial for trial in trials if trial.status == "RUNNING"]
-        parts = []
-        free = state.available_resources_per_node()
-        for node in ray.nodes():
-            if not node["Alive"]:
-                continue
-            counts = [
-                f"{free.get(node['NodeID'], {}).get(kind, 0.0):g} of {node['Resources'].get(kind, 0.0):g} {kind} free"
-                for kind in kinds
-            ]
-            address = node["NodeManagerAddress"]
-            here = [self.name_of(one) for one in running if (one.last_result or {}).get("node_ip") == address]
-            holders = f" ({', '.join(here)} there)" if here else ""
-            parts.append(f"node {address} has {', '.join(counts)}{holders}")
-        unplaced = [self.name_of(one) for one in running if "node_ip" not in (one.last_result or {})]
-        if unplaced:
-            parts.append(f"starting now: {', '.join(unplaced)}")
-        if never_fits(asked):
+        at: dict[str | None, list[str]] = {}
+        for one in trials:
+            if one.status == "RUNNING":
+                at.setdefault((one.last_result or {}).get("node_ip"), []).append(self.name_of(one))
+        free, parts = free_by_node(), []
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        for node in nodes:
+            has, address = node["Resources"], node["NodeManagerAddress"]
+            left = free.get(node["NodeID"], {})
+            counts = ", ".join(f"{left.get(kind, 0.0):g} of {has.get(kind, 0.0):g} {kind} free" for kind in kinds)
+            parts.append(
+                f"node {address} has {counts}" + (f" ({', '.join(at[address])} there)" if address in at else "")
+            )
+        if None in at:
+            parts.append(f"starting now: {', '.join(at[None])}")
+        fits = (any(all(n["Resources"].get(k, 0) >= v for k, v in bundle.items()) for n in nodes) for bundle in asked)
+        if not all(fits):
             parts.append("no node is large enough for it: it will wait for ever unless one is added")
         return "; ".join([*parts, *starting_nodes()])
 
 
 def show_bundles(bundles: Sequence[Amounts]) -> str:
     """What is asked for: 2 x (1 CPU, 1 GPU)."""
-    texts = [", ".join(f"{amount:g} {kind}" for kind, amount in sorted(bundle.items())) for bundle in bundles]
-    return " and ".join(
-        f"{texts.count(text)} x ({text})" if texts.count(text) > 1 else text for text in dict.fromkeys(texts)
-    )
+    texts = Counter(", ".join(f"{amount:g} {kind}" for kind, amount in sorted(bundle.items())) for bundle in bundles)
+    return " and ".join(f"{count} x ({text})" if count > 1 else text for text, count in texts.items())
 
 
-def never_fits(bundles: Sequence[Amounts]) -> bool:
-    """Whether one of the bundles is larger than every node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return any(
-        not any(all(node.get(kind, 0.0) >= amount for kind, amount in bundle.items()) for node in nodes)
-        for bundle in bundles
-    )
-
-
-def waiting_groups() -> list[list[dict[str, float]]]:
+def waiting_groups() -> list[list[Amounts]]:
     """The bundles of every placement group that is not placed yet."""
     table: dict[str, Any] = ray.util.placement_group_table()
-    return [
-        list(group["bundles"].values()) for group in table.values() if group["state"] in ("PENDING", "RESCHEDULING")
-    ]
+    return [list(one["bundles"].values()) for one in table.values() if one["state"] in ("PENDING", "RESCHEDULING")]
 
 
 def starting_nodes() -> list[str]:
     """What the autoscaler says of nodes that are on their way or could not be had; nothing where there is none."""
-    text = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
-    report = json.loads(text).get("autoscaler_report", {}) if text else {}
-    said = []
+    report = autoscaler_report()
     coming = [f"{count} x {kind}" for kind, count in (report.get("pending_launches") or {}).items()]
     coming += [f"{kind} at {address} ({status})" for address, kind, status in report.get("pending_nodes") or []]
-    if coming:
-        said.append(f"nodes starting: {', '.join(coming)}")
     failed = sorted({kind for _, kind in report.get("failed_nodes") or []})
-    if failed:
-        said.append(f"nodes that failed to start: {', '.join(failed)}")
-    return said
+    said = [("nodes starting", coming), ("nodes that failed to start", failed)]
+    return [f"{what}: {', '.join(names)}" for what, names in said if names]

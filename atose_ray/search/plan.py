@@ -5,6 +5,7 @@ Ray does not refuse what can never be placed: it waits in silence. So the arithm
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ DATA_CPUS = 0.5
 
 
 class PlanError(ValueError):
-    """The cluster cannot run this search: the message holds the arithmetic and the way out."""
+    """The cluster cannot run this search: the message holds the arithmetic and a hint."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_c
     if one.gpus_per_trial > 0:
         most = min(most, int(available.gpus / one.gpus_per_trial + 1e-9))
     asked = search.concurrency or max(most, 1)
-    plan = Plan(**{**_fields(one), "concurrency": min(asked, search.trials)})
+    plan = dataclasses.replace(one, concurrency=min(asked, search.trials))
     if most < plan.concurrency:
         raise PlanError(
             f"the cluster cannot run this search: {plan.arithmetic()}. At most {most} trial(s) fit at a time: lower "
@@ -175,5 +176,29 @@ def gpus_per_worker(search: SearchConfig, available: Resources) -> float:
     return 1.0 if available.gpus > 0 else 0.0
 
 
-def _fields(plan: Plan) -> Mapping[str, Any]:
-    return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+def table(plan: Plan) -> str:
+    """What each part of a trial takes, what all take together, and what there is."""
+    inline = plan.workers == 0
+    gpus = 0.0 if not inline else plan.worker_gpus
+    rows = [("", "per trial", "CPUs", "GPUs")]
+    rows.append(("trial process" + " (trains)" * inline, "1", f"{plan.trial_cpus:g}", f"{gpus:g}"))
+    if plan.workers:
+        cpus, gpus = plan.workers * plan.worker_cpus, plan.workers * plan.worker_gpus
+        rows.append(("workers (train)", f"{plan.workers}", f"{cpus:g}", f"{gpus:g}"))
+    if plan.data_cpus:
+        rows.append(("data tasks", "1", f"{plan.data_cpus:g}", "0"))
+    together = plan.concurrency * plan.cpus_per_trial, plan.concurrency * plan.gpus_per_trial
+    rows.append((f"all of {plan.concurrency} at a time", "", f"{together[0]:g}", f"{together[1]:g}"))
+    rows.append(("available", "", f"{plan.available.cpus:g}", f"{plan.available.gpus:g}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for first, *cells in rows:
+        numbers = "".join("  " + cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  " + first.ljust(widths[0]) + numbers)
+    if 0 < plan.worker_gpus < 1:
+        sharing = int(1 / plan.worker_gpus + 1e-9)
+        lines.append(
+            f"  up to {sharing} {'trials' if plan.workers <= 1 else 'workers'} share a GPU, fewer if the first ones "
+            "show that its memory does not hold so many"
+        )
+    return "\n".join(line.rstrip() for line in lines)

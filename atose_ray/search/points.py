@@ -3,12 +3,11 @@ points of a grid, and the best trials of an earlier study."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from atose_ray.config import ConfigError
-from atose_ray.search.space import suggest
+from atose_ray.search.space import Choice, Range, walk
 
 Point = dict[str, Any]
 MAX_GRID = 100_000
@@ -22,76 +21,50 @@ class _OpenError(Exception):
         self.name, self.values = name, values
 
 
-class _Replay:
-    """Optuna's trial, answered from a point; stops at the first parameter that the point does not name."""
-
-    def __init__(self, point: Mapping[str, Any]) -> None:
-        self.point, self.asked = point, set[str]()
-
-    def _answer(self, name: str, values: Sequence[Any]) -> Any:
-        self.asked.add(name)
-        if name not in self.point:
-            raise _OpenError(name, values)
-        return self.point[name]
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._answer(name, () if log else range(low, high + 1, step)))
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        count = 0 if step is None else math.floor((high - low) / step + 1e-9) + 1
-        return float(self._answer(name, [low + number * (step or 0.0) for number in range(count)]))
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        return self._answer(name, choices)
+def _in_range(name: str, node: Range, value: Any) -> Any:
+    """A value of a range. Raises ConfigError for one that is not in it."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not node.low <= value <= node.high or (node.whole and value != int(value)):
+        kind = "a whole number" if node.whole else "a number"
+        raise ConfigError(f"{name} is {kind} of {node.low:g} to {node.high:g}, but got {value!r}")
+    step = node.step or (1 if node.whole and not node.log else None)
+    if step is not None and abs((value - node.low) / step - round((value - node.low) / step)) > 1e-9:
+        raise ConfigError(f"{name} goes from {node.low:g} in steps of {step:g}, but got {value!r}")
+    return value
 
 
-class _Checked(_Replay):
-    """Optuna's trial for a point that may leave parameters open: refuses values that are not in the space."""
+def _asked(point: Mapping[str, Any], space: Mapping[str, Any]) -> set[str]:
+    """The parameters under the arms that a point chooses; one that it leaves open takes its first arm or end.
 
-    def _answer(self, name: str, values: Sequence[Any]) -> Any:
-        self.asked.add(name)
-        return self.point.get(name, values[0])
+    Raises ConfigError for a value that its parameter cannot have.
+    """
+    asked = set[str]()
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._number(name, low, high, step, whole=True))
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return self._number(name, low, high, step, whole=False)
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        value = self._answer(name, choices)
-        if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise ConfigError(f"{name} is one of {', '.join(map(repr, choices))}, but got {value!r}")
+    def choose(name: str, node: Range | Choice) -> Any:
+        asked.add(name)
+        value = point.get(name, node.ends()[0])
+        if isinstance(node, Range):
+            return _in_range(name, node, value)
+        if not any(value == choice and type(value) is type(choice) for choice in node.values):
+            raise ConfigError(f"{name} is one of {', '.join(map(repr, node.values))}, but got {value!r}")
         return value
 
-    def _number(self, name: str, low: float, high: float, step: float | None, whole: bool) -> float:
-        value = self._answer(name, [low])
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not low <= value <= high or (whole and value != int(value)):
-            kind = "a whole number" if whole else "a number"
-            raise ConfigError(f"{name} is {kind} of {low:g} to {high:g}, but got {value!r}")
-        if step is not None and abs((value - low) / step - round((value - low) / step)) > 1e-9:
-            raise ConfigError(f"{name} goes from {low:g} in steps of {step:g}, but got {value!r}")
-        return float(value)
+    walk(choose, space)
+    return asked
 
 
 def check_points(points: Iterable[Mapping[str, Any]], space: Mapping[str, Any], where: str) -> None:
     """Raises ConfigError for a point that names what is not in the space, or a value that its parameter cannot have."""
     for number, point in enumerate(points):
-        trial = _Checked(point)
         try:
-            suggest(trial, space)
+            asked = _asked(point, space)
         except ConfigError as error:
             raise ConfigError(f"{where}[{number}]: {error}") from error
-        unknown = sorted(set(point) - trial.asked)
+        unknown = sorted(set(point) - asked)
         if unknown:
             raise ConfigError(
                 f"{where}[{number}]: {', '.join(unknown)}: no such parameter under the arms that this point chooses; "
-                f"expected some of {', '.join(sorted(trial.asked))}"
+                f"expected some of {', '.join(sorted(asked))}"
             )
 
 
@@ -104,8 +77,14 @@ def grid_points(space: Mapping[str, Any]) -> list[Point]:
     waiting: list[Point] = [{}]
     while waiting:
         point = waiting.pop()
+
+        def choose(name: str, node: Range | Choice, point: Point = point) -> Any:
+            if name not in point:
+                raise _OpenError(name, node.values)
+            return point[name]
+
         try:
-            suggest(_Replay(point), space)
+            walk(choose, space)
         except _OpenError as open_at:
             if not open_at.values:
                 raise ConfigError(
@@ -122,13 +101,11 @@ def grid_points(space: Mapping[str, Any]) -> list[Point]:
 
 def fitting(points: Iterable[tuple[Point, float]], space: Mapping[str, Any]) -> list[tuple[Point, float]]:
     """Of an earlier study's (parameters, value), those that are points of this space, every parameter of it named."""
-    kept = []
-    for point, value in points:
-        trial = _Checked(point)
+
+    def fits(point: Point) -> bool:
         try:
-            suggest(trial, space)
+            return _asked(point, space) == set(point)
         except ConfigError:
-            continue
-        if trial.asked == set(point):
-            kept.append((point, value))
-    return kept
+            return False
+
+    return [(point, value) for point, value in points if fits(point)]

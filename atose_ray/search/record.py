@@ -16,25 +16,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from atose_ray.storage import Store
+from atose_ray.storage import Store, folder_of
 from atose_ray.training.examples import EXAMPLES
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
-
-__all__ = [
-    "BestRecord",
-    "EpochRecord",
-    "Note",
-    "StudyRecord",
-    "TagEmbeddings",
-    "TrialRecord",
-    "TrialState",
-    "load_study_record",
-    "load_trials",
-]
 
 EMBEDDINGS = "tag_embeddings.json"
 PROMOTION = "promotion.json"
@@ -156,39 +144,28 @@ def trial_store(study: Store, signature: str) -> Store:
 def load_trials(study: Store, ended: Mapping[str, TrialRecord] | None = None) -> tuple[TrialRecord, ...]:
     """All trials of a study, by number. ended: signature -> what is known already, and not read again."""
     trials, known = study.child("trials"), ended or {}
-    found = (known.get(signature) or _load_trial(trials.child(signature), signature) for signature in trials.names())
+    found = (known.get(signature) or load_trial(trials.child(signature)) for signature in trials.names())
     return tuple(sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number))
 
 
-def _load_trial(store: Store, signature: str) -> TrialRecord | None:
+def load_trial(store: Store) -> TrialRecord | None:
+    """The trial of a run folder, as it stands; None of a folder that was not begun."""
     folder = RunFolder(store)
     about = folder.about()
     if not about:
-        return None  # its actor died before it began: nothing was computed
+        return None
     events = folder.events()
     ending = folder.ending(events) or {"state": "running", "reason": None, "time": None}
     notes = (event for event in events if event["event"] == "note")
     return TrialRecord(
-        number=about["number"],
-        name=about["name"],
-        signature=signature,
-        params=about["params"],
-        distributions=about["distributions"],
+        **{one.name: about[one.name] for one in fields(TrialRecord) if one.name in about},
+        signature=folder_of(store.uri)[1],
         config=store.read_json("config.json"),
         state=ending["state"],
         reason=ending["reason"],
-        started=about["started"],
         finished=ending["time"],
-        device=about["device"],
-        parameters=about["parameters"],
         epochs=folder.epochs(events),
-        resources=about.get("resources", {}),
-        threads=about.get("threads"),
         notes=tuple(Note(event["time"], event["cause"], event["text"]) for event in notes),
-        precision=about.get("precision"),
-        residency=about.get("residency"),
-        latency_ms=about.get("latency_ms"),
-        opened=about.get("opened"),
     )
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.search.progress import last_sign
-from atose_ray.search.record import EpochRecord, StudyRecord, TrialRecord
+from atose_ray.search.record import StudyRecord, TrialRecord
 from atose_ray.search.space import compose
+from atose_ray.training.record import EpochRecord
 
 CURVE_POINTS, FEWEST_POINTS = 60, 12  # of one curve
 CURVE_NUMBERS = 1_000_000  # of all curves together: 2.7 bytes each

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
-from atose_ray.runtime.costs import values_of
+from atose_ray.search.costs import values_of
 from atose_ray.search.points import Point, fitting, grid_points
 from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
 from atose_ray.search.space import suggest

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -29,16 +29,6 @@ SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for de
 SEED_STRIDE = 100_003
 
 
-class Trial(Protocol):
-    """What the walk needs of an Optuna trial."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Range:
     """`range`: all numbers from low to high."""
@@ -48,11 +38,18 @@ class Range:
     log: bool = False
     step: float | None = None
 
-    def suggest(self, trial: Trial, name: str) -> Any:
-        """Ask Optuna for a value."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+    @property
+    def whole(self) -> bool:
+        """Whether it is one of integers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """All its values; none where they cannot be counted."""
+        step = self.step or (1 if self.whole and not self.log else None)
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1 if step else 0
+        numbers = (self.low + number * (step or 0) for number in range(count))
+        return tuple(int(number) if self.whole else float(number) for number in numbers)
 
     def ends(self) -> list[Any]:
         """The values that must be valid."""
@@ -64,10 +61,6 @@ class Choice:
     """`choice`: one of a list."""
 
     values: tuple[Any, ...]
-
-    def suggest(self, trial: Trial, name: str) -> Any:
-        """Ask Optuna for a value."""
-        return trial.suggest_categorical(name, list(self.values))
 
     def ends(self) -> list[Any]:
         """The values that must be valid."""
@@ -81,19 +74,32 @@ class OneOf:
     arms: dict[str, Mapping[str, Any]]
 
 
-def suggest(trial: Trial, tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Walk the tree, asking the trial for every open value. Returns a partial RunConfig as a nested dict."""
+def suggest(trial: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Walk the tree, asking Optuna's trial for every open value. Returns a partial RunConfig as a nested dict."""
+
+    def ask(name: str, node: Range | Choice) -> Any:
+        if isinstance(node, Choice):
+            return trial.suggest_categorical(name, list(node.values))
+        if node.whole:
+            return trial.suggest_int(name, node.low, node.high, step=int(node.step or 1), log=node.log)
+        return trial.suggest_float(name, node.low, node.high, step=node.step, log=node.log)
+
+    return walk(ask, tree)
+
+
+def walk(choose: Callable[[str, Range | Choice], Any], tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A partial RunConfig as a nested dict, `choose` giving every open value by its name."""
     chosen: dict[str, Any] = {}
     for key, value in tree.items():
         here = f"{path}.{key}" if path else key
         node = parse(value, here)
         if isinstance(node, OneOf):
-            kind = trial.suggest_categorical(f"{here}.kind", list(node.arms))
-            chosen[key] = {"kind": kind, **suggest(trial, node.arms[kind], f"{here}[{kind}]")}
+            kind = choose(f"{here}.kind", Choice(tuple(node.arms)))
+            chosen[key] = {"kind": kind, **walk(choose, node.arms[kind], f"{here}[{kind}]")}
         elif isinstance(node, (Range, Choice)):
-            chosen[key] = node.suggest(trial, here)
+            chosen[key] = choose(here, node)
         else:
-            chosen[key] = suggest(trial, node, here) if isinstance(node, Mapping) else node
+            chosen[key] = walk(choose, node, here) if isinstance(node, Mapping) else node
     return chosen
 
 
@@ -250,18 +256,21 @@ def on_a_grid(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"search": search.model_copy(update={"trials": trials})})
 
 
-def check_on_data(study: StudyConfig, manifest: Manifest) -> None:
-    """Check the splits, and build a model at every end, choice and arm, on this data's facts.
+def check_on_data(study: StudyConfig, manifest: Manifest) -> RunConfig:
+    """Check the splits, and build a model at every end, choice and arm, on this data's facts; returns the base,
+    resolved.
 
     Raises StoreError or ConfigError.
     """
-    check_trainable(manifest, max(1, study.search.workers_per_trial))
+    ranks, bases = max(1, study.search.workers_per_trial), []
+    check_trainable(manifest, ranks)
     for name, value, partial in [("base", "", {}), *probes(study.space)]:
         try:
-            run = compose(study, partial).resolve(manifest.data_spec, manifest.content_hash)
-            share_of_batch(run.data.batch_size, max(1, study.search.workers_per_trial))
+            bases.append(compose(study, partial).resolve(manifest.data_spec, manifest.content_hash))
+            share_of_batch(bases[-1].data.batch_size, ranks)
         except ValueError as error:
             raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error
+    return bases[0]
 
 
 def longest_run(study: StudyConfig) -> int:

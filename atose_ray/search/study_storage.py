@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
-from atose_ray.runtime.costs import values_of
+from atose_ray.search.costs import values_of
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.samplers import frozen, points_to_try
 from atose_ray.storage import Store, StoreError

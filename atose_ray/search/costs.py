@@ -11,22 +11,14 @@ They follow from the run folder alone, so that a search that goes on knows them 
 
 from __future__ import annotations
 
-import functools
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import ray
 import torch
-from ray import tune
 
 from atose_ray.data.shards import load_manifest
 from atose_ray.methods import Method
-from atose_ray.runtime.shared import SharedRefs
-from atose_ray.runtime.train import FLOOR
-from atose_ray.runtime.trial import KEY, ActorTrial, worker_group_trial
-from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
@@ -35,30 +27,18 @@ from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, pick_device, use_threads
 from atose_ray.types import Batch, TagSet
 
+FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
 WARM_UP, MEASURED = 5, 30
 
 
 def costs_of(trial: TrialRecord, names: Sequence[str]) -> dict[str, float] | None:
     """Name -> cost; None where one is not on record, as of a trial that did not come to its end."""
-    gpus = trial.resources.get("gpus", 0.0)
-    return _costs(names, trial.parameters, trial.latency_ms, gpus, sum(epoch.seconds for epoch in trial.epochs))
-
-
-def costs_in(folder: RunFolder, names: Sequence[str]) -> dict[str, float] | None:
-    """The same from a run folder."""
-    about, seconds = folder.about(), sum(epoch.seconds for epoch in folder.epochs())
-    gpus = about.get("resources", {}).get("gpus", 0.0)
-    return _costs(names, about.get("parameters", 0), about.get("latency_ms"), gpus, seconds)
-
-
-def _costs(
-    names: Sequence[str], params: int, latency_ms: float | None, gpus: float, seconds: float
-) -> dict[str, float] | None:
+    seconds = sum(epoch.seconds for epoch in trial.epochs)
     known = {
-        "params": float(params),
-        "latency_ms": latency_ms,
+        "params": float(trial.parameters),
+        "latency_ms": trial.latency_ms,
         "train_seconds": seconds,
-        "gpu_seconds": seconds * gpus,
+        "gpu_seconds": seconds * trial.resources.get("gpus", 0.0),
     }
     found = {name: value for name in names if (value := known[name]) is not None}
     return found if len(found) == len(names) else None
@@ -101,61 +81,20 @@ def latency_ms(method: Method, stage: str, device: torch.device) -> float:
 
 
 def note_latency(job: Job, threads: int) -> None:
-    """Measure a run's model in this process and write it into about.json. A run without a finished epoch has none."""
+    """Measure a run's model in this process and write it into about.json. A run without a finished epoch has none; one
+    whose measurement failed gets a note: a cost that is missing is no trial that failed."""
     folder = RunFolder(Store(job.folder_uri))
     epochs = folder.epochs()
     if not epochs:
         return
     use_threads(threads)
-    method = job.run.build(load_manifest(Store(job.store_uri), job.run.data.dataset).data_spec)
-    load_weights(folder.store, BEST_WEIGHTS, method)
-    device = pick_device(job.run)
-    prepare_to_score(method, job.run.execution, device)
-    measured = round(latency_ms(method, epochs[-1].stage, device), 4)
+    try:
+        method = job.run.build(load_manifest(Store(job.store_uri), job.run.data.dataset).data_spec)
+        load_weights(folder.store, BEST_WEIGHTS, method)
+        device = pick_device(job.run)
+        prepare_to_score(method, job.run.execution, device)
+        measured = round(latency_ms(method, epochs[-1].stage, device), 4)
+    except (RuntimeError, ValueError, OSError) as error:
+        folder.note("latency", f"latency could not be measured: {error}")
+        return
     folder.store.write_json("about.json", {**folder.about(), "latency_ms": measured})
-
-
-class TimedActorTrial(ActorTrial):
-    """A trial that measures its latency in its own process when it has ended."""
-
-    def step(self) -> dict[str, Any]:
-        """One epoch; after the last one the measurement."""
-        line = super().step()
-        if line.get("done") and "failed" not in line:
-            try:
-                note_latency(self.job, torch.get_num_threads())
-            except (RuntimeError, ValueError, OSError) as error:  # a cost that is missing, not a trial that failed
-                RunFolder(Store(self.job.folder_uri)).note("latency", f"latency could not be measured: {error}")
-        return line
-
-
-def timed_worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None) -> None:
-    """A worker group's trial; when the group is gone, its latency is measured with one worker's resources."""
-    worker_group_trial(config, shared)
-    trial = config[KEY]
-    job, cpus, gpus = trial["job"], trial["search"].cpus_per_worker, trial["gpus"]
-    threads = job.run.execution.threads or max(1, int(cpus))
-    # outside the placement group of this trial, which holds no more than this process
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(note_latency)
-    ray.get(task.remote(job, threads))
-
-
-def trainable(costs: Sequence[str], plan: Plan, shared: SharedRefs | None) -> Any:
-    """What Tune runs, with the resources of the trial's own process and the references to what trials share."""
-    timed = "latency_ms" in costs
-    if plan.workers:
-        kind: Any = timed_worker_group_trial if timed else worker_group_trial
-    else:
-        kind = TimedActorTrial if timed else ActorTrial
-    if shared is not None:
-        kind = tune.with_parameters(kind, shared=shared)
-    kind = tune.with_resources(kind, functools.partial(resources_of, plan))
-    if isinstance(kind, type):
-        kind.__name__ = kind.__qualname__ = "Trial"  # as Ray's dashboard lists the actor's class
-    return kind
-
-
-def resources_of(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial's own process holds; of a GPU what its config says, for that follows from the trials before it."""
-    gpus = 0.0 if plan.workers else config[KEY]["gpus"]
-    return tune.PlacementGroupFactory([{"CPU": plan.trial_cpus, **({"GPU": gpus} if gpus else {})}])

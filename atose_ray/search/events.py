@@ -1,0 +1,78 @@
+"""What happens to the trials of a search, as one stream of events with three listeners: Optuna, the log, the console.
+
+A trial is asked of the sampler, started on its resources, finishes epochs, and ends. `runtime/search.py` turns Ray
+Tune's hooks into these events; nothing that listens to them knows Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from atose_ray.training.record import EpochRecord
+from atose_ray.training.run import Job
+
+Cause = Literal["out_of_memory", "infrastructure", "preemption", "divergence", "bug"]
+EndState = Literal["complete", "pruned", "diverged", "failed", "paused"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The sampler chose a trial's parameters, and its run folder was begun."""
+
+    number: int
+    job: Job
+
+
+@dataclass(frozen=True)
+class Started:
+    """A trial got its resources."""
+
+    number: int
+    job: Job
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A trial finished an epoch. After a restart the last one before it is reported once more."""
+
+    number: int
+    job: Job
+    record: EpochRecord
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial ended. paused: the search was stopped before its end, and the next session goes on with it.
+
+    cause, trace: of a failure. recorded: whether its run folder says so already.
+    """
+
+    number: int
+    job: Job
+    state: EndState
+    reason: str | None = None
+    cause: Cause | None = None
+    trace: str = ""
+    recorded: bool = False
+
+
+Event = Asked | Started | Epoch | Ended
+
+
+class Listener(Protocol):
+    """Hears every event of a search, in order."""
+
+    def hear(self, event: Event) -> None: ...
+
+
+class Stream:
+    """Hands each event to the listeners, one after the other."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    def emit(self, event: Event) -> None:
+        """Tell all listeners."""
+        for listener in self.listeners:
+            listener.hear(event)

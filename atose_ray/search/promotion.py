@@ -1,0 +1,119 @@
+"""The best trials of a search, trained again with other seeds: is the winner better, or was it lucky?
+
+    studies/<name>/promoted/<signature>/     one run folder per trial and seed
+    studies/<name>/promotion.json            what came of it, for the report
+
+All comparisons are made on the validation split. The test split is scored last, by the winner's trainings alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atose_ray.config import RunConfig
+from atose_ray.data.shards import load_manifest
+from atose_ray.evaluation.scoring import ClipScores, score_clips
+from atose_ray.evaluation.significance import paired_bootstrap, spread
+from atose_ray.search.record import TrialRecord
+from atose_ray.search.space import SEED_STRIDE
+from atose_ray.storage import Store
+from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
+from atose_ray.training.loop import fit
+from atose_ray.training.precision import prepare_to_score
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job, make_batches, open_run, pick_device, use_threads
+
+Scores = Sequence[ClipScores | None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial to train again. role: winner, second, third ... or baseline; jobs: one per seed."""
+
+    trial: TrialRecord
+    role: str
+    jobs: tuple[Job, ...]
+
+
+def candidates(
+    trials: Iterable[TrialRecord], first: int, baseline: int | None, top: int, seeds: int, folder: Store, store: Store
+) -> list[Candidate]:
+    """The trial `first`, the best others up to `top` in all, and the baseline where it is none of them.
+
+    Raises ValueError for a trial that is not there or finished no epoch.
+    """
+    scored = {trial.number: trial for trial in trials if trial.value is not None}
+    for number in (first, *(() if baseline is None else (baseline,))):
+        if number not in scored:
+            known = ", ".join(str(number) for number in sorted(scored)) or "none"
+            raise ValueError(f"trial {number} finished no epoch, or is not in this study; trials that did: {known}")
+    others = sorted(scored.values(), key=lambda trial: (-(trial.value or 0.0), trial.number))
+    order = [scored[first], *(trial for trial in others if trial.number != first)][:top]
+    roles = [*("winner", "second", "third"), *(f"{place}th" for place in range(4, top + 1))]
+    chosen = list(zip(order, roles, strict=False))
+    if baseline is not None and baseline not in [trial.number for trial in order]:
+        chosen.append((scored[baseline], "baseline"))
+    return [Candidate(trial, role, jobs_of(trial, seeds, folder, store)) for trial, role in chosen]
+
+
+def jobs_of(trial: TrialRecord, seeds: int, folder: Store, store: Store) -> tuple[Job, ...]:
+    """A trial's configuration under `seeds` other seeds, each of which depends on the trial's own alone."""
+    run = RunConfig.model_validate(trial.config)
+    jobs = []
+    for number in range(1, seeds + 1):
+        other = run.model_copy(update={"seed": (run.seed + number * SEED_STRIDE * 1009) % 2**31})
+        about = {"number": trial.number, "name": f"{trial.name}-seed{number}", "params": {}, "distributions": {}}
+        jobs.append(Job(other, store.uri, folder.child("promoted", other.signature()).uri, about))
+    return tuple(jobs)
+
+
+def train_one(job: Job, threads: int) -> None:
+    """Train a job to its end in this process, from its last checkpoint if there is one."""
+    use_threads(job.run.execution.threads or threads)
+    opened = open_run(job)
+    fit(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
+
+
+def score_valid(job: Job) -> ClipScores | None:
+    """Scores of the best epoch's weights on the validation split; None of a run that diverged in its first epoch."""
+    folder = RunFolder(Store(job.folder_uri))
+    epochs = folder.epochs()
+    if not epochs:
+        return None
+    best = max(epochs, key=lambda record: (record.valid[job.run.metric], -record.epoch))
+    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
+    method = job.run.build(manifest.data_spec)
+    load_weights(folder.store, BEST_WEIGHTS, method)
+    device = pick_device(job.run)
+    prepare_to_score(method, job.run.execution, device)
+    batches = make_batches(job.run, manifest, job.store_uri)
+    return score_clips(method.to(device), batches.evaluate("valid"), best.stage, device)
+
+
+def judge(chosen: Sequence[Candidate], scores: Sequence[Scores], metric: str) -> dict[str, Any]:
+    """What promotion.json holds, but for the test scores. scores: of each candidate's trainings, None if diverged."""
+    rows, kept = [], [[one for one in of if one is not None] for of in scores]
+    for candidate, of in zip(chosen, scores, strict=True):
+        jobs = [job for job, one in zip(candidate.jobs, of, strict=True) if one is not None]
+        logs = [RunFolder(Store(job.folder_uri)).epochs() for job in jobs]
+        values = [max(record.valid[metric] for record in epochs) for epochs in logs]
+        row = {"number": candidate.trial.number, "name": candidate.trial.name, "role": candidate.role}
+        row |= {"seeds": [job.run.seed for job in jobs], "diverged": len(of) - len(jobs), "valid": values}
+        rows.append({**row, **summary(values)})
+    comparisons = []
+    for candidate, theirs in zip(chosen[1:], kept[1:], strict=True):
+        if kept[0] and theirs:
+            ours_NC, theirs_NC = ([one.scores_NC for one in side] for side in (kept[0], theirs))
+            found = paired_bootstrap(ours_NC, theirs_NC, kept[0][0].tags_NC, metric)
+            pair = {"a": chosen[0].trial.number, "b": candidate.trial.number}
+            comparisons.append({**pair, **dataclasses.asdict(found)})
+    return {"metric": metric, "split": "valid", "trials": rows, "comparisons": comparisons, "test": None}
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Mean, deviation and interval; none of a trial whose trainings all diverged."""
+    found = spread(values) if values else None
+    return {name: getattr(found, name, None) for name in ("mean", "deviation", "low", "high")}

@@ -1,0 +1,86 @@
+"""From Optuna's trial to the run that is executed: where a search composes and resolves configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import optuna
+
+from atose_ray.config import RunConfig, SearchConfig, StudyConfig
+from atose_ray.search.gpu_share import GpuShare
+from atose_ray.search.plan import Plan
+from atose_ray.search.record import study_store, trial_store
+from atose_ray.search.space import compose, suggest
+from atose_ray.storage import Store
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job
+from atose_ray.types import DataSpec
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """What the process of a trial is given. gpus: of each process that trains; ray_uri: where Ray keeps its own state;
+    stream_bytes: what Ray Data may keep in the object store for one process."""
+
+    job: Job
+    search: SearchConfig
+    gpus: float
+    ray_uri: str
+    stream_bytes: int | None = None
+
+    @property
+    def threads(self) -> int:
+        """PyTorch's threads in each process that trains."""
+        return self.job.run.execution.threads or max(1, int(self.search.cpus_per_worker))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The define-by-run space: an Optuna trial -> the run that Tune executes.
+
+    stream_bytes: as in TrialSetup. share: GPUs of a process, where the plan's are not the last word.
+    """
+
+    study: StudyConfig
+    name: str
+    store_uri: str
+    spec: DataSpec
+    content_hash: str
+    plan: Plan
+    stream_bytes: int | None = None
+    share: GpuShare | None = None
+
+    def __call__(self, trial: optuna.Trial, number: int) -> TrialSetup:
+        """The run of one trial. Its run folder is begun here, so that a trial whose process never comes up is on record
+        too."""
+        plan, folder = self.plan, study_store(Store(self.store_uri), self.name)
+        gpus = self.share.fraction() if self.share else plan.worker_gpus
+        run = compose(self.study, suggest(trial, self.study.space), number).resolve(self.spec, self.content_hash)
+        about = {
+            "number": number,
+            "name": trial_name(number, run),
+            "params": dict(trial.params),
+            "distributions": {k: optuna.distributions.distribution_to_json(d) for k, d in trial.distributions.items()},
+            "resources": {"cpus": plan.cpus_per_trial, "gpus": max(plan.workers, 1) * gpus, "workers": plan.workers},
+        }
+        job = with_device(Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about), gpus)
+        head = {"device": "none yet", "parameters": 0, **about}
+        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
+        return TrialSetup(job, self.study.search.without_password(), gpus, folder.child("ray").uri, self.stream_bytes)
+
+
+def trial_name(number: int, run: RunConfig) -> str:
+    """A name a person can read: number, encoder with its block, method with its objective and its latent size."""
+    parts = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
+    objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
+    parts += [objective.kind if objective is not None else None, f"d{latent}" if latent else None]
+    return "-".join(part for part in parts if part)
+
+
+def with_device(job: Job, gpus: float) -> Job:
+    """The job on the device it was given: a process without a GPU of its own must not take one."""
+    if gpus > 0 or job.run.execution.device != "auto":
+        return job
+    execution = job.run.execution.model_copy(update={"device": "cpu"})
+    return dataclasses.replace(job, run=job.run.model_copy(update={"execution": execution}))
