@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import tempfile
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,27 @@ RATE = 4000
 TINY_TAGS = ("low", "high", "loud", "steady")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests come first: the last worker to finish then does so with short ones."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ray"))
-    items.sort(key=lambda item: -slow[item.path])  # stable: a file's tests stay together, in their order
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One Ray at a time: what needs one runs first, on one worker, first what shares a cluster; all else by file."""
+    for item in items:
+        if "ray_cluster" in fixtures_of(item):
+            item.add_marker("ray")
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "ray_cluster" not in fixtures_of(item)))
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            group = "ray" if item.get_closest_marker("ray") else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test with a Ray of its own does not run beside the one that others share."""
+    if item.get_closest_marker("ray") and "ray_cluster" not in fixtures_of(item):
+        SHARED_RAY.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,13 +127,25 @@ def tiny_run(tiny_manifest: Manifest):
     return build
 
 
+SHARED_RAY = contextlib.ExitStack()
+
+
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """A Ray cluster of this session's own: own temp dir, own ports, 4 logical CPUs; ended with the session."""
+def shared_ray() -> Iterator[contextlib.ExitStack]:
+    with SHARED_RAY:
+        yield SHARED_RAY
+
+
+@pytest.fixture
+def ray_cluster(shared_ray: contextlib.ExitStack) -> None:
+    """The Ray that tests share: own temp dir, own ports, 4 logical CPUs. Ended with the session or before another."""
     from atose_ray.runtime.cluster import cluster
 
-    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:  # sockets need a short path
-        os.environ["RAY_TMPDIR"] = folder
-        with cluster(cpus=4, metadata={"study": "those of these tests"}):
-            yield
-        del os.environ["RAY_TMPDIR"]
+    if "RAY_TMPDIR" in os.environ:
+        return  # it is up
+    with contextlib.ExitStack() as starting:
+        folder = tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True)  # sockets need a short path
+        os.environ["RAY_TMPDIR"] = starting.enter_context(folder)
+        starting.callback(os.environ.pop, "RAY_TMPDIR", None)
+        starting.enter_context(cluster(cpus=4, metadata={"study": "those of these tests"}))
+        shared_ray.push(starting.pop_all())

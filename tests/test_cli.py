@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_tree
-from processes import ROOT, environment
+from processes import PATIENCE_S, ROOT, environment
 
 import atose_ray
 from atose_ray import __main__ as listing
@@ -188,7 +188,7 @@ def test_a_verb_whose_reader_has_left_ends_without_a_word() -> None:
     )
     assert running.stdout.readline()
     running.stdout.close()
-    assert running.stderr.read() == b"" and running.wait(timeout=60) == 141
+    assert running.stderr.read() == b"" and running.wait(timeout=PATIENCE_S) == 141
     running.stderr.close()
 
 

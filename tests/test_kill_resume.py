@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import alive, end, environment, wait_for
+from processes import PATIENCE_S, alive, end, environment, wait_for
 from test_ray import study
 
 from atose_ray.search.record import load_study_record
@@ -78,7 +78,7 @@ class Search:
             open_epochs = [len(epochs(log)) for log in logs.values() if '"end"' not in log.read_text()]
             return ends >= ended and any(3 <= count <= EPOCHS - 8 for count in open_epochs)
 
-        wait_for(f"{ended} ended trials and one midway", midway, 120, every=0.02)
+        wait_for(f"{ended} ended trials and one midway", midway, every=0.02)
 
 
 def epochs(log: Path) -> list[int]:
@@ -112,7 +112,7 @@ def test_killed_then_interrupted_then_finished(search: Search) -> None:
     search.wait_until_midway(ended=2)
     began = time.monotonic()
     running.send_signal(signal.SIGINT)
-    code = running.wait(timeout=60)
+    code = running.wait(timeout=PATIENCE_S)
     took = time.monotonic() - began
     text = search.output.read_text()
     assert code == 130 and took < 20, text
@@ -120,7 +120,7 @@ def test_killed_then_interrupted_then_finished(search: Search) -> None:
     assert "test scored" not in text and not (folder / "best").exists()
 
     running = search.start()
-    code = running.wait(timeout=120)
+    code = running.wait(timeout=PATIENCE_S)
     text = search.output.read_text()
     assert code == 0 and "Traceback" not in text, text
     record = load_study_record(search.store, "again")

@@ -77,7 +77,7 @@ def cpus_are_free() -> None:
     import ray
 
     whole = ray.cluster_resources()["CPU"]
-    wait_for("all CPUs to be free", lambda: ray.available_resources().get("CPU") == whole, 30)
+    wait_for("all CPUs to be free", lambda: ray.available_resources().get("CPU") == whole)
 
 
 def test_ray_data_delivers_the_same_batches_as_the_local_reader(ray_cluster, tiny_run, store, tiny_manifest) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from processes import PATIENCE_S
 
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
 from atose_ray.search.record import BestRecord, EpochRecord, StudyRecord, TagEmbeddings, TrialRecord
@@ -472,7 +473,7 @@ def drawn_page(page: str, folder: Path, then: str = "") -> str:
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += f" --disable-component-update --disable-sync --user-data-dir={folder / 'profile'} --window-size=1280,2000"
     command = [chromium, *flags.split(), "--dump-dom", file.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
 
 
 @pytest.mark.browser

@@ -270,7 +270,7 @@ def test_a_search_lives_on_object_storage(
     path = write_study(tmp_path, trials, workers_per_trial=workers, concurrency=1)
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:  # sockets: a short path
         variables = {"RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "disabled"}
-        done = verb("tune", str(path), "--cpus", "2", "--store", uri, cwd=tmp_path, timeout=200, **variables)
+        done = verb("tune", str(path), "--cpus", "2", "--store", uri, cwd=tmp_path, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     record = load_study_record(store, "tiny")
     assert [trial.number for trial in record.trials] == list(range(trials)) and record.best is not None
@@ -285,7 +285,7 @@ def test_a_search_lives_on_object_storage(
     best = record.best.metrics["valid"]["pr_auc_macro"]
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:
         variables = {"RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "disabled"}
-        again = verb("rerun", *words, *(["--cpus", "2"] if workers else []), cwd=tmp_path, timeout=200, **variables)
+        again = verb("rerun", *words, *(["--cpus", "2"] if workers else []), cwd=tmp_path, **variables)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"best valid pr_auc_macro {best:.4f}" in again.stdout
 

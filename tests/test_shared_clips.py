@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE
-from processes import environment, wait_for
+from processes import PATIENCE_S, environment, wait_for
 from test_ray import run, study
 
 from atose_ray.config import RunConfig, SearchConfig
@@ -183,7 +183,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
             return True
         return False
 
-    wait_for("the copy to go with its owner", lost, 60)
+    wait_for("the copy to go with its owner", lost)
     job = Job(tiny_run(), tiny_store.uri, str(tmp_path / "run"), {"number": 0})
     opened = open_on_ray(job, copy, None)
     assert kept_in(opened.batches) in ("host", "stream")
@@ -282,7 +282,12 @@ def test_what_a_full_object_store_spills_is_noticed() -> None:
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:
         variables = environment(RAY_TMPDIR=folder, RAY_AUTH_MODE="disabled")
         done = subprocess.run(
-            [sys.executable, "-c", SPILLS], env=variables, capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", SPILLS],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
         )
     before, values, line = done.stdout.splitlines()[-3:]
     assert before == "80 0 None" and values == str(list(range(16)))
