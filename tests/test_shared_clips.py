@@ -119,8 +119,6 @@ def test_clips_are_taken_only_where_they_are_asked_for_and_of_this_data(
     assert place(LentClips("another", clips.splits)) == "stream"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> None:
     import ray
 
@@ -159,8 +157,6 @@ def test_a_trial_that_streams_scores_as_one_that_keeps_its_clips(ray_cluster, ti
     assert [e.train_loss for e in opened.folder.epochs()] == [e.train_loss for e in trial.epochs]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run, tiny_store, long_store, tmp_path):
     import ray
 
@@ -202,8 +198,6 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_shard_that_cannot_be_read_ends_the_search_at_once(ray_cluster, tiny_store, tiny_manifest, tmp_path) -> None:
     (home,) = object_store.node_stores()
     with pytest.raises(StoreError, match=r"^cannot read .*\.parquet: "):
