@@ -80,7 +80,6 @@ def test_curves_lie_in_the_run_folder_and_a_run_that_goes_on_adds_to_them(tmp_pa
     assert {e.file_version for e in events(board) if not e.summary.value} == {"brain.Event:2"}
 
 
-@pytest.mark.slow
 def test_on_object_storage_the_curves_are_made_from_the_log_when_the_trial_ends(tmp_path: Path, bucket: Bucket) -> None:
     for place in (Store(str(tmp_path / "local")), Store(bucket.uri("run"))):
         folder = RunFolder(place)
@@ -160,7 +159,7 @@ from atose_ray.runtime.cluster import cluster
 with cluster(cpus=1):
     import ray
     address = os.environ["RAY_API_SERVER_ADDRESS"] + "/api/v0/logs?node_id=" + ray.nodes()[0]["NodeID"]
-    for _ in range(40):
+    for _ in range(400):
         try:
             print(urllib.request.urlopen(address, timeout=600).status)
             break

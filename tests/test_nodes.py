@@ -148,12 +148,27 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 PREPARE = """
-import sys
+import sys, time
+from pathlib import Path
+import ray
 from atose_ray.data.prepare import prepare
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.prepare import run_on_ray
 from atose_ray.store import Store
+done, go = Path(sys.argv[3], "data/folder", sys.argv[4]), Path("go")
+
+def hold():  # in every worker: when two shards are done no other is begun until there is a file `go`
+    from atose_ray.data import shard_job
+    decode = shard_job.decode_shard
+    def held(job):
+        while len(list(done.glob("*.json"))) >= 2 and not go.exists():
+            time.sleep(0.05)
+        return decode(job)
+    shard_job.decode_shard = held
+
+go = go.absolute()
+ray.init(runtime_env={"worker_process_setup_hook": hold}, log_to_driver=False, logging_level="ERROR")
 with cluster():
     config = dataset_config("folder", source=sys.argv[1], sample_rate_hz=int(sys.argv[2]))
     prepare(config, Store(sys.argv[3]), run_on_ray)
@@ -162,7 +177,7 @@ with cluster():
 
 def test_a_node_that_dies_costs_prepare_its_share_only(nodes: Nodes, source, store, tmp_path) -> None:
     data = tmp_path / "store/data/folder"
-    with nodes.child("-c", PREPARE, str(source), str(RATE), str(tmp_path / "store"), cwd=tmp_path) as child:
+    with nodes.child("-c", PREPARE, str(source), str(RATE), str(tmp_path / "store"), PARTS, cwd=tmp_path) as child:
 
         def midway() -> bool:
             assert child.poll() is None, child.communicate()[0]
@@ -174,6 +189,7 @@ def test_a_node_that_dies_costs_prepare_its_share_only(nodes: Nodes, source, sto
         done = {path.name.removesuffix(".json").removesuffix(".parquet") for path in (data / PARTS).glob("*.json")}
         stamps = {path: path.stat().st_mtime_ns for path in data.glob("*.parquet") if path.stem in done}
         nodes.kill((nodes.running("ray::Map(_write)") or list(seen))[0])
+        (tmp_path / "go").touch()
         out, _ = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == 0, out
     assert 0 < len(stamps) < len(list(data.glob("*.parquet")))

@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from processes import PATIENCE_S
 
+from atose_ray.search import importance
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
 from atose_ray.search.record import BestRecord, EpochRecord, StudyRecord, TagEmbeddings, TrialRecord
 from atose_ray.search.report import cluster_order, render_report, report_data, triangle_correlation
@@ -240,6 +242,14 @@ def unpack(packed: list[Any] | None) -> list[float | None]:
     low, high, text = packed
     steps = np.frombuffer(base64.b64decode(text), "<u2").tolist()
     return [None if step == 65535 else low + (high - low) * step / 65534 for step in steps]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_shuffles() -> Iterator[None]:
+    """Chance is measured by two shuffled repeats, not by twenty: a forest each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "shuffles", lambda trials: 2)
+        yield
 
 
 @functools.cache

@@ -82,7 +82,7 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
     folder, printed = study_store(store, "s"), []
 
     def stop_when_said() -> None:
-        for _ in range(600):
+        for _ in range(6000):
             printed.append(capsys.readouterr().out)
             if "wait " in "".join(printed):
                 ask_to_stop(folder, "s", now=False)
