@@ -177,3 +177,12 @@ def test_another_broken_pipe_is_not_hidden() -> None:
 
     with pytest.raises(BrokenPipeError, match="a worker's"):
         cli.run(lost)
+
+
+def test_ctrl_c_ends_with_the_code_of_a_signal(capsys) -> None:
+    def interrupted(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(interrupted)
+    assert ended.value.code == 130 and "Traceback" not in capsys.readouterr().err
