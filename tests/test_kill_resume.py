@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found through /proc"),
 ]
 
-TRIALS, EPOCHS = 4, 24
+TRIALS, EPOCHS = 3, 40
 
 
 class Search:
@@ -74,7 +74,7 @@ class Search:
             logs = self.logs()
             ends = sum('"end"' in log.read_text() for log in logs.values())
             open_epochs = [len(epochs(log)) for log in logs.values() if '"end"' not in log.read_text()]
-            return ends >= ended and any(3 <= count <= EPOCHS - 8 for count in open_epochs)
+            return ends >= ended and any(3 <= count <= EPOCHS // 2 for count in open_epochs)
 
         wait_for(f"{ended} ended trials and one midway", midway, every=0.02)
 
@@ -104,7 +104,7 @@ def test_killed_then_finished(search: Search) -> None:
     finished = {number for number, content in before.items() if b'"end"' in content}
     (cut,) = set(before) - finished
     done_epochs = len(epochs(search.logs()[cut]))
-    assert finished == {0} and cut == 1 and 0 < done_epochs < EPOCHS
+    assert finished == set(range(cut)) and 0 < done_epochs < EPOCHS
 
     running = search.start()
     code = running.wait(timeout=PATIENCE_S)
@@ -114,9 +114,9 @@ def test_killed_then_finished(search: Search) -> None:
     assert [trial.number for trial in record.trials] == list(range(TRIALS))
     assert {trial.state for trial in record.trials} == {"complete"}
     logs = search.logs()
-    assert logs[0].read_bytes() == before[0]  # finished work is not touched
+    assert all(logs[number].read_bytes() == before[number] for number in finished)  # finished work is not touched
     assert logs[cut].read_bytes().startswith(before[cut])  # and interrupted work is only added to
     assert all(epochs(log) == list(range(1, EPOCHS + 1)) for log in logs.values())
-    assert re.search(r"^\[  1/4 ", text, flags=re.MULTILINE) and text.count("test scored once") == 1
+    assert re.search(rf"^\[ +{cut}/{TRIALS} ", text, flags=re.MULTILINE) and text.count("test scored once") == 1
     assert record.best is not None and (folder / "report.html").is_file()
     assert not (folder / "ray").exists() and not list(folder.glob("trials/*/checkpoint.pt"))
