@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STORE ?= atose_store
 ATOSE_CHAOS ?= 1
-PYTEST := -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint lock clean
 

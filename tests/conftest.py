@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import csv
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,17 +28,46 @@ RATE = 4000
 TINY_TAGS = ("low", "high", "loud", "steady")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups afterwards
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """One Ray at a time: what needs one runs first, on one worker, first what shares a cluster; all else by file."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs Ray comes first, and of that first what shares a cluster."""
     for item in items:
         if "ray_cluster" in fixtures_of(item):
             item.add_marker("ray")
+    on_ray = [item for item in items if item.get_closest_marker("ray")]
+    unread = [
+        item.nodeid for item in on_ray if item.name.partition("[")[0] not in tests_on_ray(f"tests/{item.path.name}")
+    ]
+    assert not unread, "tests_on_ray must find these, or they run beside another Ray"
     items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "ray_cluster" not in fixtures_of(item)))
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = "ray" if item.get_closest_marker("ray") else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@functools.cache
+def tests_on_ray(path: str) -> frozenset[str]:
+    """The tests of a file that need Ray, by its text: pytest-xdist deals out tests by their names alone."""
+    tree = ast.parse((Path(__file__).parents[1] / path).read_text())
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    marks = [
+        node for node in tree.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node.targets[0])
+    ]
+    whole = any("mark.ray" in ast.unparse(node) for node in marks)
+    shared = {test.name for test in tests if "ray_cluster" in {argument.arg for argument in test.args.args}}
+    marked = {test.name for test in tests if any("mark.ray" in ast.unparse(one) for one in test.decorator_list)}
+    return frozenset({test.name for test in tests} if whole else shared | marked)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadfile: a file to a worker, but all that needs Ray to one, so that one Ray runs at a time."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, name = nodeid.partition("::")
+            return "ray" if name.partition("[")[0] in tests_on_ray(path) else path
+
+    return OneRay(config, log)
 
 
 def fixtures_of(item: pytest.Item) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def test_search_finds_prunes_reports_and_scores_test_once(ray_cluster, store, tm
     from atose_ray import report, tune
 
     folder = study_store(store, "s")
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study().model_dump(mode="json")))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study(concurrency=2).model_dump(mode="json")))
     command = [str(tmp_path / "s.yaml"), "--store", store.uri]
     tune.main(command)
     record = load_study_record(store, "s")
