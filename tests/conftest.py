@@ -85,6 +85,7 @@ def few_threads():
     """Two cores are shared by everything."""
     torch.set_num_threads(1)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: they would wait for the other test worker
 
 
 @pytest.fixture(scope="session")

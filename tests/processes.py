@@ -21,7 +21,8 @@ def environment(**extra: str) -> dict[str, str]:
     """The environment of a child: this checkout's code, one thread, no other Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ATOSE_"))}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **extra}
+    fair = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    return {**kept, "PYTHONPATH": path, **fair, **extra}
 
 
 def verb(name: str, *arguments: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
