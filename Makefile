@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STORE ?= atose_store
+ATOSE_CHAOS ?= 1
+PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint lock clean
+.PHONY: demo test test-all lint lock clean
 
 demo: $(VENV)/.product  ## render the demo data, search it, print where the report is
 	$(BIN)/python -m atose_ray.prepare demo --store $(STORE)
 	$(BIN)/python -m atose_ray.tune demo --store $(STORE)
 
-test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev  ## every room of the package once, and one search end to end on Ray
+	$(BIN)/python -m pytest $(PYTEST) -m "not slow"
 
-test-fast: $(VENV)/.dev  ## without what starts Ray or takes long
-	$(BIN)/python -m pytest -m "not slow and not ray and not browser"
+test-all: $(VENV)/.dev  ## all the rest too, chaos included: nightly and before a release
+	ATOSE_CHAOS=$(ATOSE_CHAOS) $(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

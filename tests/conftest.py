@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import csv
+import functools
 import os
 import tempfile
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +29,55 @@ TINY_TAGS = ("low", "high", "loud", "steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests come first: the last worker to finish then does so with short ones."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ray"))
-    items.sort(key=lambda item: -slow[item.path])  # stable: a file's tests stay together, in their order
+    """What needs Ray comes first, and of that first what shares a cluster."""
+    for item in items:
+        if "ray_cluster" in fixtures_of(item):
+            item.add_marker("ray")
+    on_ray = [item for item in items if item.get_closest_marker("ray")]
+    unread = [
+        item.nodeid for item in on_ray if item.name.partition("[")[0] not in tests_on_ray(f"tests/{item.path.name}")
+    ]
+    assert not unread, "tests_on_ray must find these, or they run beside another Ray"
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, "ray_cluster" not in fixtures_of(item)))
+
+
+@functools.cache
+def tests_on_ray(path: str) -> frozenset[str]:
+    """The tests of a file that need Ray, by its text: pytest-xdist deals out tests by their names alone."""
+    tree = ast.parse((Path(__file__).parents[1] / path).read_text())
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    marks = [
+        node for node in tree.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node.targets[0])
+    ]
+    whole = any("mark.ray" in ast.unparse(node) for node in marks)
+    shared = {test.name for test in tests if "ray_cluster" in {argument.arg for argument in test.args.args}}
+    marked = {test.name for test in tests if any("mark.ray" in ast.unparse(one) for one in test.decorator_list)}
+    return frozenset({test.name for test in tests} if whole else shared | marked)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadfile: a file to a worker, but all that needs Ray to one, so that one Ray runs at a time."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, name = nodeid.partition("::")
+            return "ray" if name.partition("[")[0] in tests_on_ray(path) else path
+
+    return OneRay(config, log)
+
+
+def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test with a Ray of its own does not run beside the one that others share."""
+    if item.get_closest_marker("ray") and "ray_cluster" not in fixtures_of(item):
+        SHARED_RAY.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +85,7 @@ def few_threads():
     """Two cores are shared by everything."""
     torch.set_num_threads(1)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: they would wait for the other test worker
 
 
 @pytest.fixture(scope="session")
@@ -109,13 +160,25 @@ def tiny_run(tiny_manifest: Manifest):
     return build
 
 
+SHARED_RAY = contextlib.ExitStack()
+
+
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """A Ray cluster of this session's own: own temp dir, own ports, 4 logical CPUs; ended with the session."""
+def shared_ray() -> Iterator[contextlib.ExitStack]:
+    with SHARED_RAY:
+        yield SHARED_RAY
+
+
+@pytest.fixture
+def ray_cluster(shared_ray: contextlib.ExitStack) -> None:
+    """The Ray that tests share: own temp dir, own ports, 4 logical CPUs. Ended with the session or before another."""
     from atose_ray.runtime.cluster import cluster
 
-    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:  # sockets need a short path
-        os.environ["RAY_TMPDIR"] = folder
-        with cluster(cpus=4, metadata={"study": "those of these tests"}):
-            yield
-        del os.environ["RAY_TMPDIR"]
+    if "RAY_TMPDIR" in os.environ:
+        return  # it is up
+    with contextlib.ExitStack() as starting:
+        folder = tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True)  # sockets need a short path
+        os.environ["RAY_TMPDIR"] = starting.enter_context(folder)
+        starting.callback(os.environ.pop, "RAY_TMPDIR", None)
+        starting.enter_context(cluster(cpus=4, metadata={"study": "those of these tests"}))
+        shared_ray.push(starting.pop_all())

@@ -14,20 +14,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 600.0  # for whatever a test waits for: a slow machine needs it, and it costs nothing when all is well
 
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a child: this checkout's code, one thread, no other Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ATOSE_"))}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **extra}
+    fair = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    return {**kept, "PYTHONPATH": path, **fair, **extra}
 
 
-def verb(name: str, *arguments: str, cwd: Path, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+def verb(name: str, *arguments: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """`python -m atose_ray.<name>` to its end, with what it wrote."""
     command = [sys.executable, "-m", f"atose_ray.{name}", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 
@@ -52,7 +54,7 @@ def members(session: int) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
-def end(session: int, seconds: float = 30) -> list[int]:
+def end(session: int, seconds: float = PATIENCE_S) -> list[int]:
     """SIGKILL a session and all that it started. Returns the pids that are still there after `seconds`."""
     ours: set[int] = set()
     until = time.monotonic() + seconds
@@ -76,12 +78,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(what: str, condition: Callable[[], T], seconds: float, every: float = 0.1) -> T:
+def wait_for(what: str, condition: Callable[[], T], every: float = 0.1) -> T:
     """The first true value of `condition()`. Raises TimeoutError."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         value = condition()
         if value:
             return value
         time.sleep(every)
-    raise TimeoutError(f"waited {seconds:g} s for {what}")
+    raise TimeoutError(f"waited {PATIENCE_S:g} s for {what}")

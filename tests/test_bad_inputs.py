@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,14 +16,13 @@ from conftest import RATE, render_tiny, tiny_tree
 from processes import verb
 from test_ray import study
 
-from atose_ray import prepare, report, tag, train, tune
+from atose_ray import cli, prepare, report, tag, train, tune
 from atose_ray.data.prepare import prepare as prepare_here
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 
-ON_A_CLUSTER = [pytest.mark.ray, pytest.mark.slow]
 HTML = "<!DOCTYPE html><html><body>404 Not Found</body></html>"
 
 
@@ -106,19 +106,12 @@ def test_prepare_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
         (["--set", "base.optim.lr"], r"PATH=VALUE.*'base\.optim\.lr'"),
         (["--set", "base.optim.lr={"], r"'base\.optim\.lr=\{': the value '\{' is not YAML"),
         (["--set", "search.metric=pr_auc"], r"metric is one of pr_auc_macro.*but got 'pr_auc'"),
-        pytest.param(["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags", marks=ON_A_CLUSTER),
-        pytest.param(
-            ["--set", "base.data.crop_seconds=0.001"], r"data\.crop_seconds=0\.001: .*at least", marks=ON_A_CLUSTER
-        ),
         (["--set", "base.data.dataset=mtat"], r"no prepared data set 'mtat'.*it holds: folder.*atose_ray\.prepare mt"),
         (["--name", "../elsewhere"], r"--name is a folder name.*'\.\./elsewhere'"),
-        pytest.param(["--cluster", "nowhere.yaml"], r"cluster file nowhere\.yaml cannot be read", marks=ON_A_CLUSTER),
         (["--address", "127.0.0.1:9"], r"no Ray cluster answers at '127\.0\.0\.1:9'.*--address"),
     ],
 )
-def test_tune_refuses(arguments: list[str], message: str, store: Store, tmp_path: Path, request, monkeypatch) -> None:
-    if request.node.get_closest_marker("ray"):
-        request.getfixturevalue("ray_cluster")
+def test_tune_refuses(arguments: list[str], message: str, store: Store, tmp_path: Path, monkeypatch) -> None:
     if "--address" in arguments:
         monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ValueError, match=message):
@@ -399,8 +392,20 @@ def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_p
 # ---------------------------------------------------------------- clusters
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags"),
+        (["--set", "base.data.crop_seconds=0.001"], r"data\.crop_seconds=0\.001: .*at least"),
+        (["--cluster", "nowhere.yaml"], r"cluster file nowhere\.yaml cannot be read"),
+    ],
+)
+def test_tune_refuses_on_a_cluster(ray_cluster, arguments: list[str], message: str, store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        tune.main([write_study(tmp_path), "--store", store.uri, *arguments])
+    assert not list((tmp_path / "store").glob("studies/*/trials/*"))
+
+
 def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_cluster, store, tmp_path, capsys) -> None:
     arguments = [write_study(tmp_path), "--store", store.uri, "--set", "search.workers_per_trial=4"]
     with pytest.raises(ValueError, match=r"1 x \(0\.01 trial \+ 4 x 2 worker \+ 0 data\) = 8\.01 of 4 CPUs.*lower"):
@@ -416,18 +421,33 @@ def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_clust
 # ---------------------------------------------------------------- as a person sees it
 
 
-@pytest.mark.slow
+MISTAKES = [
+    ("prepare", ["mtta"], "error: unknown dataset 'mtta'"),
+    ("tune", ["demo", "--set", "search.trials=0"], "search.trials: Input should be greater than or equal to 1"),
+    ("train", ["demo"], "error: no prepared data set 'demo' in the store"),
+    ("tag", ["best", "song.mp3"], "best is not a model folder"),
+    ("report", ["demo"], "error: there is no study 'demo' in the store"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), MISTAKES)
+def test_a_mistake_ends_with_code_2_and_one_message(
+    name: str, arguments: list, message: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(importlib.import_module(f"atose_ray.{name}").main)
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and said.out == ""
+    assert message in said.err and len(said.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
-    [
-        ("prepare", ["mtta"], "error: unknown dataset 'mtta'"),
-        ("tune", ["demo", "--set", "search.trials=0"], "search.trials: Input should be greater than or equal to 1"),
-        ("train", ["demo"], "error: no prepared data set 'demo' in the store"),
-        ("tag", ["best", "song.mp3"], "best is not a model folder"),
-        ("report", ["demo"], "error: there is no study 'demo' in the store"),
-    ],
+    [pytest.param(*one, marks=[pytest.mark.slow] * (one[0] != "tag")) for one in MISTAKES],
 )
-def test_a_mistake_ends_with_code_2_and_one_message(name: str, arguments: list, message: str, tmp_path: Path) -> None:
+def test_a_mistake_ends_a_process_so(name: str, arguments: list, message: str, tmp_path: Path) -> None:
     done = verb(name, *arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert message in done.stderr and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1

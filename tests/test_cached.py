@@ -141,7 +141,6 @@ def rank_worker(rank: int, folder: str, store_uri: str, tree: dict) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_ranks_hear_their_shares_and_hold_one_table(tiny_run, tiny_store, tmp_path) -> None:
     tree = with_stages(tiny_run, stages((4, 2))).model_dump(mode="json")
     torch.multiprocessing.spawn(rank_worker, (str(tmp_path), tiny_store.uri, tree), nprocs=2)

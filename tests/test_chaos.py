@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_tree
-from processes import alive, end, environment, members, wait_for
+from processes import PATIENCE_S, alive, end, environment, members, wait_for
 from test_kill_resume import EPOCHS, TRIALS, Search, epochs, search  # noqa: F401
 from test_ray import run, store, study  # noqa: F401
 
@@ -77,7 +77,7 @@ def test_drivers_a_trial_and_the_node_are_killed_and_the_search_ends_as_if_nothi
         def there(now: subprocess.Popen[str] = running, wanted: int = at) -> bool:
             return total_epochs(search) >= wanted or now.poll() is not None
 
-        wait_for(f"{at} epochs", there, 150, every=0.02)
+        wait_for(f"{at} epochs", there, every=0.02)
         assert running.poll() is None, search.output.read_text()
         pid = holder_of(search)
         if pid is None:
@@ -85,9 +85,9 @@ def test_drivers_a_trial_and_the_node_are_killed_and_the_search_ends_as_if_nothi
         victim, before, began = victims.pop(0), total_epochs(search), time.monotonic()
         os.kill({"trial": pid, "driver": running.pid, "raylet": raylet_of(running.pid)}[victim], signal.SIGKILL)
         if victim != "trial":
-            running.wait(timeout=90)
+            running.wait(timeout=PATIENCE_S)
             running = search.start()
-        wait_for("work that goes on", lambda b=before: total_epochs(search) > b + 1, 150, every=0.02)
+        wait_for("work that goes on", lambda b=before: total_epochs(search) > b + 1, every=0.02)
         figures.append((victim, before, round(time.monotonic() - began, 1)))
         trials = load_trials(study_store(search.store, "again"))
         value = best_trial(trials).value
@@ -97,7 +97,7 @@ def test_drivers_a_trial_and_the_node_are_killed_and_the_search_ends_as_if_nothi
         ended = [trial.number for trial in trials if trial.state != "running"]
         logs = {number: search.logs()[number].read_bytes() for number in ended}
         assert all(finished.setdefault(number, content) == content for number, content in logs.items())
-    code = running.wait(timeout=200)
+    code = running.wait(timeout=PATIENCE_S)
     assert code == 0, search.output.read_text()
     record = load_study_record(search.store, "again")
     assert [trial.state for trial in record.trials] == ["complete"] * TRIALS
@@ -120,7 +120,7 @@ def test_a_worker_of_a_group_is_killed_in_each_of_the_two_stages(ray_cluster, st
 
     def kill() -> None:
         for first in (2, 10):
-            wait_for(f"epoch {first}", lambda f=first: log.exists() and len(epochs(log)) >= f, 120, every=0.01)
+            wait_for(f"epoch {first}", lambda f=first: log.exists() and len(epochs(log)) >= f, every=0.01)
             pid = int(json.loads(log.with_name("lease.json").read_text())["pid"])
             killed.append((len(epochs(log)), pid))
             os.kill(pid, signal.SIGKILL)
@@ -162,7 +162,9 @@ def test_a_full_disk_ends_the_search_with_a_message_and_nothing_is_lost(
     place = tmp_path / "store"
 
     def inside(*command: str, check: bool = True) -> str:
-        return subprocess.run([*small_disk, *command], check=check, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            [*small_disk, *command], check=check, capture_output=True, text=True, timeout=PATIENCE_S
+        ).stdout
 
     inside("cp", "-r", f"{tiny_store.root}/data", f"{place}/data")
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as scratch:
@@ -176,15 +178,15 @@ def test_a_full_disk_ends_the_search_with_a_message_and_nothing_is_lost(
                 assert running.poll() is None, search.output.read_text()
                 return inside("sh", "-c", logs, check=False).count('"end"') >= 1
 
-            wait_for("a trial that has ended", ended, 120, every=0.3)
+            wait_for("a trial that has ended", ended, every=0.3)
             inside("sh", "-c", f"head -c 64m /dev/zero > {place}/filler", check=False)
             before = inside("sh", "-c", logs, check=False)
-            code = running.wait(timeout=150)
+            code = running.wait(timeout=PATIENCE_S)
             text = search.output.read_text()
             assert code not in (0, -9) and "No space left on device" in text, text
             inside("rm", f"{place}/filler")
             running = search.start()
-            code, text = running.wait(timeout=200), search.output.read_text()
+            code, text = running.wait(timeout=PATIENCE_S), search.output.read_text()
             assert code == 0, text
             after = [json.loads(line) for line in inside("sh", "-c", logs).splitlines() if line.endswith("}")]
             assert all(line in inside("sh", "-c", logs) for line in before.splitlines() if line.endswith("}"))
@@ -200,6 +202,6 @@ def test_the_command_line_of_these_tests_is_the_one_that_people_use() -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     ).stdout
     assert "--wait" in help_text and "--now" in help_text and "exit code 130" in help_text

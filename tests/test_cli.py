@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_tree
-from processes import ROOT, environment
+from processes import PATIENCE_S, ROOT, environment
 
 import atose_ray
 from atose_ray import __main__ as listing
@@ -159,27 +159,6 @@ def test_a_run_leaves_these_files(tiny_store: Store, tmp_path: Path, capsys) -> 
     assert {"metric", "stage", "epoch", "valid", "number", "protocol", "test", "per_tag"} <= set(metrics)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_study_leaves_these_files(ray_cluster, tiny_store: Store, tmp_path: Path, capsys) -> None:
-    import yaml
-    from test_ray import study
-
-    from atose_ray import tune
-
-    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study(trials=2).model_dump(mode="json")))
-    tune.main([str(tmp_path / "mine.yaml"), "--store", str(tmp_path / "store")])
-    assert {path.name for path in (tmp_path / "store").iterdir()} == {"data", "studies"}
-    folder = tmp_path / "store" / "studies" / "mine"
-    found = {path.name for path in folder.iterdir()}
-    assert found >= STUDY_FILES and found <= STUDY_FILES | STUDY_MAY_HOLD
-    assert {path.name for path in (folder / "best").iterdir()} == MODEL_FILES | {"examples.json"}
-    for trial in (folder / "trials").iterdir():
-        assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
-        assert {path.name for path in trial.iterdir()} == RUN_FILES | {"tensorboard"}
-
-
 def test_a_verb_whose_reader_has_left_ends_without_a_word() -> None:
     """`python -m atose_ray.tag ... | head`"""
     lines = "from atose_ray import cli\ncli.run(lambda argv: [print('x' * 1000, flush=True) for _ in range(10000)])"
@@ -188,7 +167,7 @@ def test_a_verb_whose_reader_has_left_ends_without_a_word() -> None:
     )
     assert running.stdout.readline()
     running.stdout.close()
-    assert running.stderr.read() == b"" and running.wait(timeout=60) == 141
+    assert running.stderr.read() == b"" and running.wait(timeout=PATIENCE_S) == 141
     running.stderr.close()
 
 
@@ -198,3 +177,12 @@ def test_another_broken_pipe_is_not_hidden() -> None:
 
     with pytest.raises(BrokenPipeError, match="a worker's"):
         cli.run(lost)
+
+
+def test_ctrl_c_ends_with_the_code_of_a_signal(capsys) -> None:
+    def interrupted(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(interrupted)
+    assert ended.value.code == 130 and "Traceback" not in capsys.readouterr().err

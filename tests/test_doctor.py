@@ -556,7 +556,6 @@ def test_prepare_ends_with_the_examination(source: Path, tmp_path: Path, capsys,
     assert "doctor" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_on_object_storage(source: Path, bucket: Bucket, capsys) -> None:  # noqa: F811
     (source / "clip_006.wav").write_bytes(wav(np.zeros(4000)))
     store = Store(bucket.uri_with_endpoint("lab"))

@@ -149,8 +149,6 @@ def test_a_failure_is_recorded_once_with_its_traceback(tmp_path: Path) -> None:
     assert reason_of(WorkerGroupError("Training failed", {1: KeyError("lr")})) == "KeyError: 'lr'"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_causes_of_what_ray_really_raises(ray_cluster) -> None:
     @ray.remote(num_cpus=0, max_retries=0)
     def die(how: str) -> None:

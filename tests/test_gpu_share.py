@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import environment
+from processes import PATIENCE_S, environment
 from test_progress import trial
 
 from atose_ray.config import SearchConfig
@@ -153,7 +153,7 @@ def test_a_search_begins_alone_and_then_fills_the_gpu(tiny_store: Any, tmp_path:
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE_S,
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("memory  a trial holds 40% of a GPU's memory: 2 at a time on each, not 4") == 1, ran.stdout

@@ -23,7 +23,7 @@ from random import SystemRandom
 
 import pytest
 import yaml
-from processes import ROOT, alive, end, environment, members
+from processes import PATIENCE_S, ROOT, alive, end, environment, members
 from test_image import health_command
 from test_ray import study
 
@@ -59,7 +59,7 @@ class Head:
 
     def get(self, path: str, **headers: str) -> bytes:
         request = urllib.request.Request(self.dashboard + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return bytes(answer.read())
 
     def jobs(self) -> list[dict]:
@@ -71,7 +71,7 @@ class Head:
         command = [ray_command(), "job", "submit", "--address", self.dashboard, *options, "--", *entrypoint]
         environment = {**self.laptop, **variables}
         return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
 
 
@@ -122,7 +122,7 @@ def head() -> Iterator[Head]:
                 start_new_session=True,
             )
             try:
-                assert starting.wait(timeout=60) == 0, log.seek(0) or log.read()
+                assert starting.wait(timeout=PATIENCE_S) == 0, log.seek(0) or log.read()
                 yield Head(port, Path(folder), {**variables, "HOME": str(homes["laptop"])})
             finally:
                 before = members(starting.pid)
@@ -158,7 +158,7 @@ def test_without_the_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:
 def test_the_images_health_check_tells_a_live_node_from_none(head: Head) -> None:
     for port, well in ((head.port + 3, True), (head.port + 9, False)):
         command = [word.replace(":52365/", f":{port}/") for word in health_command()]
-        done = subprocess.run([sys.executable, *command[1:]], capture_output=True, timeout=60, check=False)
+        done = subprocess.run([sys.executable, *command[1:]], capture_output=True, timeout=PATIENCE_S, check=False)
         assert command != health_command() and (done.returncode == 0) is well
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from processes import alive, end, environment, wait_for
+from processes import PATIENCE_S, alive, end, environment, wait_for
 from test_ray import study
 
 from atose_ray.search.record import load_study_record
@@ -22,11 +21,10 @@ from atose_ray.storage import Store
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found through /proc"),
 ]
 
-TRIALS, EPOCHS = 4, 24
+TRIALS, EPOCHS = 3, 40
 
 
 class Search:
@@ -76,9 +74,9 @@ class Search:
             logs = self.logs()
             ends = sum('"end"' in log.read_text() for log in logs.values())
             open_epochs = [len(epochs(log)) for log in logs.values() if '"end"' not in log.read_text()]
-            return ends >= ended and any(3 <= count <= EPOCHS - 8 for count in open_epochs)
+            return ends >= ended and any(3 <= count <= EPOCHS // 2 for count in open_epochs)
 
-        wait_for(f"{ended} ended trials and one midway", midway, 120, every=0.02)
+        wait_for(f"{ended} ended trials and one midway", midway, every=0.02)
 
 
 def epochs(log: Path) -> list[int]:
@@ -96,7 +94,7 @@ def search(tiny_store: Store, tmp_path: Path) -> Iterator[Search]:
         assert not [pid for session in result.sessions for pid in end(session)]
 
 
-def test_killed_then_interrupted_then_finished(search: Search) -> None:
+def test_killed_then_finished(search: Search) -> None:
     folder = search.folder / "store" / "studies" / "again"
     running = search.start()
     search.wait_until_midway(ended=1)
@@ -106,30 +104,19 @@ def test_killed_then_interrupted_then_finished(search: Search) -> None:
     finished = {number for number, content in before.items() if b'"end"' in content}
     (cut,) = set(before) - finished
     done_epochs = len(epochs(search.logs()[cut]))
-    assert finished == {0} and cut == 1 and 0 < done_epochs < EPOCHS
+    assert finished == set(range(cut)) and 0 < done_epochs < EPOCHS
 
     running = search.start()
-    search.wait_until_midway(ended=2)
-    began = time.monotonic()
-    running.send_signal(signal.SIGINT)
-    code = running.wait(timeout=60)
-    took = time.monotonic() - began
-    text = search.output.read_text()
-    assert code == 130 and took < 20, text
-    assert "stopped; the same command goes on from here" in text and "Traceback" not in text
-    assert "test scored" not in text and not (folder / "best").exists()
-
-    running = search.start()
-    code = running.wait(timeout=120)
+    code = running.wait(timeout=PATIENCE_S)
     text = search.output.read_text()
     assert code == 0 and "Traceback" not in text, text
     record = load_study_record(search.store, "again")
     assert [trial.number for trial in record.trials] == list(range(TRIALS))
     assert {trial.state for trial in record.trials} == {"complete"}
     logs = search.logs()
-    assert logs[0].read_bytes() == before[0]  # finished work is not touched
+    assert all(logs[number].read_bytes() == before[number] for number in finished)  # finished work is not touched
     assert logs[cut].read_bytes().startswith(before[cut])  # and interrupted work is only added to
     assert all(epochs(log) == list(range(1, EPOCHS + 1)) for log in logs.values())
-    assert "[  2/4 00:" in text and text.count("test scored once") == 1
+    assert re.search(rf"^\[ +{cut}/{TRIALS} ", text, flags=re.MULTILINE) and text.count("test scored once") == 1
     assert record.best is not None and (folder / "report.html").is_file()
     assert not (folder / "ray").exists() and not list(folder.glob("trials/*/checkpoint.pt"))

@@ -21,7 +21,7 @@ import soundfile
 import torch
 import yaml
 from conftest import RATE, tiny_tree
-from processes import environment, wait_for
+from processes import PATIENCE_S, environment, wait_for
 
 from atose_ray.data.prepare import PARTS, prepare
 from atose_ray.data.shards import load_manifest
@@ -148,12 +148,27 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 PREPARE = """
-import sys
+import sys, time
+from pathlib import Path
+import ray
 from atose_ray.data.prepare import prepare
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.prepare import run_on_ray
 from atose_ray.storage import Store
+done, go = Path(sys.argv[3], "data/folder", sys.argv[4]), Path("go")
+
+def hold():  # in every worker: when two shards are done no other is begun until there is a file `go`
+    from atose_ray.data import shard_job
+    decode = shard_job.decode_shard
+    def held(job):
+        while len(list(done.glob("*.json"))) >= 2 and not go.exists():
+            time.sleep(0.05)
+        return decode(job)
+    shard_job.decode_shard = held
+
+go = go.absolute()
+ray.init(runtime_env={"worker_process_setup_hook": hold}, log_to_driver=False, logging_level="ERROR")
 with cluster():
     config = dataset_config("folder", source=sys.argv[1], sample_rate_hz=int(sys.argv[2]))
     prepare(config, Store(sys.argv[3]), run_on_ray)
@@ -162,7 +177,7 @@ with cluster():
 
 def test_a_node_that_dies_costs_prepare_its_share_only(nodes: Nodes, source, store, tmp_path) -> None:
     data = tmp_path / "store/data/folder"
-    with nodes.child("-c", PREPARE, str(source), str(RATE), str(tmp_path / "store"), cwd=tmp_path) as child:
+    with nodes.child("-c", PREPARE, str(source), str(RATE), str(tmp_path / "store"), PARTS, cwd=tmp_path) as child:
 
         def midway() -> bool:
             assert child.poll() is None, child.communicate()[0]
@@ -170,11 +185,12 @@ def test_a_node_that_dies_costs_prepare_its_share_only(nodes: Nodes, source, sto
             return len(seen) == 2 and len(list((data / PARTS).glob("*.json"))) >= 2
 
         seen: set[Any] = set()  # the work is on both
-        wait_for("a prepare midway", midway, 60, every=0.02)
+        wait_for("a prepare midway", midway, every=0.02)
         done = {path.name.removesuffix(".json").removesuffix(".parquet") for path in (data / PARTS).glob("*.json")}
         stamps = {path: path.stat().st_mtime_ns for path in data.glob("*.parquet") if path.stem in done}
         nodes.kill((nodes.running("ray::Map(_write)") or list(seen))[0])
-        out, _ = child.communicate(timeout=120)
+        (tmp_path / "go").touch()
+        out, _ = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == 0, out
     assert 0 < len(stamps) < len(list(data.glob("*.parquet")))
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
@@ -251,9 +267,9 @@ def test_streams_stay_near_and_survive_the_node_that_reads(nodes: Nodes, store, 
             line = child.stdout.readline()
             assert line, lines
             lines.append(line.strip())
-        victim = wait_for("a data task", lambda: nodes.running("ray::MapBatches(") or nodes.running("ray::"), 20)[0]
+        victim = wait_for("a data task", lambda: nodes.running("ray::MapBatches(") or nodes.running("ray::"))[0]
         nodes.kill(victim)
-        out, _ = child.communicate("go on\n", timeout=120)
+        out, _ = child.communicate("go on\n", timeout=PATIENCE_S)
         assert child.returncode == 0, out
     assert lines[0].startswith("refused: the Ray node ") and "--store s3://bucket/prefix" in lines[0]
     assert "cannot work with the store /proc/self/cwd/store: no prepared data set 'folder'" in lines[0]
@@ -290,10 +306,10 @@ def test_a_training_whose_node_dies_ends_with_the_same_scores(nodes: Nodes, stor
             assert child.poll() is None, child.communicate()[0]
             return 2 <= len(folder.epochs()) < EPOCHS
 
-        wait_for("a training midway", midway, 90, every=0.02)
+        wait_for("a training midway", midway, every=0.02)
         (victim,) = nodes.running("RayTrainWorker")
         nodes.kill(victim)
-        out, _ = child.communicate(timeout=150)
+        out, _ = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == 0, out
     ours, theirs = opened.folder.epochs(), folder.epochs()
     assert [(e.epoch, e.train_loss, e.valid) for e in theirs] == [(e.epoch, e.train_loss, e.valid) for e in ours]

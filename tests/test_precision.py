@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 
 import pytest
@@ -225,9 +226,11 @@ def test_open_run_follows_the_settings(tiny_manifest, tiny_store, tmp_path, with
         opened(tiny_manifest, tiny_store, tmp_path / "other", precision="bfloat16")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not any(shutil.which(name) for name in ("g++", "clang++")), reason="needs a C++ compiler")
-def test_compiled_encoder_is_the_encoder() -> None:
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_encoder_is_the_encoder(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "eager" traces and splits the model as any backend does, and calls no C++ compiler, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     encoder: Encoder = build(SampleCNNConfig(block="rese", channels=4, se_ratio=1), 243)
     compiled = copy.deepcopy(encoder)
     prepare_encoder(compiled, FLOAT32.model_copy(update={"compile": True}), CPU)

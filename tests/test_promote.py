@@ -68,8 +68,6 @@ def test_a_rerun_of_other_data_or_of_no_trial_is_refused(store: Store) -> None:
         rerun.main(["mine", "0", "--store", store.uri])
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_the_winner_is_held_against_the_others_and_scored_on_test_last(ray_cluster, store: Store, capsys) -> None:
     arguments = ["mine", "--seeds", "3", "--top", "2", "--trial", "0", "--store", store.uri]
     promote.main(arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import torch
 import yaml
 from conftest import RATE, tiny_tree
 from processes import wait_for
+from test_cli import MODEL_FILES, RUN_FILES, STUDY_FILES, STUDY_MAY_HOLD
 
-from atose_ray.config import ConfigError, SearchConfig, StudyConfig
+from atose_ray.config import ConfigError, RunConfig, SearchConfig, StudyConfig
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.search.record import load_study_record, load_trials, study_store
+from atose_ray.search.record import TrialRecord, load_study_record, load_trials, study_store
 from atose_ray.search.space import compose
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
@@ -26,7 +28,7 @@ from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, make_batches, open_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def cpus_are_free() -> None:
     import ray
 
     whole = ray.cluster_resources()["CPU"]
-    wait_for("all CPUs to be free", lambda: ray.available_resources().get("CPU") == whole, 30)
+    wait_for("all CPUs to be free", lambda: ray.available_resources().get("CPU") == whole)
 
 
 def test_ray_data_delivers_the_same_batches_as_the_local_reader(ray_cluster, tiny_run, store, tiny_manifest) -> None:
@@ -107,44 +109,75 @@ def test_prepare_on_ray_gives_the_same_shards(ray_cluster, tiny_source, tiny_man
     assert manifest == tiny_manifest
 
 
-def test_search_finds_prunes_reports_and_scores_test_once(ray_cluster, store, capsys) -> None:
-    record = run(study(), "s", store)
-    assert len(record.trials) == 6 and {t.state for t in record.trials} <= {"complete", "pruned"}
-    assert sorted(t.number for t in record.trials) == list(range(6))
+def test_search_finds_prunes_reports_and_scores_test_once(ray_cluster, store, tmp_path, capsys) -> None:
+    """The whole of a search, told once: found, pruned, reported, scored on test, repeated by hand, gone on with."""
+    from atose_ray import report, tune
+
+    folder = study_store(store, "s")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study(concurrency=2).model_dump(mode="json")))
+    command = [str(tmp_path / "s.yaml"), "--store", store.uri]
+    tune.main(command)
+    record = load_study_record(store, "s")
+    assert [t.number for t in record.trials] == list(range(6))
+    assert {t.state for t in record.trials} <= {"complete", "pruned"}
     cpus_are_free()
     assert record.best is not None
     assert record.best.metrics["valid"]["pr_auc_macro"] == max(t.value for t in record.trials)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
-    assert 12 <= len(lines) <= 18  # a start and an end per trial, and new bests
-    page = Path(study_store(store, "s").path("report.html")).read_text()
+    events = events_of(capsys.readouterr().out)
+    names = sorted(t.name for t in record.trials)
+    assert sorted(name for event, name in events if event == "start") == names
+    assert sorted((name, event) for event, name in events if event in ENDS) == [
+        (t.name, t.state) for t in record.trials
+    ]
+    page = Path(folder.path("report.html")).read_text()
     assert "<html" in page and record.trials[0].name in page
-    model = load_model(study_store(store, "s").child("best"))
-    assert model.metrics["number"] == record.best.number
-    stamp = Path(study_store(store, "s").path("best/metrics.json")).stat().st_mtime_ns
-    again = run(study(), "s", store)
-    assert again.trials == record.trials
-    assert Path(study_store(store, "s").path("best/metrics.json")).stat().st_mtime_ns == stamp
-    longer = run(study(trials=8), "s", store)
-    assert len(longer.trials) == 8 and longer.trials[:6] == record.trials
-    with pytest.raises(ConfigError, match=r"begun with another base, space or search.*--name"):
-        run(study(metric="roc_auc_macro"), "s", store)
+    model = load_model(folder.child("best"))
+    assert model.metrics["number"] == record.best.number and model.metrics["test"]["clips"] == 12
+    leaves_these_files(Path(folder.root))
+    repeats(max(record.trials, key=lambda t: (len(t.epochs), t.value)), folder, store, tmp_path / "again")
+
+    stamp = Path(folder.path("best/metrics.json")).stat().st_mtime_ns
+    tune.main(command)
+    assert load_study_record(store, "s").trials == record.trials
+    assert Path(folder.path("best/metrics.json")).stat().st_mtime_ns == stamp, "test is scored once"
+    tune.main([*command, "--trials", "7"])
+    longer = load_trials(folder)
+    assert len(longer) == 7 and tuple(longer[:6]) == tuple(record.trials)
+    with pytest.raises(ConfigError, match=r"--name"):
+        tune.main([*command, "--set", "search.metric=roc_auc_macro"])
+    capsys.readouterr()
+    report.main(["s", "--store", store.uri])
+    assert capsys.readouterr().out.strip() == folder.child("report.html").uri
 
 
-def test_trials_follow_their_config_and_repeat(ray_cluster, store, tmp_path) -> None:
-    record = run(study(trials=2, pruner={"kind": "none"}), "s", store)
-    from atose_ray.config import RunConfig
-
-    for trial in record.trials:
-        assert trial.state == "complete"
-        about = RunFolder(study_store(store, "s").child("trials", trial.signature)).about()
-        assert (about["residency"], about["threads"]) == ("shared", 1)
-        config = RunConfig.model_validate(trial.config)
-        opened = open_run(Job(config, store.uri, str(tmp_path / f"again-{trial.number}"), {}))
-        result = fit(opened.run, opened.method, opened.batches, opened.folder)
-        assert result.objective == trial.value
-        assert [e.train_loss for e in opened.folder.epochs()] == [e.train_loss for e in trial.epochs]
+ENDS = ("complete", "pruned", "diverged", "failed")
 
 
+def events_of(out: str) -> list[tuple[str, str]]:
+    """(what, trial) of every line of a search that is about one; others, as of what it waits for, may come too."""
+    return re.findall(r"^\[[^\]]*\] (\w+) +(\d{3}-\S+)", out, flags=re.MULTILINE)
+
+
+def leaves_these_files(folder: Path) -> None:
+    found = {path.name for path in folder.iterdir()}
+    assert found >= STUDY_FILES and found <= STUDY_FILES | STUDY_MAY_HOLD
+    assert {path.name for path in (folder / "best").iterdir()} == MODEL_FILES | {"examples.json"}
+    for trial in (folder / "trials").iterdir():
+        assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
+        assert {path.name for path in trial.iterdir()} == RUN_FILES | {"tensorboard"}
+
+
+def repeats(trial: TrialRecord, folder: Store, store: Store, again: Path) -> None:
+    """A trial's config, trained here, gives what the trial gave."""
+    about = RunFolder(folder.child("trials", trial.signature)).about()
+    assert (about["residency"], about["threads"]) == ("shared", 1)
+    opened = open_run(Job(RunConfig.model_validate(trial.config), store.uri, str(again), {}))
+    fit(opened.run, opened.method, opened.batches, opened.folder)
+    ours, theirs = ([(e.train_loss, e.objective) for e in run] for run in (opened.folder.epochs(), trial.epochs))
+    assert ours[: len(theirs)] == theirs and (trial.state == "pruned" or ours == theirs)
+
+
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_where_it_was(ray_cluster, store) -> None:
     """What a killed search leaves (a trial without an end) is finished first, under its own number and signature."""
     first = run(study(trials=4, pruner={"kind": "none"}), "s", store)
@@ -159,6 +192,7 @@ def test_an_interrupted_study_goes_on_where_it_was(ray_cluster, store) -> None:
     assert again.trials[0] == first.trials[0]
 
 
+@pytest.mark.slow
 def test_a_diverging_trial_is_recorded_with_its_reason(ray_cluster, store) -> None:
     arm = {
         "head": {"kind": "mlp", "hidden": 8},
@@ -173,6 +207,7 @@ def test_a_diverging_trial_is_recorded_with_its_reason(ray_cluster, store) -> No
         assert "smaller optim.lr" in trial.reason
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_start_is_on_record_with_its_reason(ray_cluster, store) -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
@@ -203,6 +238,7 @@ def test_one_and_two_workers_reach_the_score_of_none(ray_cluster, tiny_run, stor
     assert np.abs(np.array(scores[2]) - scores[0]).max() < 0.35  # other batch statistics: near, not equal
 
 
+@pytest.mark.slow
 def test_search_with_worker_groups(ray_cluster, store) -> None:
     from ray.util.state import list_actors
 
@@ -223,6 +259,7 @@ def test_search_with_worker_groups(ray_cluster, store) -> None:
     assert [json.loads(about.read_text())["residency"] for about in abouts] == ["shared"] * 3
 
 
+@pytest.mark.slow
 def test_verbs_end_to_end(ray_cluster, store, capsys, tiny_source) -> None:
     from atose_ray import report, tag, tune
     from atose_ray import train as train_verb

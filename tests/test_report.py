@@ -12,14 +12,17 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from processes import PATIENCE_S
 
 from atose_ray.data.tag_statistics import tag_order
+from atose_ray.search import importance
 from atose_ray.search.importance import MIN_TRIALS, parameter_importances
 from atose_ray.search.record import BestRecord, EpochRecord, StudyRecord, TagEmbeddings, TrialRecord
 from atose_ray.search.report import render_report, report_data, triangle_correlation
@@ -240,6 +243,14 @@ def unpack(packed: list[Any] | None) -> list[float | None]:
     low, high, text = packed
     steps = np.frombuffer(base64.b64decode(text), "<u2").tolist()
     return [None if step == 65535 else low + (high - low) * step / 65534 for step in steps]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_shuffles() -> Iterator[None]:
+    """Chance is measured by two shuffled repeats, not by twenty: a forest each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "shuffles", lambda trials: 2)
+        yield
 
 
 @functools.cache
@@ -473,7 +484,7 @@ def drawn_page(page: str, folder: Path, then: str = "") -> str:
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += f" --disable-component-update --disable-sync --user-data-dir={folder / 'profile'} --window-size=1280,2000"
     command = [chromium, *flags.split(), "--dump-dom", file.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
 
 
 @pytest.mark.browser

@@ -92,9 +92,7 @@ def test_a_rank_without_validation_clips_has_none(tiny_run, tiny_store) -> None:
     assert list(kept.evaluate("valid")) == []
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_share_is_the_same_through_ray_data(ray_cluster, world, tiny_run, fine_store) -> None:
     from atose_ray.runtime.ingest import RayBatches
 

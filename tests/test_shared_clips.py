@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE
-from processes import environment, wait_for
+from processes import PATIENCE_S, environment, wait_for
 from test_ray import run, study
 
 from atose_ray.config import RunConfig, SearchConfig
@@ -120,8 +120,6 @@ def test_clips_are_taken_only_where_they_are_asked_for_and_of_this_data(
     assert place(SharedClips("another", clips.splits)) == "stream"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> None:
     import ray
 
@@ -160,8 +158,6 @@ def test_a_trial_that_streams_scores_as_one_that_keeps_its_clips(ray_cluster, ti
     assert [e.train_loss for e in opened.folder.epochs()] == [e.train_loss for e in trial.epochs]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run, tiny_store, long_store, tmp_path):
     import ray
 
@@ -184,7 +180,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
             return True
         return False
 
-    wait_for("the copy to go with its owner", lost, 60)
+    wait_for("the copy to go with its owner", lost)
     job = Job(tiny_run(), tiny_store.uri, str(tmp_path / "run"), {"number": 0})
     opened = open_on_ray(job, copy, None)
     assert kept_in(opened.batches) in ("host", "stream")
@@ -203,8 +199,6 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_shard_that_cannot_be_read_ends_the_search_at_once(ray_cluster, tiny_store, tiny_manifest, tmp_path) -> None:
     (home,) = object_store.node_stores()
     with pytest.raises(StoreError, match=r"^cannot read .*\.parquet: "):
@@ -284,7 +278,12 @@ def test_what_a_full_object_store_spills_is_noticed() -> None:
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:
         variables = environment(RAY_TMPDIR=folder, RAY_AUTH_MODE="disabled")
         done = subprocess.run(
-            [sys.executable, "-c", SPILLS], env=variables, capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", SPILLS],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
         )
     before, values, line = done.stdout.splitlines()[-3:]
     assert before == "80 0 None" and values == str(list(range(16)))

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import optuna
+import pytest
 
 from atose_ray.search.space import load_study, suggest
 from benchmarks.search_quality import course, figure, nearest, race
@@ -25,6 +26,7 @@ def row(number: int) -> dict[str, Any]:
     return {"number": number, "params": trial.params, "valid": curve, "state": "complete"}
 
 
+@pytest.mark.slow
 def test_the_search_finds_the_best_sooner_than_chance(monkeypatch, tmp_path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows = [row(number) for number in range(100)]

@@ -17,7 +17,7 @@ import optuna
 import pytest
 import sqlalchemy
 import yaml
-from processes import wait_for
+from processes import PATIENCE_S, wait_for
 from test_ray import study
 from test_study_samplers import Searching
 from test_study_samplers import study as offline
@@ -152,7 +152,7 @@ class Server:
         command = [str(self.programs / program), "-D", str(self.data), *arguments]
         user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([*user, *command], check=True, cwd=self.socket, timeout=120, **quiet)
+        subprocess.run([*user, *command], check=True, cwd=self.socket, timeout=PATIENCE_S, **quiet)
 
     def control(self, what: str, *more: str) -> None:
         settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.socket} -c fsync=off"
@@ -189,7 +189,7 @@ def test_a_search_outlives_a_restart_of_postgres(
     folder = study_store(store, "inpostgres")
 
     def restart() -> None:
-        wait_for("an epoch", lambda: any(one.epochs for one in load_trials(folder)), 100)
+        wait_for("an epoch", lambda: any(one.epochs for one in load_trials(folder)))
         postgres.control("restart", "-m", "immediate")
 
     restarting = threading.Thread(target=restart)

@@ -56,8 +56,9 @@ def worker(rank: int, name: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "soft_targets")) for name in METHODS]
+)
 def test_two_workers_are_one(name: str, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(worker, (name, str(tmp_path)), nprocs=2)
     result = torch.load(tmp_path / "result.pt")

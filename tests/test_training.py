@@ -54,8 +54,15 @@ def test_two_runs_are_bitwise_equal_and_another_seed_is_not(method, tiny_run, ti
     assert [r.train_loss for r in a] != [r.train_loss for r in c]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("method", "stop_after"),
+    [
+        ("supervised", 1),
+        ("joint_embedding", 2),
+        *(pytest.param("supervised", stop, marks=pytest.mark.slow) for stop in (2, 3)),
+        *(pytest.param("joint_embedding", stop, marks=pytest.mark.slow) for stop in (1, 3)),
+    ],
+)
 def test_resume_is_bitwise_the_uninterrupted_run(method, stop_after, tiny_run, tiny_store, tmp_path) -> None:
     run = tiny_run(method, optim={"kind": "adam", "lr": 3e-3, "schedule": "cosine", "warmup_steps": 4})
     whole, _, result = train(run, tiny_store, tmp_path / "whole")
@@ -112,11 +119,16 @@ def test_each_stage_moves_exactly_its_parts(method, stage, trains, moves, tiny_r
         assert not still, f"{still} did not move"
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("objective", "head"), [("pairwise_margin", "mlp"), ("cosine", "linear"), ("info_nce", "mlp")])
+@pytest.mark.parametrize(
+    ("objective", "head", "method"),
+    [
+        ("none", "linear", "supervised"),
+        ("info_nce", "mlp", "joint_embedding"),
+        pytest.param("cosine", "linear", "joint_embedding", marks=pytest.mark.slow),
+        pytest.param("pairwise_margin", "mlp", "joint_embedding", marks=pytest.mark.slow),
+    ],
+)
 def test_overfits_eight_clips(method, objective, head, tiny_run, tiny_store, tiny_manifest) -> None:
-    if method == "supervised" and objective != "cosine":
-        pytest.skip("supervised has no objective")
     extra = {"objective": {"kind": objective}, "latent": 16} if method == "joint_embedding" else {}
     run = tiny_run(method)
     tree = run.model_dump(mode="json")

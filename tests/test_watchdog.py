@@ -50,8 +50,6 @@ def test_bundles_are_written_as_a_person_would() -> None:
     assert show_bundles([{"CPU": 0.01}, {"CPU": 1.0}, {"CPU": 1.0}]) == "0.01 CPU and 2 x (1 CPU)"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster, monkeypatch) -> None:
     import ray
 
@@ -70,8 +68,6 @@ def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster
     assert "nodes that failed to start: gpu_worker" in line and "large enough" not in line
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can_be_stopped(
     ray_cluster, store, monkeypatch, capsys
 ) -> None:
@@ -87,7 +83,7 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
     folder, printed = study_store(store, "s"), []
 
     def stop_when_said() -> None:
-        for _ in range(600):
+        for _ in range(6000):
             printed.append(capsys.readouterr().out)
             if "wait " in "".join(printed):
                 ask_to_stop(folder, "s", now=False)

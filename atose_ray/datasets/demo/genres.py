@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ class Instrument(NamedTuple):
     drive: float = 0.0
 
 
-class Genre(NamedTuple):
+@dataclass(frozen=True)
+class Genre:
     """`leads`: one of them always sounds. `backing`: instrument -> probability. `drums`: pattern -> probability."""
 
     tags: tuple[str, ...]
@@ -38,7 +40,7 @@ class Genre(NamedTuple):
     force: tuple[float, float]
     leads: tuple[str, ...]
     backing: dict[str, float]
-    drums: dict[str, float] = {}
+    drums: dict[str, float] = field(default_factory=dict)
     scales: tuple[str, ...] = ("major", "minor")
     solo: float = 0.0
     room_s: tuple[float, float] = (0.2, 0.9)
