@@ -109,7 +109,7 @@ def test_equal_bugs_are_counted_by_their_lines_and_not_by_their_numbers(capsys) 
     console = Console(SearchConfig(), ())
     for number, (name, trace) in enumerate((("000-a", one), ("001-b", two), ("002-c", other), ("003-d", two))):
         assert console.too_many_bugs() == []
-        console.hear(Ended(number, Job(None, "", "", {"name": name}), "failed", "bug", "bug", trace))
+        console.on_event(Ended(number, Job(None, "", "", {"name": name}), "failed", "bug", "bug", trace))
     assert console.too_many_bugs() == ["000-a", "001-b", "003-d"]
     assert capsys.readouterr().out.count("Traceback (most recent call last)") == 2
 

@@ -126,7 +126,7 @@ def plain(text: str) -> str:
 
 
 def record_failure(folder: RunFolder, error: BaseException, cause: Cause) -> dict[str, Any]:
-    """End a run folder as failed, its traceback in a note; returns what Tune and the sampler hear: no value."""
+    """End a run folder as failed, its traceback in a note; returns what Tune and the sampler are told: no value."""
     trace = trace_of(error)
     if folder.ending() is None:
         folder.note(cause, trace)
@@ -145,7 +145,7 @@ class Tries(FailureConfig):  # type: ignore[misc]
 
     @property
     def max_failures(self) -> int:
-        """The limit as it stands after what `Judge` heard."""
+        """The limit as it stands after what `Judge` was told."""
         return 0 if Tries.over else int(self._max_failures) + Tries.granted
 
     @max_failures.setter

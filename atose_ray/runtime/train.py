@@ -48,7 +48,7 @@ def open_on_ray(
 
 
 def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
-    """What Ray hears of an epoch: `metric` is the best so far, never NaN."""
+    """What Ray is told of an epoch: `metric` is the best so far, never NaN."""
     return {metric: record.objective, "epoch": record.epoch, "record": record}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from atose_ray.config import RunConfig, SearchConfig, StudyConfig
+from atose_ray.config import SearchConfig, StudyConfig
 from atose_ray.search.gpu_share import GpuShare
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import study_store, trial_store
@@ -20,8 +20,8 @@ from atose_ray.types import DataSpec
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What the process of a trial is given. gpus, threads: of each process that trains; ray_uri: where Ray keeps its own state;
-    stream_bytes: what Ray Data may keep in the object store for one process."""
+    """What the process of a trial is given. gpus, threads: of each process that trains; ray_uri: where Ray keeps its own
+    state; stream_bytes: what Ray Data may keep in the object store for one process."""
 
     job: Job
     search: SearchConfig
