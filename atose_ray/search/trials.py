@@ -20,8 +20,8 @@ from atose_ray.types import DataSpec
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What the process of a trial is given. gpus, threads: of each process that trains; ray_uri: where Ray keeps its own
-    state; stream_bytes: what Ray Data may keep in the object store for one process."""
+    """What the process of a trial is given. gpus, threads: of each process that trains; ray_uri: where Ray keeps its
+    own state; stream_bytes: what Ray Data may keep in the object store for one process."""
 
     job: Job
     search: SearchConfig
