@@ -1,6 +1,6 @@
-"""`python -m atose_ray` lists the verbs."""
+"""`python -m atose_ray` lists the commands."""
 
-VERBS = {
+COMMANDS = {
     "prepare": "your audio and tags -> Parquet shards",
     "doctor": "examine a prepared data set: files, splits, tags; says whether training may start",
     "train": "one training of one configuration",
@@ -16,10 +16,10 @@ VERBS = {
 
 
 def main() -> None:
-    """Print the verbs and how to begin."""
+    """Print the commands and how to begin."""
     print("atose_ray: distributed hyper-parameter search for audio tagging\n")
-    for verb, summary in VERBS.items():
-        print(f"  python -m atose_ray.{verb:<8} {summary}")
+    for command, summary in COMMANDS.items():
+        print(f"  python -m atose_ray.{command:<8} {summary}")
     print("\nEach takes --help. To begin: python -m atose_ray.prepare demo && python -m atose_ray.tune demo")
 
 

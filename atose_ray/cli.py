@@ -1,4 +1,4 @@
-"""What the verbs share: the store option, and errors a person can act on instead of a traceback."""
+"""What the commands share: the store option, and errors a person can act on instead of a traceback."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from atose_ray.storage import Store, default_store_uri
 
 
-def parser(verb: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:
-    """A parser for `python -m atose_ray.<verb>` with an example that works, and --store unless the verb needs none."""
+def parser(command: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:
+    """A parser for `python -m atose_ray.<command>` with an example that works, and --store unless it needs none."""
     result = argparse.ArgumentParser(
-        prog=f"python -m atose_ray.{verb}",
+        prog=f"python -m atose_ray.{command}",
         description=summary,
         epilog=f"example:\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,7 +61,7 @@ def open_store(options: argparse.Namespace) -> Store:
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
-    """Run a verb. A ValueError (ours: bad input, with the way out) is printed and ends with exit code 2. Where nobody
+    """Run a command. A ValueError (ours: bad input, with a hint) is printed and ends with exit code 2. Where nobody
     reads any more (`... | head`) it ends without a word, with 141, as other programs do."""
     try:
         main(None)

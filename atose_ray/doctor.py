@@ -13,7 +13,7 @@ from atose_ray.data.shards import data_store
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `doctor`."""
+    """The command line of this command."""
     parser = cli.parser(
         "doctor",
         "Examine a prepared data set: broken, truncated, silent, clipped, doubled and wrong-rate files, leaks between\n"

@@ -24,7 +24,7 @@ from atose_ray.types import SPLITS, Split
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "evaluate",
         "Score models on a split of their data set and print the scores with the name of their protocol.\n"

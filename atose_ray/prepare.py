@@ -19,7 +19,7 @@ from atose_ray.types import SPLITS, AudioInput, Input
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `prepare`."""
+    """The command line of this command."""
     parser = cli.parser(
         "prepare",
         "Decode a data set once, into shards that every training reads. The same inputs again: nothing is done.",

@@ -18,7 +18,7 @@ SEEDS, TOP = 5, 3
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "promote",
         "Train a study's winner, and the trials next to it, again with other seeds; compare them on the same\n"

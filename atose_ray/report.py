@@ -20,7 +20,7 @@ REPORT = "report.html"
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "report",
         "Write the report of a study: one self-contained HTML file that opens offline.",

@@ -18,11 +18,11 @@ from atose_ray.training.run import Job, open_run, use_threads
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "rerun",
         "Train a trial of a study again: same configuration, same seed, same threads and workers. On the same\n"
-        "hardware and versions its scores are the same to the last bit; every epoch is held against the record.",
+        "hardware and versions its scores are the same to the last bit; every epoch is compared with the record.",
         "  python -m atose_ray.rerun demo 11",
     )
     parser.add_argument("study", help="name of the study folder")

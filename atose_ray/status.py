@@ -19,7 +19,7 @@ CLEAR = "\033[H\033[J"
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "status",
         "Show how far a search is: trials by state, the best, rate, forecast and what was used. Without a study: all\n"

@@ -9,7 +9,7 @@ from atose_ray.search.record import existing_study
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "stop",
         "Ask a running search to stop: no further trial begins, those that run finish their epoch. The command of the\n"

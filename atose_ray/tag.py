@@ -14,7 +14,7 @@ from atose_ray.training.checkpoint import load_model
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "tag",
         "Print the top tags of audio files with a model that tune or train chose.",

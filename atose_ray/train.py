@@ -20,7 +20,7 @@ from atose_ray.training.run import Job, finish_run, open_run, use_threads
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "train",
         "Train one configuration: the base of a study, or a config.json that a trial left, with --set changes.",

@@ -23,7 +23,7 @@ from atose_ray.storage import Store
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this verb."""
+    """The command line of this command."""
     parser = cli.parser(
         "tune",
         "Search a study's space. Killed or stopped, the same command goes on where it was.",

@@ -22,7 +22,7 @@ from atose_ray import cli, train
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 
-VERBS = ("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "evaluate", "report", "tag")
+COMMANDS = ("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "evaluate", "report", "tag")
 OPTIONS = {
     "prepare": {"dataset", "--store", "--source", "--option", "--workers", "--address", "--cpus"},
     "doctor": {"dataset", "--store", "--json"},
@@ -51,7 +51,7 @@ def examples() -> list[tuple[str, str]]:
     """(where, command line) of every `python -m atose_ray.<verb> ...` in the epilogs."""
     return [
         (verb, line.strip())
-        for verb in VERBS
+        for verb in COMMANDS
         for line in str(parser_of(verb).epilog).splitlines()
         if "python -m atose_ray" in line
     ]
@@ -60,15 +60,15 @@ def examples() -> list[tuple[str, str]]:
 def test_the_list_names_exactly_the_verbs_that_exist(capsys) -> None:
     package = Path(atose_ray.__file__).parent
     modules = {path.stem for path in package.glob("*.py") if "cli.run(main)" in path.read_text()}
-    assert tuple(listing.VERBS) == VERBS and modules == set(VERBS)
+    assert tuple(listing.COMMANDS) == COMMANDS and modules == set(COMMANDS)
     listing.main()
     out = capsys.readouterr().out
-    assert tuple(re.findall(r"^  python -m atose_ray\.(\w+) ", out, flags=re.MULTILINE)) == VERBS
+    assert tuple(re.findall(r"^  python -m atose_ray\.(\w+) ", out, flags=re.MULTILINE)) == COMMANDS
     for verb, arguments in re.findall(r"python -m atose_ray\.(\w+) (\w+)(?: &&|\n|$)", out.splitlines()[-1]):
         parser_of(verb).parse_args([arguments])
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help_has_an_example_and_the_options_are_frozen(verb: str, capsys) -> None:
     main = importlib.import_module(f"atose_ray.{verb}").main
     with pytest.raises(SystemExit) as stop:
@@ -82,7 +82,7 @@ def test_help_has_an_example_and_the_options_are_frozen(verb: str, capsys) -> No
 
 
 def test_there_are_examples_of_every_verb() -> None:
-    assert {verb for verb, _ in examples()} == set(VERBS) and len(examples()) >= 9
+    assert {verb for verb, _ in examples()} == set(COMMANDS) and len(examples()) >= 9
 
 
 @pytest.mark.parametrize(("where", "line"), examples(), ids=lambda text: text[:60])

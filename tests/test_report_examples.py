@@ -27,13 +27,12 @@ from atose_ray.evaluation.examples import (
     decision,
     excerpt,
     worst_mistakes,
-    write_examples,
-    write_trial_examples,
 )
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.search.record import load_study_record
 from atose_ray.storage import Store
 from atose_ray.training import examples as writing
+from atose_ray.training.examples import examples_of, write_examples, write_trial_examples
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run

@@ -174,9 +174,9 @@ def test_the_lead_of_an_earlier_session_stands(capsys) -> None:
     job, console = Job(None, "", "", {"name": "002-harmonic_cnn"}), Console(SearchConfig(trials=4), earlier)
     best, record = earlier[0].value, earlier[0].epochs[0]
     assert console.done == 2
-    console.hear(Epoch(2, job, dataclasses.replace(record, objective=best - 0.1)))
+    console.on_event(Epoch(2, job, dataclasses.replace(record, objective=best - 0.1)))
     assert "lead" not in capsys.readouterr().out and console.leader == earlier[0].name
-    console.hear(Epoch(2, job, dataclasses.replace(record, objective=best + 0.1)))
+    console.on_event(Epoch(2, job, dataclasses.replace(record, objective=best + 0.1)))
     assert f"lead   002-harmonic_cnn  pr_auc_macro {best + 0.1:.4f}" in capsys.readouterr().out
 
 

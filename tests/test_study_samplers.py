@@ -273,6 +273,10 @@ def test_a_session_that_was_killed_ends_with_the_last_epoch(folder: Store) -> No
     records = [trial(0, "complete", 1000.0, 3, 10.0), trial(1, "running", 5005.0, 2, 10.0)]
     assert earlier_seconds(folder, records) == 50 + 30 + 25
     assert earlier_seconds(folder, []) == 50
+    (Path(folder.root) / SESSIONS).rename(Path(folder.root) / "sittings.jsonl")  # as the first release called it
+    folder.append_line(SESSIONS, json.dumps({"event": "start", "time": 9000.0}))
+    folder.append_line(SESSIONS, json.dumps({"event": "end", "time": 9007.0}))
+    assert earlier_seconds(folder, []) == 50 + 7
 
 
 def test_a_trial_begun_while_the_storage_went_away_is_not_lost(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,9 +37,9 @@ def test_a_silent_trial_is_named_after_ten_minutes_or_three_epochs_and_then_ever
             assert "has reported nothing for" in line and "its longest epoch took" in line
             assert ("process 7 on 10.0.0.1" if "quick" in line else "process 7 on 10.0.0.2") in line
         if second in (20, 40, 60):
-            dog.heard(quick)
+            dog.reported(quick)
         if second in (400, 800):
-            dog.heard(slow)
+            dog.reported(slow)
     assert said["000-quick"] == [660, 1260, 2460, 4860]  # 10 minutes after its last word, then 20, 40, 80
     assert said["001-slow"] == [2000, 3200, 5600]  # three times its 400 s
 

@@ -5,6 +5,8 @@ infrastructure   a process, a node, an object or the storage was lost: tried aga
 preemption       the node was taken away with notice: tried again, and not counted (Ray keeps that count)
 divergence       the loss stopped being a number: a result, not a failure; told to the sampler at the floor
 bug              our code, or the configuration, raised: not tried again; equal ones end the search
+
+A worker group is tried again by Ray Train itself, which counts every cause but preemption alike.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 from ray import exceptions as lost
-from ray.train import ControllerError, FailureConfig, UserCallback, WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 from ray.tune import TuneError
 
 from atose_ray.runtime.ray_private import wrapped_by
@@ -126,41 +128,9 @@ def plain(text: str) -> str:
 
 
 def record_failure(folder: RunFolder, error: BaseException, cause: Cause) -> dict[str, Any]:
-    """End a run folder as failed, its traceback in a note; returns what Tune and the sampler hear: no value."""
+    """End a run folder as failed, its traceback in a note; returns what Tune and the sampler are told: no value."""
     trace = trace_of(error)
     if folder.ending() is None:
         folder.note(cause, trace)
         folder.end("failed", f"{cause}: {reason_of(error)}")
     return {"done": True, "failed": cause, "trace": trace}
-
-
-class Tries(FailureConfig):  # type: ignore[misc]
-    """A FailureConfig whose `max_failures` depends on what failed last.
-
-    Ray Train's controller counts every exception alike and asks for this limit at each: a bug gets no second try, and a
-    worker group that ran out of memory one more, in which it begins with half the batch.
-    """
-
-    granted, over = 0, False  # of this process: a controller serves one run
-
-    @property
-    def max_failures(self) -> int:
-        """The limit as it stands after what `Judge` heard."""
-        return 0 if Tries.over else int(self._max_failures) + Tries.granted
-
-    @max_failures.setter
-    def max_failures(self, count: int) -> None:
-        self._max_failures = count
-
-
-class Judge(UserCallback):  # type: ignore[misc]
-    """Tells `Tries`, in the controller, of each failure just before it is counted."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """worker_exceptions: rank -> what was raised there."""
-        error = WorkerGroupError("", worker_exceptions)
-        cause = cause_of(error)
-        if cause == "out_of_memory" and not any(isinstance(one, NoMemoryError) for one in _chain(error)):
-            Tries.granted = 1
-        elif cause not in RETRIED:
-            Tries.over = True

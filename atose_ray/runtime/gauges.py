@@ -24,7 +24,7 @@ GAUGES = {  # name -> what it is
 
 
 class Gauges:
-    """The gauges of a search's trials, set where its driver hears of an epoch."""
+    """The gauges of a search's trials, set where its driver is told of an epoch."""
 
     def __init__(self, study: str, metric: str) -> None:
         self.study, self.metric = study, metric

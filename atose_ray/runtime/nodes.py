@@ -31,18 +31,16 @@ def check_nodes(store: Store, folder: Store, dataset: str) -> None:
     try:
         # no CPU: trials of another search may hold them all
         look = ray.remote(num_cpus=0, max_retries=0)(_look)
-        asked = {}
-        for node in nodes:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            answer = look.options(scheduling_strategy=there).remote(store, folder, dataset, name, token)
-            asked[answer] = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        for answer, node in asked.items():
+        at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        asked = [look.options(scheduling_strategy=there).remote(store, folder, dataset, name, token) for there in at]
+        for node, answer in zip(nodes, asked, strict=True):
             problem = _answer(answer)
             if problem:
                 raise PlanError(
-                    f"the Ray node {node} cannot work with the store {store.uri}: {problem}. All nodes must see one "
-                    "store: mount the folder on every node under this very path, or keep it in object storage "
-                    "(--store s3://bucket/prefix, credentials in the nodes' environment or role)"
+                    f"the Ray node {node['NodeManagerAddress']} ({node['NodeID'][:8]}) cannot work with the store "
+                    f"{store.uri}: {problem}. All nodes must see one store: mount the folder on every node under this "
+                    "very path, or keep it in object storage (--store s3://bucket/prefix, credentials in the nodes' "
+                    "environment or role)"
                 )
     finally:
         folder.delete(name)
@@ -63,11 +61,11 @@ def _answer(answer: ray.ObjectRef) -> str | None:
 def _look(store: Store, folder: Store, dataset: str, name: str, token: bytes) -> str | None:
     try:
         load_manifest(store, dataset)
-        if folder.read(name) != token:
-            return "another store lies there under the same name"
-        folder.check_writable()
-    except FileNotFoundError:
-        return "another store lies there under the same name"
+        if folder.read(name) == token:
+            folder.check_writable()
+            return None
     except StoreError as error:
         return str(error)
-    return None
+    except FileNotFoundError:
+        pass
+    return "another store lies there under the same name"

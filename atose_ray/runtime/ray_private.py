@@ -102,8 +102,8 @@ def autoscaler_report() -> dict[str, Any]:
 
 
 def end_with_next_report(trial: Any) -> bool:
-    """Let a Tune trial end with its next report. Returns False where that cannot be had: a search that is asked to stop
-    then does not wait for the epochs that run."""
+    """Let a Tune trial end with its next report; returns whether it will. Without it a search that is asked to stop
+    does not wait for the epochs that run."""
     if _find("stopping_criterion", trial) is None:
         return False
     trial.stopping_criterion = {"training_iteration": 0}

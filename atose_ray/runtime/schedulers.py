@@ -56,12 +56,12 @@ def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> TrialScheduler
     else:
         # at max_t itself ASHA would stop every trial that finishes
         rule = Halving(**common, max_t=longest + 1, reduction_factor=pruner.reduction_factor)
-    hear = rule.on_trial_complete if pruner.kind == "median" else rule.on_trial_result
+    tell = rule.on_trial_complete if pruner.kind == "median" else rule.on_trial_result
     for trial in told:
         stand_in = Earlier(f"earlier-{trial.number}")
         rule.on_trial_add(None, stand_in)
         for epoch in trial.epochs:
-            hear(None, stand_in, {"epoch": epoch.epoch, metric: epoch.objective})
+            tell(None, stand_in, {"epoch": epoch.epoch, metric: epoch.objective})
         if pruner.kind != "median":
             rule.on_trial_remove(None, stand_in)
     return rule

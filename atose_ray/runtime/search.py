@@ -80,7 +80,7 @@ class Asker(Searcher):  # type: ignore[misc]
         return {KEY: setup}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """`Hooks` hears of it with the trial."""
+        """`Hooks` is told, with the trial."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a search goes on from its run folders."""
@@ -153,7 +153,7 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch ended, or a trial did without one."""
-        self.watchdog.heard(trial)
+        self.watchdog.reported(trial)
         if "record" in result:
             job = setup_of(trial).job
             self.stream.emit(Epoch(job.about["number"], job, result["record"]))

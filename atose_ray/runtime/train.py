@@ -9,7 +9,7 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +18,6 @@ from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
 from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import ray_storage
-from atose_ray.runtime.failures import Judge, Tries
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
 from atose_ray.runtime.shared import SharedRefs, shared_or_none
@@ -48,7 +47,7 @@ def open_on_ray(
 
 
 def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
-    """What Ray hears of an epoch: `metric` is the best so far, never NaN."""
+    """What Ray is told of an epoch: `metric` is the best so far, never NaN."""
     return {metric: record.objective, "epoch": record.epoch, "record": record}
 
 
@@ -110,8 +109,8 @@ def train_on_ray(
 ) -> None:
     """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `open_on_ray`.
 
-    A worker that dies is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
-    TrainingFailedError when it dies more than `search.max_failures` times, or at once when the code raised.
+    A worker that dies or raises is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
+    TrainingFailedError when that happens more than `search.max_failures` times.
     """
     threads = max(1, int(search.cpus_per_worker))
     given = {"job": with_device(job, gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
@@ -127,7 +126,7 @@ def train_on_ray(
         run_config=RunConfig(
             name=name,
             **ray_storage(Store(folder_uri)),
-            failure_config=Tries(max_failures=search.max_failures),
-            callbacks=[Judge(), *callbacks],
+            failure_config=FailureConfig(max_failures=search.max_failures),
+            callbacks=list(callbacks),
         ),
     ).fit()

@@ -42,7 +42,7 @@ def name_of(trial: Any) -> str:
 class ActorTrial(tune.Trainable):  # type: ignore[misc]
     """workers_per_trial = 0: train inside this actor, which serves one trial after another.
 
-    What a retry cannot mend ends the run folder as failed, here, and Tune hears of a trial that is done, without a
+    What a retry cannot mend ends the run folder as failed, here, and Tune is told of a trial that is done, without a
     value.
     """
 
@@ -88,7 +88,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         return self.failure
 
     def epoch(self) -> dict[str, Any]:
-        """The next epoch, and what Tune hears of it."""
+        """The next epoch, and what Tune is told of it."""
         assert self.epochs is not None and self.lease is not None and self.shown is not None
         run = self.job.run
         self.lease.check()

@@ -44,7 +44,7 @@ class Watchdog:
     waits: dict[str, Wait] = field(default_factory=dict)
     looked: float = float("-inf")
 
-    def heard(self, trial: Any) -> None:
+    def reported(self, trial: Any) -> None:
         """A trial reported."""
         now, wait = self.clock(), self.waits.get(trial.trial_id)
         pace = max(wait.pace, now - wait.since) if wait and wait.status == "RUNNING" else 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from atose_ray.config import RunConfig, SearchConfig
 from atose_ray.data.shards import Manifest
-from atose_ray.search.plan import Plan, Resources, gpus_per_worker
+from atose_ray.search.plan import Plan, Resources
 from atose_ray.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -98,17 +98,19 @@ def plan_clips(
     stores: Sequence[NodeStore],
 ) -> ClipPlan:
     """Decide by the nodes as they are now. base: what the trials have in common, resolved."""
-    gpus = gpus_per_worker(search, available)
+    gpus = available.gpus_each(search.gpus_per_worker)
     homes = tuple(s for s in stores if s.cpus >= search.cpus_per_worker and s.gpus >= gpus)
     need = sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
-    shared, why = _decide(base, need, homes)
+    shared, why = _decide(base.data.residency, need, homes)
     streams = base.execution.ingest == "ray_data" and not shared
-    block, epoch = _streamed_bytes(base, manifest)
+    samples = base.model_spec(manifest.data_spec).input.length
+    crop = (2 * samples + len(manifest.data_spec.tags) + 12) * base.data.crops_per_clip
+    clips = sorted((group.clips for group in manifest.row_groups("train")), reverse=True)
+    block, epoch = sum(clips[: base.data.shuffle_row_groups]) * crop, sum(clips) * crop
     return ClipPlan(shared, streams, need, homes, block, epoch, why)
 
 
-def _decide(base: RunConfig, need: int, homes: tuple[NodeStore, ...]) -> tuple[bool, str]:
-    wanted = base.data.residency
+def _decide(wanted: str, need: int, homes: tuple[NodeStore, ...]) -> tuple[bool, str]:
     if wanted != "auto":
         return False, f"{wanted}, as data.residency says"
     if not homes:
@@ -119,20 +121,8 @@ def _decide(base: RunConfig, need: int, homes: tuple[NodeStore, ...]) -> tuple[b
             f"shared: {size(need)} of clips once in the object store of each of {len(homes)} node(s), where at least "
             f"{size(smallest.free)} are free ({smallest.address})"
         )
+    enough = math.ceil(2 * need / 2**30) + 1  # whole GiB, with room for a part of Ray's own
     return False, (
         f"not shared, each trial for itself: the clips need {size(need)}, more than half of the {size(smallest.free)} "
-        f"that the object store of {smallest.address} has free (to share: --object-store {_gibs(2 * need)}, in GiB)"
+        f"that the object store of {smallest.address} has free (to share: --object-store {enough}, in GiB)"
     )
-
-
-def _gibs(count: int) -> int:
-    """Whole GiB that hold it, with room for a part of Ray's own."""
-    return math.ceil(count / 2**30) + 1
-
-
-def _streamed_bytes(base: RunConfig, manifest: Manifest) -> tuple[int, int]:
-    """Bytes of the largest block and of all crops of an epoch."""
-    samples = base.model_spec(manifest.data_spec).input.length
-    crop = (2 * samples + len(manifest.data_spec.tags) + 12) * base.data.crops_per_clip
-    clips = sorted((group.clips for group in manifest.row_groups("train")), reverse=True)
-    return sum(clips[: base.data.shuffle_row_groups]) * crop, sum(clips) * crop

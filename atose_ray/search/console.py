@@ -34,7 +34,7 @@ class Console:
         self.equal_bugs: dict[str, list[str]] = {}
         self.ended_well = False
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Print what there is to say."""
         if isinstance(event, Started):
             params = event.job.about["params"].items()

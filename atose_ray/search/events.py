@@ -61,9 +61,9 @@ Event = Asked | Started | Epoch | Ended
 
 
 class Listener(Protocol):
-    """Hears every event of a search, in order."""
+    """Gets every event of a search, in order."""
 
-    def hear(self, event: Event) -> None: ...
+    def on_event(self, event: Event) -> None: ...
 
 
 class Stream:
@@ -75,4 +75,4 @@ class Stream:
     def emit(self, event: Event) -> None:
         """Tell all listeners."""
         for listener in self.listeners:
-            listener.hear(event)
+            listener.on_event(event)

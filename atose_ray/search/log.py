@@ -88,7 +88,7 @@ class TrialLog:
             print(f"budget reached: {len(self.trials)} of {self.wanted} trials{rest} ({self.budget})", flush=True)
         return not self.stopped
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Keep the records up to date, and close the run folder of a trial that ended."""
         if isinstance(event, Asked):
             self.launched += 1

@@ -27,7 +27,7 @@ PAUSES_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 60)  # three minutes for a database to
 
 class OptunaListener:
     """Asks `study` for trials and tells it their values. kept: where the study is stored. costs: what is minimised
-    beside the metric; then Optuna hears no value of single epochs, which it has for one objective only."""
+    beside the metric; then Optuna is told no value of single epochs, which it has for one objective only."""
 
     def __init__(self, study: optuna.Study, kept: StudyStorage, costs: Sequence[str] = ()) -> None:
         self.study, self.kept, self.costs = study, kept, costs
@@ -53,7 +53,7 @@ class OptunaListener:
         self.open[number] = trial
         return patiently(lambda: configure(trial, number))
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Report an epoch's value, so that a dashboard shows the curve; tell how a trial ended: one that was pruned
         with its best value so far, one without values as failed. One that was paused has not ended."""
         if isinstance(event, Epoch):

@@ -32,6 +32,10 @@ class Resources:
     node_cpus: float
     node_gpus: float
 
+    def gpus_each(self, asked: float | None) -> float:
+        """GPUs of a process that trains: what is asked for; where nothing is, one on a cluster that has GPUs."""
+        return asked if asked is not None else float(self.gpus > 0)
+
 
 def yaml_resources(path: str) -> Resources:
     """The most that a `ray up` file, or a KubeRay manifest, lets its autoscaler start. Node types must state their
@@ -140,7 +144,7 @@ def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_c
     none). Raises PlanError, with the sum, when not even one trial fits.
     """
     inline = search.workers_per_trial == 0
-    gpus = gpus_per_worker(search, available)
+    gpus = available.gpus_each(search.gpus_per_worker)
     one = Plan(
         concurrency=1,
         workers=search.workers_per_trial,
@@ -167,13 +171,6 @@ def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_c
             "search.concurrency, workers_per_trial, cpus_per_worker or gpus_per_worker (train: --workers), or add nodes"
         )
     return plan
-
-
-def gpus_per_worker(search: SearchConfig, available: Resources) -> float:
-    """What is asked for; where nothing is, one GPU per worker on a cluster that has GPUs."""
-    if search.gpus_per_worker is not None:
-        return search.gpus_per_worker
-    return 1.0 if available.gpus > 0 else 0.0
 
 
 def table(plan: Plan) -> str:

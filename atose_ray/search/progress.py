@@ -17,9 +17,9 @@ SILENT_S = 600.0  # a running trial without an epoch for so long, and three time
 
 @dataclass(frozen=True)
 class Progress:
-    """wanted: trials of the search in all. busy_s: seconds that trials trained. cpu_hours, gpu_hours: what they held
+    """wanted: trials of the search in all. busy_s: seconds that trials trained. cpu_hours, gpu_hours: what they used
     meanwhile; None where it is not on record. trials_per_hour, seconds_left: None before MIN_ENDED trials ended.
-    silent: running trials that have not been heard of for long."""
+    silent: running trials that have reported nothing for long."""
 
     counts: dict[str, int]
     wanted: int

@@ -103,7 +103,7 @@ class TagEmbeddings:
 class StudyRecord:
     """Everything the report shows. `tag_counts`: tag -> split -> positive clips. `tag_correlation_CC`: Pearson (phi)
     correlation of the tags over the train split. `tag_embeddings`: None when no finished trial embeds tags.
-    `examples`: trial number -> examples.json. `promotion`: promotion.json. `arguments` name it to a verb."""
+    `examples`: trial number -> examples.json. `promotion`: promotion.json. `arguments` name it to a command."""
 
     name: str
     metric: str

@@ -236,9 +236,10 @@ def check(study: StudyConfig, where: str) -> None:
             compose(study, partial)
         except ConfigError as error:
             raise ConfigError(f"{where}, space {name} = {value!r}: {error}") from error
-    from atose_ray.search.points import check_points  # which walks the space as this module does
+    if study.search.points:
+        from atose_ray.search.points import check_points  # which walks the space as this module does
 
-    check_points(study.search.points, study.space, f"{where}, search.points")
+        check_points(study.search.points, study.space, f"{where}, search.points")
 
 
 def on_a_grid(study: StudyConfig) -> StudyConfig:
@@ -293,11 +294,11 @@ def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path}: a study has the parts base, space and search, but this is a {type(tree).__name__}")
     try:
-        study = StudyConfig.model_validate(apply_overrides(tree, overrides))
+        study = StudyConfig.model_validate(apply_overrides(tree, overrides) if overrides else tree)
     except ValidationError as error:
         raise ConfigError(explain(error, str(path), StudyConfig)) from error
     check(study, path.name)
-    return on_a_grid(study)
+    return on_a_grid(study) if study.search.sampler == "grid" else study
 
 
 def find_study(name: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from atose_ray.config import RunConfig, SearchConfig, StudyConfig
+from atose_ray.config import SearchConfig, StudyConfig
 from atose_ray.search.gpu_share import GpuShare
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import study_store, trial_store
@@ -20,19 +20,15 @@ from atose_ray.types import DataSpec
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What the process of a trial is given. gpus: of each process that trains; ray_uri: where Ray keeps its own state;
-    stream_bytes: what Ray Data may keep in the object store for one process."""
+    """What the process of a trial is given. gpus, threads: of each process that trains; ray_uri: where Ray keeps its
+    own state; stream_bytes: what Ray Data may keep in the object store for one process."""
 
     job: Job
     search: SearchConfig
     gpus: float
+    threads: int
     ray_uri: str
     stream_bytes: int | None = None
-
-    @property
-    def threads(self) -> int:
-        """PyTorch's threads in each process that trains."""
-        return self.job.run.execution.threads or max(1, int(self.search.cpus_per_worker))
 
 
 @dataclass(frozen=True)
@@ -54,12 +50,15 @@ class Space:
     def __call__(self, trial: optuna.Trial, number: int) -> TrialSetup:
         """The run of one trial. Its run folder is begun here, so that a trial whose process never comes up is on record
         too."""
-        plan, folder = self.plan, study_store(Store(self.store_uri), self.name)
+        plan, search, folder = self.plan, self.study.search, study_store(Store(self.store_uri), self.name)
         gpus = self.share.fraction() if self.share else plan.worker_gpus
         run = compose(self.study, suggest(trial, self.study.space), number).resolve(self.spec, self.content_hash)
+        objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
+        name = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
+        name += [objective and objective.kind, latent and f"d{latent}"]
         about = {
             "number": number,
-            "name": trial_name(number, run),
+            "name": "-".join(filter(None, name)),
             "params": dict(trial.params),
             "distributions": {k: optuna.distributions.distribution_to_json(d) for k, d in trial.distributions.items()},
             "resources": {"cpus": plan.cpus_per_trial, "gpus": max(plan.workers, 1) * gpus, "workers": plan.workers},
@@ -67,15 +66,9 @@ class Space:
         job = with_device(Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about), gpus)
         head = {"device": "none yet", "parameters": 0, **about}
         RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
-        return TrialSetup(job, self.study.search.without_password(), gpus, folder.child("ray").uri, self.stream_bytes)
-
-
-def trial_name(number: int, run: RunConfig) -> str:
-    """A name a person can read: number, encoder with its block, method with its objective and its latent size."""
-    parts = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
-    objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
-    parts += [objective.kind if objective is not None else None, f"d{latent}" if latent else None]
-    return "-".join(part for part in parts if part)
+        threads = run.execution.threads or max(1, int(search.cpus_per_worker))
+        ray_uri = folder.child("ray").uri
+        return TrialSetup(job, search.without_password(), gpus, threads, ray_uri, self.stream_bytes)
 
 
 def with_device(job: Job, gpus: float) -> Job:
