@@ -18,7 +18,7 @@ SAMPLES_PER_BYTE, FREE_SAMPLES = 1024, 1 << 22  # per channel; an hour of digita
 
 
 class AudioError(ValueError):
-    """A file that cannot become audio; the message names the file, what came, and the way out."""
+    """A file that cannot become audio; the message names the file, what came, and what to do."""
 
 
 class GuardedFile:
