@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
 
 from atose_ray.data import batches as module
-from atose_ray.data.batches import Crops, CropSettings, LocalBatches, read_train_crops
+from atose_ray.data.batches import CropSettings, LocalBatches
 from atose_ray.data.doctor.checks import as_lines, examine
 from atose_ray.data.doctor.page import PAGE, write_examination
 from atose_ray.data.prepare import PrepareError, prepare, run_here
@@ -150,19 +149,20 @@ def test_the_gather_of_a_device_is_the_slice_of_the_host(dtype: torch.dtype) -> 
     assert torch.equal(out_BTM[2], torch.cat([all_SM[15:20], zeros[:1]]))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_crops_travel_through_arrow(dtype: str, tmp_path: Path) -> None:
-    """What a Ray Data task gives, without Ray's cluster."""
-    ingest = pytest.importorskip("atose_ray.runtime.ingest")
-    write_source(tmp_path / "raw", "npy", dtype)
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_writes_the_same_shards_and_streams_the_same_batches(ray_cluster: None, tmp_path: Path) -> None:
+    from atose_ray.runtime.ingest import RayBatches
+    from atose_ray.runtime.prepare import run_on_ray
+
+    write_source(tmp_path / "raw", "npy", "float32")
+    config = dataset_config("frames", source=str(tmp_path / "raw"), frame_hop_seconds=HOP_S)
     store = Store(str(tmp_path / "store"))
-    manifest = prepared(tmp_path / "raw", store)
+    manifest, _ = prepare(config, store, run_on_ray)
+    assert manifest.content_hash == prepared(tmp_path / "raw", Store(str(tmp_path / "here"))).content_hash
     settings = settings_of(store, manifest, 5)
-    crops = read_train_crops(settings, LocalBatches(manifest, settings, **SIZES).buffers(0)[0], 0)
-    table = ingest.to_table(crops)
-    parts = pa.concat_tables([table.slice(0, 3), table.slice(3)])
-    back = ingest.from_table(parts, settings)
-    assert isinstance(back, Crops) and all(map(np.array_equal, crops, back))
+    sizes = {**SIZES, "mix": 1}
+    assert equal(RayBatches(manifest, settings, **sizes).train(1), LocalBatches(manifest, settings, **sizes).train(1))
 
 
 def test_a_prepare_that_was_cut_short_goes_on(tmp_path: Path) -> None:

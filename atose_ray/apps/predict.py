@@ -34,18 +34,18 @@ def tag_file(model: Model, file: str, crop_every_s: float | None = None) -> Tagg
     """
     rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
     step = length if crop_every_s is None else max(1, round(crop_every_s * rate))
-    total_C, heard, samples = torch.zeros(len(model.spec.tags), dtype=torch.float64), 0, 0
+    total_C, crops, samples = torch.zeros(len(model.spec.tags), dtype=torch.float64), 0, 0
     for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S):
         least = 1 if samples else model.run.data.eval_crops
         audio_BT = crops_of(model, part.audio_T, max(least, -(-len(part.audio_T) // step)))
         total_C += summed_scores(model, torch.from_numpy(audio_BT))
-        heard, samples = heard + len(audio_BT), samples + len(part.audio_T)
-    ranked = sorted(zip(model.spec.tags, (total_C / heard).tolist(), strict=True), key=lambda pair: -pair[1])
+        crops, samples = crops + len(audio_BT), samples + len(part.audio_T)
+    ranked = sorted(zip(model.spec.tags, (total_C / crops).tolist(), strict=True), key=lambda pair: -pair[1])
     return Tagging(file, samples / rate, tuple(ranked))
 
 
 def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
-    """[T] -> [B, crop]: evenly spaced crops of the length that the model hears, at its level."""
+    """[T] -> [B, crop]: evenly spaced crops of the length that the model takes, at its level."""
     length = model.spec.input.length
     if model.spec.peak_normalize:
         audio_T = audio_T / max(float(np.abs(audio_T).max()), 1e-12)

@@ -18,7 +18,7 @@ SAMPLES_PER_BYTE, FREE_SAMPLES = 1024, 1 << 22  # per channel; an hour of digita
 
 
 class AudioError(ValueError):
-    """A file that cannot become audio; the message names the file, what came, and the way out."""
+    """A file that cannot become audio; the message names the file, what came, and what to do."""
 
 
 class GuardedFile:
@@ -121,40 +121,18 @@ def open_source(source: str | bytes | BinaryIO, name: str | None) -> Iterator[Gu
         yield GuardedFile(file, name, size)
 
 
-_stderr_lock = threading.Lock()
-_stderr_users = 0
-_stderr_kept: int | None = None
+_stderr = threading.Lock()
 
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """File descriptor 2 leads nowhere meanwhile: libmpg123 prints its warnings there, past Python.
-
-    Threads share one redirection: the first in makes it, the last out undoes it, so they may decode at a time.
-    """
-    global _stderr_users, _stderr_kept
-    with _stderr_lock:
-        _stderr_users += 1
-        if _stderr_users == 1:
-            _stderr_kept = _redirect_stderr()
-    try:
+    """File descriptor 2 leads nowhere meanwhile, for one thread at a time: libmpg123 prints its warnings there, past
+    Python."""
+    with _stderr, contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):  # it is closed already
+            kept = os.dup(2)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, 2)
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
         yield
-    finally:
-        with _stderr_lock:
-            _stderr_users -= 1
-            if _stderr_users == 0 and _stderr_kept is not None:
-                os.dup2(_stderr_kept, 2)
-                os.close(_stderr_kept)
-                _stderr_kept = None
-
-
-def _redirect_stderr() -> int | None:
-    """Point file descriptor 2 at the null device; returns a copy of what it was, None where it was closed."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        return None
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    return kept

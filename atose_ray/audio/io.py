@@ -130,7 +130,7 @@ def _pieces(
 
 
 class _Cutter:
-    """Blocks of the source -> pieces of `size` samples at the rate asked for, the last one held back until `finish`."""
+    """Blocks of the source -> pieces of `size` samples at the rate asked for, the last one kept until `finish`."""
 
     def __init__(self, start_s: float, rate_hz: int, channels: int, sample_rate_hz: int, size: int | None) -> None:
         self._start_s, self._rate_hz, self._channels = start_s, rate_hz, channels

@@ -185,8 +185,8 @@ def _lost_samples(opened: soundfile.SoundFile) -> int:
     """Samples per channel that the header declares and the file does not hold: libsndfile says so in its log only."""
     log, frames = str(opened.extra_info), int(opened.frames)
     if shortened := _SHORTENED.search(log):  # WAV, AIFF, AU
-        declared, held = int(shortened[1]), int(shortened[2])
-        return round(frames * (declared / max(held, 1) - 1)) if declared < _STREAMED_WAV_BYTES else 0
+        declared, there = int(shortened[1]), int(shortened[2])
+        return round(frames * (declared / max(there, 1) - 1)) if declared < _STREAMED_WAV_BYTES else 0
     declared_64, width = _DECLARED_64.get(opened.format), _SAMPLE_BYTES.get(opened.subtype)
     if declared_64 is None or width is None or not (found := declared_64.search(log)):
         return 0
@@ -205,17 +205,17 @@ def _av_blocks(file: GuardedFile, part: Part, declares: bool) -> Blocks:
             declared = int(_declared_seconds(container, stream) * rate_hz) if declares else 0
             first = round(min(part.start_s, LONGEST_S) * rate_hz)
             last = None if part.end_s is None else round(min(part.end_s, part.start_s + LONGEST_S) * rate_hz)
-            at, held, held_samples = 0, [np.zeros((0, channels), np.float32)], 0
+            at, ready, ready_samples = 0, [np.zeros((0, channels), np.float32)], 0
             for audio_TC, _, _ in itertools.chain([head] if head else [], frames):
                 wanted_TC = audio_TC[max(0, first - at) : None if last is None else max(0, last - at)]
                 at += len(audio_TC)
                 file.check(at)
                 part.check_length(at - first, rate_hz)
-                held.append(wanted_TC)
-                held_samples += len(wanted_TC)
-                if held_samples >= size:
-                    yield Block(np.concatenate(held), rate_hz, 0)
-                    held, held_samples = held[:1], 0
+                ready.append(wanted_TC)
+                ready_samples += len(wanted_TC)
+                if ready_samples >= size:
+                    yield Block(np.concatenate(ready), rate_hz, 0)
+                    ready, ready_samples = ready[:1], 0
                 if last is not None and at >= last:
                     break
     except AudioError:
@@ -223,7 +223,7 @@ def _av_blocks(file: GuardedFile, part: Part, declares: bool) -> Blocks:
     except (av.FFmpegError, ValueError, IndexError) as error:  # PyAV's own are for files that change on the way
         raise Refused(f"FFmpeg: {getattr(error, 'strerror', None) or error}") from error
     first, end = part.window(max(at, declared), rate_hz)
-    yield Block(np.concatenate(held), rate_hz, end - first)
+    yield Block(np.concatenate(ready), rate_hz, end - first)
 
 
 def _av_container(file: GuardedFile) -> av.container.InputContainer:

@@ -30,7 +30,7 @@ CONTEXT_BYTES = 512 << 20  # of a CUDA context with its kernels; torch's allocat
 
 
 class ResidencyError(ValueError):
-    """The clips cannot be kept where the config says: the message says what is needed and free, and the way out."""
+    """The clips cannot be kept where the config says: the message says what is needed and free, and what to do."""
 
 
 def choose_residency(wanted: Residency, need: int, world: int, device: torch.device) -> Residency:

@@ -98,7 +98,7 @@ def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
 
 
 def published_starts(n_samples: int, crop_samples: int, windows: int = 16) -> list[int]:
-    """First samples of the published code's test windows: i * floor(slack / windows), so a clip's tail is never heard.
+    """First samples of the published code's test windows: i * floor(slack / windows), so a clip's tail is never used.
 
     Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002. Departure: of a clip shorter than the crop, which the
     published code replaces by silence without tags, all windows are the clip itself, centred between zeros.

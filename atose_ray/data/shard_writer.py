@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -39,12 +38,12 @@ class ShardWriter:
     """
 
     def __init__(self, sink: BinaryIO) -> None:
-        self._sink = _Digested(sink)
+        self._sink = sink
         self._rows: list[ClipRow] = []
         self._row_groups: list[tuple[int, ...]] = []  # bytes of each clip
         self._metadata: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
-            self._sink,
+            pa.PythonFile(sink, mode="w"),
             SCHEMA,
             compression="none",
             use_dictionary=False,
@@ -56,7 +55,7 @@ class ShardWriter:
     @property
     def bytes(self) -> int:
         """What stands in the sink, and what waits for its row group to be full."""
-        return self._sink.size + sum(row.stored.nbytes for row in self._rows)
+        return self._sink.tell() + sum(row.stored.nbytes for row in self._rows)
 
     def add(self, row: ClipRow) -> None:
         """Append a clip."""
@@ -85,13 +84,17 @@ class ShardWriter:
         if self._rows:
             self._flush()
         self._writer.close()
+        size, digest = self._sink.tell(), hashlib.sha256()
+        self._sink.seek(0)
+        for block in iter(lambda: self._sink.read(1 << 20), b""):
+            digest.update(block)
         return ShardFile(
             name=name,
             split=split,
             row_groups=tuple(len(clips) for clips in self._row_groups),
             pcm_offsets=tuple(self._pcm_offset(index, clips) for index, clips in enumerate(self._row_groups)),
-            bytes=self._sink.size,
-            sha256=self._sink.digest.hexdigest(),
+            bytes=size,
+            sha256=digest.hexdigest(),
         )
 
     def _pcm_offset(self, index: int, clips: tuple[int, ...]) -> int:
@@ -100,8 +103,8 @@ class ShardWriter:
         first = column.data_page_offset + column.total_compressed_size - sum(LENGTH_BYTES + size for size in clips)
         last = first + sum(LENGTH_BYTES + size for size in clips[:-1])
         for place, size in ((first, clips[0]), (last, clips[-1])):
-            self._sink.file.seek(place)
-            if self._sink.file.read(LENGTH_BYTES) != size.to_bytes(LENGTH_BYTES, "little"):
+            self._sink.seek(place)
+            if self._sink.read(LENGTH_BYTES) != size.to_bytes(LENGTH_BYTES, "little"):
                 raise StoreError("pyarrow lays out a binary column in an unknown way; use another version of it")
         return int(first + LENGTH_BYTES)
 
@@ -109,24 +112,3 @@ class ShardWriter:
 def little_endian(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The same values as the shards hold them; no copy where they are so already."""
     return stored.astype(stored.dtype.newbyteorder("<"), copy=False)
-
-
-class _Digested(io.RawIOBase):
-    """Passes writes on to `file`, counted and hashed."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__()
-        self.file, self.digest, self.size = file, hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        count = memoryview(data).nbytes
-        self.size += count
-        self.file.write(data)
-        return count

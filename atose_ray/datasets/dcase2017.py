@@ -27,24 +27,10 @@ from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file,
 from atose_ray.types import ClipRef, Listing, Split
 
 CLASSES = (
-    "Train horn",
-    "Air horn, truck horn",
-    "Car alarm",
-    "Reversing beeps",
-    "Ambulance (siren)",
-    "Police car (siren)",
-    "Fire engine, fire truck (siren)",
-    "Civil defense siren",
-    "Screaming",
-    "Bicycle",
-    "Skateboard",
-    "Car",
-    "Car passing by",
-    "Bus",
-    "Truck",
-    "Motorcycle",
-    "Train",
-)
+    "Train horn", "Air horn, truck horn", "Car alarm", "Reversing beeps", "Ambulance (siren)", "Police car (siren)",
+    "Fire engine, fire truck (siren)", "Civil defense siren", "Screaming", "Bicycle", "Skateboard", "Car",
+    "Car passing by", "Bus", "Truck", "Motorcycle", "Train",
+)  # fmt: skip
 TABLE = "groundtruth_weak_label_{}_set.csv"
 TABLE_FOLDERS = ("", "groundtruth_release/", "metadata/")
 AUDIO_FOLDERS = {

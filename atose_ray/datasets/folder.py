@@ -36,13 +36,7 @@ from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
 COLUMNS = HEADER.split(",")
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-}
+SPLIT_NAMES: dict[str, Split] = {**{name: name for name in SPLITS}, "val": "valid", "validation": "valid"}
 
 
 class Row(NamedTuple):

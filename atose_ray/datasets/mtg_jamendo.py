@@ -25,15 +25,7 @@ from atose_ray.types import ClipRef, Listing, Split
 
 HEADER = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
 PARTS: dict[str, Split] = {"train": "train", "validation": "valid", "test": "test"}
-AUDIO_FOLDERS = (
-    ".",
-    "audio",
-    "audio-low",
-    "raw_30s/audio",
-    "raw_30s/audio-low",
-    "autotagging_moodtheme/audio",
-    "autotagging_moodtheme/audio-low",
-)
+AUDIO_FOLDERS = (".", *(f"{of}audio{low}" for of in ("", "raw_30s/", "autotagging_moodtheme/") for low in ("", "-low")))
 
 
 class Track(NamedTuple):

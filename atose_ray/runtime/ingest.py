@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 import ray.data
 
 from atose_ray.data.batches import Crops, CropSettings, LocalBatches, read_train_crops, rebatch
 from atose_ray.data.sampling import Buffer
-from atose_ray.data.shards import Manifest, Unit
+from atose_ray.data.shards import Manifest
 from atose_ray.search.plan import DATA_CPUS
 from atose_ray.types import Batch
 
@@ -49,16 +47,16 @@ class RayBatches(LocalBatches):
         if not others:
             yield read_train_crops(self.settings, first, epoch)
             return
-        tables = self._tables(others, epoch)
+        rest = self._crops(others, epoch)
         with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(next, tables, None)
+            waiting = ahead.submit(next, rest, None)
             yield read_train_crops(self.settings, first, epoch)
-            table = waiting.result()
-        while table is not None:
-            yield from_table(table, self.settings)
-            table = next(tables, None)
+            second = waiting.result()
+        if second is not None:
+            yield second
+            yield from rest
 
-    def _tables(self, buffers: list[Buffer], epoch: int) -> Iterator[pa.Table]:
+    def _crops(self, buffers: list[Buffer], epoch: int) -> Iterator[Crops]:
         """The crops of some buffers, read by Ray Data tasks, in order."""
         options = ray.data.DataContext.get_current().execution_options
         options.preserve_order = True
@@ -66,10 +64,11 @@ class RayBatches(LocalBatches):
         items = [{"buffer": pickle.dumps(buffer)} for buffer in buffers]
         read = functools.partial(read_buffer, settings=self.settings, epoch=epoch)
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        crops = dataset.map_batches(
-            read, batch_size=1, batch_format="pyarrow", num_cpus=DATA_CPUS, zero_copy_batch=True, **near_here()
-        )
-        yield from crops.iter_batches(batch_size=None, batch_format="pyarrow")
+        crops = dataset.map(read, num_cpus=DATA_CPUS, **near_here())
+        for table in crops.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in range(len(table)):
+                head, *arrays = (column[row].as_buffer() for column in table.columns)
+                yield pickle.loads(head, buffers=arrays)  # views of the object store
 
 
 def near_here() -> dict[str, Any]:
@@ -78,41 +77,9 @@ def near_here() -> dict[str, Any]:
     return {"label_selector": {"ray.io/node-id": here}, "fallback_strategy": [{"label_selector": {}}]}
 
 
-def read_buffer(table: pa.Table, settings: CropSettings, epoch: int) -> pa.Table:
-    """A one-row table holding a Buffer -> its crops as a table of fixed-size binary columns."""
-    return to_table(read_train_crops(settings, pickle.loads(table["buffer"][0].as_py()), epoch))
-
-
-def to_table(crops: Crops) -> pa.Table:
-    """Crops -> Arrow, without a copy of what is stored."""
-    columns: dict[str, Any] = {
-        "pcm": _fixed_binary(crops.stored_NT),
-        "scale": crops.scale_N,
-        "tags": _fixed_binary(crops.tags_NC),
-        "clip_id": crops.clip_id_N,
-    }
-    return pa.table(columns)
-
-
-def _fixed_binary(array_NK: Any) -> pa.Array:
-    array_NK = np.ascontiguousarray(array_NK)
-    width = array_NK[0].nbytes
-    return pa.Array.from_buffers(pa.binary(width), len(array_NK), [None, pa.py_buffer(array_NK)])
-
-
-def from_table(table: pa.Table, settings: CropSettings) -> Crops:
-    """The inverse of `to_table`."""
-    return Crops(
-        _matrix(table["pcm"], settings.unit, settings.crop_samples),
-        table["scale"].to_numpy(),
-        _matrix(table["tags"], np.dtype("u1"), settings.n_tags),
-        table["clip_id"].to_numpy(),
-    )
-
-
-def _matrix(column: pa.ChunkedArray, unit: Unit, width: int) -> Any:
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    flat = np.frombuffer(array.buffers()[1], unit)
-    return flat[array.offset * width : (array.offset + len(array)) * width].reshape(len(array), width, *unit.shape)
+def read_buffer(row: dict[str, Any], settings: CropSettings, epoch: int) -> dict[str, Any]:
+    """A Buffer -> its Crops, pickled, the arrays in columns of their own: plain bytes, whose size Ray counts right."""
+    arrays: list[pickle.PickleBuffer] = []
+    crops = read_train_crops(settings, pickle.loads(row["buffer"]), epoch)
+    head = pickle.dumps(crops, protocol=5, buffer_callback=arrays.append)
+    return {"head": head, **{f"array{i}": array.raw().tobytes() for i, array in enumerate(arrays)}}
