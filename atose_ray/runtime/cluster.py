@@ -19,14 +19,14 @@ from atose_ray.storage import Store
 
 # Train's controller polls every 2 s otherwise; Data's progress bars and Tune's tables garble our own lines; Tune's own
 # handler of Ctrl-C would return from a search cut short as if it were done, and the test split would be scored early.
-# The process above a pruned trial's worker group ends with it: to wait long for its thread would be in vain.
+# A pruned trial's worker group may take seconds to end, before its process serves the next trial.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
 }
 
 

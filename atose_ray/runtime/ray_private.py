@@ -6,6 +6,7 @@ only prepares, trains or tags.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -124,3 +125,34 @@ def asked_by(trial: Any) -> list[dict[str, float]]:
 def wrapped_by(error: BaseException) -> list[BaseException | None]:
     """What an error of Ray's carries beside its `__cause__`. Without it some lost workers count as a bug."""
     return [_find(name, error) for name in ("cause", "health_check_failure", "_base_exc")]
+
+
+def controller_class() -> Any:
+    """Ray Train's controller, to run in the process of a Tune trial, which only waits for it.
+
+    Without it each trial of a worker group starts three processes more (its own, which cannot be used again after a
+    pruned trial, the controller's and a queue's), and each of them imports PyTorch before the first worker is asked for.
+    """
+    methods = "_initialize_and_run_controller", "fit"
+    trainer = _find("ray.train.torch:TorchTrainer")
+    known = trainer is not None and all(_find(name, trainer) for name in methods)
+    return _find("ray.train.v2._internal.execution.controller:TrainController") if known else None
+
+
+def run_controller_here(trainer: Any) -> None:
+    """Let a TorchTrainer run its controller in this process, where it has one. Without it: see `controller_class`."""
+    kind = controller_class()
+
+    def run(**settings: Any) -> Any:
+        controller = kind(**settings)
+        try:
+            asyncio.run(controller.run())
+        except BaseException:  # Tune ends a trial by SystemExit at its next report, and keeps the process
+            controller._controller_callback_manager.invoke_best_effort("before_controller_abort")
+            if controller._worker_group is not None:
+                controller._worker_group.abort()
+            raise
+        return controller.get_result()
+
+    if kind is not None:
+        trainer._initialize_and_run_controller = run

@@ -25,6 +25,7 @@ from atose_ray.runtime.failures import cause_of, reason_of, trace_of
 from atose_ray.runtime.gauges import Gauges
 from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.ray_private import (
+    controller_class,
     end_with_next_report,
     error_of,
     keep_keys_out_of_trials,
@@ -262,7 +263,7 @@ def tuner(
             max_concurrent_trials=plan.concurrency,
             search_alg=searcher,
             scheduler=pruner,
-            reuse_actors=True,
+            reuse_actors=plan.workers == 0 or controller_class() is not None,
             trial_name_creator=name_of,
             trial_dirname_creator=name_of,
         ),

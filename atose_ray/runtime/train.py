@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -20,6 +21,7 @@ from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import ray_storage
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
+from atose_ray.runtime.ray_private import run_controller_here
 from atose_ray.runtime.shared import SharedRefs, shared_or_none
 from atose_ray.search.costs import FLOOR
 from atose_ray.search.trials import with_device
@@ -114,7 +116,7 @@ def train_on_ray(
     """
     threads = max(1, int(search.cpus_per_worker))
     given = {"job": with_device(job, gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
-    TorchTrainer(
+    trainer = TorchTrainer(
         worker_loop,
         train_loop_config=given,
         scaling_config=ScalingConfig(
@@ -129,4 +131,7 @@ def train_on_ray(
             failure_config=FailureConfig(max_failures=search.max_failures),
             callbacks=list(callbacks),
         ),
-    ).fit()
+    )
+    if ray.get_runtime_context().get_actor_id() is not None:  # of a trial; workers need an actor to speak to
+        run_controller_here(trainer)
+    trainer.fit()

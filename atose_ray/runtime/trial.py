@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.train import UserCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from atose_ray.runtime.cluster import ENVIRONMENT
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
 from atose_ray.runtime.gauges import Shown
+from atose_ray.runtime.ray_private import controller_class
 from atose_ray.runtime.shared import SharedRefs
 from atose_ray.runtime.train import open_on_ray, report_line, train_on_ray
 from atose_ray.search.costs import FLOOR, note_latency
@@ -134,18 +138,29 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
             torch.cuda.empty_cache()
 
 
+class ReportToTune(UserCallback):  # type: ignore[misc]
+    """Hands the reports of rank 0 on to the Tune trial whose process Ray Train's controller runs in."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """metrics: one dict per worker."""
+        tune.report(metrics[0].copy())
+
+
 def worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None) -> None:
     """workers_per_trial >= 1: a Ray Train worker group, whose reports go on to Tune.
 
     Ray Train has tried again what can be; so every error ends the trial here, and Tune starts it anew only when this
     process itself is lost.
     """
+    for variable, value in ENVIRONMENT.items():  # the controller reads them; a driver's do not reach other nodes
+        os.environ.setdefault(variable, value)
     given: TrialSetup = config[KEY]
     job, search, gpus = given.job, given.search, given.gpus
     name = f"{job.about['name']}-{job.run.signature()}"
     clips: dict[str, Any] = {"shared": shared, "stream_bytes": given.stream_bytes}
     try:
-        train_on_ray(job, search, gpus, name, given.ray_uri, [TuneReportCallback()], **clips)
+        report = ReportToTune() if controller_class() else TuneReportCallback()
+        train_on_ray(job, search, gpus, name, given.ray_uri, [report], **clips)
     except Exception as error:
         cause = cause_of(error)
         if cause == "preemption":

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,28 +70,26 @@ def parameter_importances(trials: Sequence[TrialRecord]) -> tuple[Importance, ..
 
 
 def _usable_rows(trials: Sequence[TrialRecord]) -> _Rows:
+    ended = [one for one in trials if one.state in ("complete", "pruned") and one.value is not None]
+    ended = [trial for trial in ended if math.isfinite(trial.value or 0.0)]
     distributions: dict[str, BaseDistribution] = {}
-    params, values = [], []
-    for trial in trials:
-        if trial.state not in ("complete", "pruned") or trial.value is None or not np.isfinite(trial.value):
-            continue
+    for trial in ended:
         for path, text in trial.distributions.items():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 distributions[path] = json_to_distribution(text)  # the last trial's range, where a range was changed
-        params.append({path: value for path, value in trial.params.items() if path in trial.distributions})
-        values.append(float(trial.value))
-    kept = [{path: v for path, v in row.items() if _fits(distributions.get(path), v)} for row in params]
-    return _Rows(kept, values, distributions)
+    known = [{path: value for path, value in one.params.items() if path in one.distributions} for one in ended]
+    kept = [{path: v for path, v in row.items() if _fits(distributions.get(path), v)} for row in known]
+    return _Rows(kept, [float(one.value or 0.0) for one in ended], distributions)
 
 
 def _fits(distribution: BaseDistribution | None, value: Any) -> bool:
-    if distribution is None:
-        return False
     try:
-        inner = distribution.to_internal_repr(value)
+        inner = distribution.to_internal_repr(value) if distribution is not None else math.nan
     except (ValueError, TypeError):
         return False
-    return isinstance(distribution, CategoricalDistribution) or bool(distribution.low <= inner <= distribution.high)
+    if isinstance(distribution, CategoricalDistribution):
+        return True
+    return distribution is not None and bool(distribution.low <= inner <= distribution.high)
 
 
 def _too_little(rows: _Rows, path: str, having: tuple[int, ...]) -> str | None:
@@ -99,9 +98,7 @@ def _too_little(rows: _Rows, path: str, having: tuple[int, ...]) -> str | None:
         return f"not enough trials ({len(having)} of {MIN_TRIALS})"
     if len({rows.values[i] for i in having}) < 2:
         return "all trials have the same objective"
-    counts: dict[str, int] = {}
-    for i in having:
-        counts[repr(rows.params[i][path])] = counts.get(repr(rows.params[i][path]), 0) + 1
+    counts = Counter(repr(rows.params[i][path]) for i in having)
     if isinstance(rows.distributions[path], CategoricalDistribution):
         often = sum(count >= 2 for count in counts.values())
         return None if often >= 2 else "not enough trials (fewer than 2 choices tried twice)"
@@ -151,24 +148,19 @@ def _shadows(columns: dict[str, _Column], random: np.random.Generator) -> dict[s
 
 def _fanova(columns: dict[str, _Column], values: list[float]) -> dict[str, float]:
     distributions = {path: distribution for path, (distribution, _) in columns.items()}
-    with _quiet_optuna():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
         study = optuna.create_study(direction="maximize")
         for i, value in enumerate(values):
             params = {path: column[i] for path, (_, column) in columns.items()}
             study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
         evaluator = FanovaImportanceEvaluator(n_trees=32, max_depth=8, seed=0)
-        names = list(columns)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
-    return {path: float(found[path]) for path in columns}
-
-
-@contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            found = optuna.importance.get_param_importances(
+                study, evaluator=evaluator, params=list(columns), normalize=False
+            )
     finally:
         optuna.logging.set_verbosity(before)
+    return {path: float(found[path]) for path in columns}
