@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     study = wanted(options, study_store(store, name))
     budget = study.search.budget and parse_budget(study.search.budget, prices(options.cluster))
     manifest = load_manifest(store, compose(study, {}).data.dataset)
-    base = check_on_data(study, manifest)
+    base = check_on_data(study, store, manifest)
     check_warm_start(study, store)
     study_store(store, name).check_writable()
 

@@ -67,9 +67,17 @@ class AudioInput(Config):
         return self.clip_samples
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one clip: [T]."""
+        return (self.clip_samples,)
+
+    @property
     def rate_hz(self) -> float:
         """Units per second."""
         return self.sample_rate_hz
+
+    def __str__(self) -> str:
+        return f"audio, {self.sample_rate_hz} Hz"
 
     def of_length(self, units: int) -> AudioInput:
         """The same input with other clips."""
@@ -96,9 +104,17 @@ class FrameInput(Config):
         return self.frames
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one clip: [F, M]."""
+        return (self.frames, self.bins)
+
+    @property
     def rate_hz(self) -> float:
         """Units per second."""
         return 1 / self.frame_hop_seconds
+
+    def __str__(self) -> str:
+        return f"frames of {self.bins} bins, one every {self.frame_hop_seconds:g} s"
 
     def of_length(self, units: int) -> FrameInput:
         """The same input with other clips."""

@@ -136,7 +136,7 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     at = make_plan(study.search, False, cluster_resources())
     needs = lambda config: resources_of(at, config)  # noqa: E731
     searching.trainable = lambda planned, shared: tune.with_resources(stub(log), needs)
-    space = Space(study, "share", store.uri, manifest.data_spec, manifest.content_hash, at)
+    space = Space(study, "share", store.uri, manifest, at)
     with Session(study_store(store, "share")) as session:
         searching.search(space, session, ())
     ray.shutdown()

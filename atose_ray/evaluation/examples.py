@@ -22,6 +22,7 @@ from atose_ray.audio.resample import Resampler
 from atose_ray.data.shards import Manifest, from_file, read_index, read_row_group
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.storage import Store
+from atose_ray.types import AudioInput
 
 Array = npt.NDArray[Any]
 WORST, WORST_OF_TAG, WORST_OF_CLIP = 20, 3, 2
@@ -146,7 +147,7 @@ def _line(one: Mistake, scores: ClipScores) -> dict[str, Any]:
 
 
 def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
-    """clip id -> name, tags, seconds and excerpt of the clips that are shown. Reads the row groups they lie in."""
+    """clip id -> name, tags, seconds and excerpt (of audio) of the clips shown. Reads the row groups they lie in."""
     spec = manifest.data_spec
     row_of = {int(scores.clip_id_N[row]): row for row in shown}
     names = _names(folder, manifest)
@@ -155,15 +156,17 @@ def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: li
         if row_of.keys().isdisjoint(read_index(folder, place, len(spec.tags)).clip_id_N.tolist()):
             continue
         group = read_row_group(folder, place, len(spec.tags))
-        for clip_id, pcm_T, scale in zip(group.clip_id_N.tolist(), group.stored_N, group.scale_N.tolist(), strict=True):
+        rows = zip(group.clip_id_N.tolist(), group.stored_N, group.scale_N.tolist(), strict=True)
+        for clip_id, stored, scale in rows:
             if clip_id in row_of:
-                first, wav = excerpt(pcm_T, scale, spec.audio.sample_rate_hz)
+                sounds = isinstance(spec.input, AudioInput)
+                first, wav = excerpt(stored, scale, spec.audio.sample_rate_hz) if sounds else (0, b"")
                 clips[str(clip_id)] = {
                     "name": names[clip_id],
                     "tags": np.flatnonzero(scores.tags_NC[row_of[clip_id]]).tolist(),
-                    "seconds": round(len(pcm_T) / spec.audio.sample_rate_hz, 2),
-                    "from_s": round(first / spec.audio.sample_rate_hz, 2),
-                    "wav": base64.b64encode(wav).decode(),
+                    "seconds": round(len(stored) / spec.input.rate_hz, 2),
+                    "from_s": round(first / spec.input.rate_hz, 2),
+                    "wav": base64.b64encode(wav).decode() or None,
                 }
     return clips
 

@@ -131,7 +131,7 @@ def controller_class() -> Any:
     """Ray Train's controller, to run in the process of a Tune trial, which only waits for it.
 
     Without it each trial of a worker group starts three processes more (its own, which cannot be used again after a
-    pruned trial, the controller's and a queue's), and each of them imports PyTorch before the first worker is asked for.
+    pruned trial, the controller's and a queue's), and each imports PyTorch before the first worker is asked for.
     """
     methods = "_initialize_and_run_controller", "fit"
     trainer = _find("ray.train.torch:TorchTrainer")

@@ -55,7 +55,7 @@ def run_study(
         begin(folder, study, manifest, data_store(store, dataset))
         earlier = retry_failed(folder) if again else load_trials(folder)
         stream_bytes = clips.stream_bytes(plan) if clips else None
-        space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan, stream_bytes)
+        space = Space(study, name, store.uri, manifest, plan, stream_bytes)
         if sum(trial.state != "running" for trial in earlier) < study.search.trials:
             search(space, session, earlier, share(store, dataset, manifest, clips), budget)
         conclude(folder, store, plan)

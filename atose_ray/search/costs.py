@@ -69,8 +69,8 @@ def latency_ms(method: Method, stage: str, device: torch.device) -> float:
     """Median milliseconds of scoring one crop alone, on `device`, with as many threads as this process has."""
     method.to(device).eval()
     spec = method.spec
-    audio_BT = 0.1 * torch.randn(1, spec.input.length, generator=torch.Generator().manual_seed(0))
-    batch = Batch(audio_BT, torch.zeros(1, len(spec.tags)), torch.zeros(1, dtype=torch.int64)).to(device)
+    noise = 0.1 * torch.randn(1, *spec.input.shape, generator=torch.Generator().manual_seed(0))
+    batch = Batch(noise, torch.zeros(1, len(spec.tags)), torch.zeros(1, dtype=torch.int64)).to(device)
     seconds = []
     with torch.inference_mode():
         for _ in range(WARM_UP + MEASURED):

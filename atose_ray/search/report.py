@@ -109,7 +109,7 @@ def _silent(examples: dict[str, Any]) -> dict[str, Any]:
 def _sound(study: StudyRecord) -> dict[str, str]:
     """clip id -> WAV in base64, of the chosen model's mistakes: those of other trials would be too much for a page."""
     of_best = study.examples.get(study.best.number) if study.best else None
-    return {key: clip["wav"] for key, clip in of_best["clips"].items()} if of_best else {}
+    return {key: clip["wav"] for key, clip in of_best["clips"].items() if clip["wav"]} if of_best else {}
 
 
 def triangle_correlation(a_CC: Matrix, b_CC: Matrix) -> float | None:
@@ -144,8 +144,8 @@ def _study_facts(study: StudyRecord) -> dict[str, Any]:
 def _data_facts(study: StudyRecord) -> dict[str, Any]:
     spec = study.data_spec
     return {
-        "sample_rate_hz": spec.audio.sample_rate_hz,
-        "clip_seconds": spec.input.length / spec.audio.sample_rate_hz,
+        "input": str(spec.input),
+        "clip_seconds": spec.input.length / spec.input.rate_hz,
         "exclusive": spec.exclusive,
         "tags": list(spec.tags),
         "clips": {split: spec.counts[split] for split in SPLITS if split in spec.counts},

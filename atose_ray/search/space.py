@@ -24,6 +24,8 @@ import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
 from atose_ray.data.batches import check_trainable, share_of_batch
 from atose_ray.data.shards import Manifest
+from atose_ray.storage import Store
+from atose_ray.training.resolve import resolve
 
 SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for depth in (0, 1))
 SEED_STRIDE = 100_003
@@ -257,9 +259,8 @@ def on_a_grid(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"search": search.model_copy(update={"trials": trials})})
 
 
-def check_on_data(study: StudyConfig, manifest: Manifest) -> RunConfig:
-    """Check the splits, and build a model at every end, choice and arm, on this data's facts; returns the base,
-    resolved.
+def check_on_data(study: StudyConfig, store: Store, manifest: Manifest) -> RunConfig:
+    """Check the splits, and resolve the run at every end, choice and arm on this data; returns the base, resolved.
 
     Raises StoreError or ConfigError.
     """
@@ -267,7 +268,7 @@ def check_on_data(study: StudyConfig, manifest: Manifest) -> RunConfig:
     check_trainable(manifest, ranks)
     for name, value, partial in [("base", "", {}), *probes(study.space)]:
         try:
-            bases.append(compose(study, partial).resolve(manifest.data_spec, manifest.content_hash))
+            bases.append(resolve(compose(study, partial), store, manifest))
             share_of_batch(bases[-1].data.batch_size, ranks)
         except ValueError as error:
             raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import optuna
 
 from atose_ray.config import SearchConfig, StudyConfig
+from atose_ray.data.shards import Manifest
 from atose_ray.search.gpu_share import GpuShare
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import study_store, trial_store
 from atose_ray.search.space import compose, suggest
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
+from atose_ray.training.resolve import resolve
 from atose_ray.training.run import Job
-from atose_ray.types import DataSpec
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Space:
     study: StudyConfig
     name: str
     store_uri: str
-    spec: DataSpec
-    content_hash: str
+    manifest: Manifest
     plan: Plan
     stream_bytes: int | None = None
     share: GpuShare | None = None
@@ -50,9 +50,10 @@ class Space:
     def __call__(self, trial: optuna.Trial, number: int) -> TrialSetup:
         """The run of one trial. Its run folder is begun here, so that a trial whose process never comes up is on record
         too."""
-        plan, search, folder = self.plan, self.study.search, study_store(Store(self.store_uri), self.name)
+        plan, search, store = self.plan, self.study.search, Store(self.store_uri)
+        folder = study_store(store, self.name)
         gpus = self.share.fraction() if self.share else plan.worker_gpus
-        run = compose(self.study, suggest(trial, self.study.space), number).resolve(self.spec, self.content_hash)
+        run = resolve(compose(self.study, suggest(trial, self.study.space), number), store, self.manifest)
         objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
         name = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
         name += [objective and objective.kind, latent and f"d{latent}"]
@@ -65,7 +66,7 @@ class Space:
         }
         job = with_device(Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about), gpus)
         head = {"device": "none yet", "parameters": 0, **about}
-        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.spec), head)
+        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.manifest.data_spec), head)
         threads = run.execution.threads or max(1, int(search.cpus_per_worker))
         ray_uri = folder.child("ray").uri
         return TrialSetup(job, search.without_password(), gpus, threads, ray_uri, self.stream_bytes)

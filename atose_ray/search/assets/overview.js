@@ -160,7 +160,7 @@ function drawData(host) {
   const facts = [
     ["Tags", `${count(data.tags.length)}, ${data.exclusive ? "exactly one per clip" : "any number per clip"}`],
     ["Clips per split", clips || "not recorded"],
-    ["Sample rate", `${count(data.sample_rate_hz)} Hz`],
+    ["Input", data.input],
     ["Longest clip", `${number(data.clip_seconds)} s`],
     ["Skipped files", data.skipped.length ? count(data.skipped.length) : "none"],
   ];
