@@ -73,7 +73,7 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
     vars(searching)["trainable"] = lambda plan, shared: tune.with_resources(stub_trial(), {"CPU": 1})
     with cluster(cpus=SLOTS):
         plan = make_plan(study.search, False, cluster_resources())
-        space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
+        space = Space(study, name, store.uri, manifest, plan)
         folder = study_store(store, name)
         profiler = cProfile.Profile()
         began = time.time()

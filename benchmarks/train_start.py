@@ -45,7 +45,7 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     store, name = Store(store_uri), f"start-{workers}-{slots}-{time.time():.0f}"
     manifest = load_manifest(store, "demo")
     plan = make_plan(study.search, False, cluster_resources())
-    space = Space(study, name, store.uri, manifest.data_spec, manifest.content_hash, plan)
+    space = Space(study, name, store.uri, manifest, plan)
     with Session(study_store(store, name)) as session:
         search(space, session, ())
     records = sorted(load_trials(study_store(store, name)), key=lambda one: one.started)
