@@ -97,8 +97,8 @@ class InitFrom(Config):
 class RunConfig(Config):
     """One training, whole: what `train` takes and what a trial of a search is.
 
-    tag_vectors: for methods that read them. metric: validation metric that picks the best epoch (a search sets it to
-    its own).
+    tag_vectors: for methods that read them; others leave them alone. metric: validation metric that picks the best
+    epoch (a search sets it to its own).
     """
 
     data: DataConfig = DataConfig()
@@ -122,9 +122,8 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _vectors_are_read(self) -> RunConfig:
-        if self.method.reads_vectors != (self.tag_vectors is not None):
-            needs = "reads" if self.method.reads_vectors else "does not read"
-            raise ValueError(f"method {self.method.kind} {needs} tag vectors, but tag_vectors is {self.tag_vectors!r}")
+        if self.method.reads_vectors and self.tag_vectors is None:
+            raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
         return self
 
     def signature(self) -> str:

@@ -23,6 +23,8 @@ from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
 
+TESTS = str(Path(__file__).parent)  # where Ray's workers find made_up.py
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATE = 4000
 TINY_TAGS = ("low", "high", "loud", "steady")

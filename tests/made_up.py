@@ -160,16 +160,16 @@ def recall(scores: ClipScores, exclusive: bool) -> dict[str, float]:
 
 
 def write_frames(folder: Path, clips: int = 60) -> Path:
-    """Matrices of 6 to 12 frames by 5 bins whose mean and slope over time are their tags, with a tags.csv."""
+    """Matrices of 6 to 12 frames by 5 bins whose mean and range over time are their tags, with a tags.csv."""
     rng, rows = np.random.default_rng(3), []
     for index in range(clips):
-        high, rising = index % 2, (index // 2) % 2
+        high, wide = index % 2, (index // 2) % 2
         frames = 6 + index % 7
-        slope = np.linspace(-1, 1, frames)[:, None] * (1 if rising else -1)
-        matrix = 100 + 20 * (high + slope + 0.3 * rng.standard_normal((frames, 5)))
+        slope = np.linspace(-1, 1, frames)[:, None] * (1.5 if wide else 0.1)
+        matrix = 100 + 20 * (high + slope + 0.2 * rng.standard_normal((frames, 5)))
         np.save(folder / f"{index:03d}.npy", matrix.astype(np.float32))
         split = "train" if index < clips * 0.6 else "valid" if index < clips * 0.8 else "test"
-        rows.append((f"{index:03d}.npy", split, "|".join([*(["high"] if high else ["low"]), *(["rising"] * rising)])))
+        rows.append((f"{index:03d}.npy", split, "|".join([*(["high"] if high else ["low"]), *(["wide"] * wide)])))
     with (folder / "tags.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("path", "split", "tags"), *rows])
     return folder

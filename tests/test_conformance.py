@@ -213,8 +213,9 @@ def test_vectors_are_part_of_the_identity_and_of_the_model(tiny_store, tiny_mani
 
 
 def test_a_method_and_its_vectors_go_together(tiny_store: Store, tiny_manifest: Manifest) -> None:
-    with pytest.raises(ConfigError, match="supervised does not read tag vectors"):
-        run_of("supervised", stages_of("supervised"), tiny_store, tiny_manifest, tag_vectors={"kind": "random"})
+    plain = run_of("supervised", stages_of("supervised"), tiny_store, tiny_manifest)
+    vectors = {"kind": "random"}  # of a study's base, for other arms
+    assert run_of("supervised", stages_of("supervised"), tiny_store, tiny_manifest, tag_vectors=vectors) == plain
     with pytest.raises(ConfigError, match="made_up_words reads tag vectors"):
         run_of("made_up_words", stages_of("made_up_words"), tiny_store, tiny_manifest, tag_vectors=None)
 
@@ -286,7 +287,7 @@ def test_frames_with_a_time_axis_and_words_are_trained_evaluated_and_asked_for_o
     batch = next(iter(batches.evaluate("valid")))
     with torch.no_grad():
         assert encoder.sequence(encoder.front_end(batch.inputs)).shape == (len(batch.inputs), 6, 16)
-    others = TagSet(("rising", "oboe"), torch.from_numpy(model.run.tag_vectors.vectors(("rising", "oboe"))))
+    others = TagSet(("wide", "oboe"), torch.from_numpy(model.run.tag_vectors.vectors(("wide", "oboe"))))
     scores = score_clips(model.method, batches.evaluate("test"), model.stage, CPU, others)
     assert scores.scores_NC.shape == (manifest.data_spec.counts["test"], 2)
     capsys.readouterr()
@@ -368,3 +369,32 @@ def test_what_is_read_before_training_is_named_where_it_is_missing(tiny_store: S
     with pytest.raises(ConfigError, match="is not a file of tensors"):
         open_run(Job(broken, tiny_store.uri, str(tmp_path / "run"), {}))
     assert tiny_manifest.data_spec.audio.sample_rate_hz == RATE
+
+
+STUDY = """
+base:
+  data: {dataset: frames, batch_size: 8, eval_crops: 2, crop_seconds: 3.0}
+  optim: {kind: adam, lr: 0.03}
+  tag_vectors: {kind: random, size: 8}
+space:
+  encoder: {one_of: {made_up_frame_steps: {width: {choice: [4, 8]}, pooling: {kind: {choice: [mean, attention]}}}}}
+  method: {one_of: {made_up_words: {sharpness: {range: [1.0, 9.0]}, stages: [{name: align, epochs: 3}]}}}
+  tag_vectors: {one_of: {random: {size: 8}, made_up_letters: {}}}
+search: {metric: roc_auc_macro, trials: 4, concurrency: 2, sampler: random, pruner: {kind: none}}
+"""
+
+
+@pytest.mark.ray
+def test_made_up_parts_are_searched_and_reported(ray_cluster, frames_store: Store, tmp_path: Path, capsys) -> None:
+    from atose_ray import tune
+    from atose_ray.search.record import load_study_record
+
+    (tmp_path / "made_up.yaml").write_text(STUDY)
+    tune.main([str(tmp_path / "made_up.yaml"), "--store", frames_store.uri])
+    record = load_study_record(frames_store, "made_up")
+    assert [trial.state for trial in record.trials] == ["complete"] * 4 and record.best is not None
+    assert {trial.config["tag_vectors"]["kind"] for trial in record.trials} == {"random", "made_up_letters"}
+    assert record.best.metrics["test"]["roc_auc_macro"] > 0.8
+    report = frames_store.child("studies", "made_up").read("report.html").decode()
+    assert "frames of 5 bins, one every 0.5 s" in report and "made_up_words" in report
+    capsys.readouterr()

