@@ -197,7 +197,7 @@ class PrunerConfig(Config):
 class SearchConfig(Config):
     """How a space is searched.
 
-    metric: validation metric to maximise. costs: what to minimise beside it (runtime/costs.py); the result is then a
+    metric: validation metric to maximise. costs: what to minimise beside it (search/costs.py); the result is then a
     Pareto front, and nothing is pruned. In a file, `objective: [pr_auc_macro, params]` says both.
     trials: how many configurations. concurrency: trials at a time; None is as many as the cluster holds.
     workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP) workers.

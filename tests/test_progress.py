@@ -55,7 +55,7 @@ def test_two_at_a_time_are_forecast_as_two_at_a_time() -> None:
     assert found.seconds_left == pytest.approx((4 + 1) * 100 / 2)
 
 
-def test_a_night_between_two_sittings_is_no_work() -> None:
+def test_a_night_between_two_sessions_is_no_work() -> None:
     trials = [trial(n, "complete", START + 100 * n + (36000 if n > 1 else 0), 10, 10.0) for n in range(4)]
     assert measure(trials, 4, START + 40000).trials_per_hour == pytest.approx(36)
     assert measure(trials, 4, START + 40000).seconds_left == 0

@@ -130,13 +130,11 @@ def wrapped_by(error: BaseException) -> list[BaseException | None]:
 def controller_class() -> Any:
     """Ray Train's controller, to run in the process of a Tune trial, which only waits for it.
 
-    Without it each trial of a worker group starts three processes more (its own, which cannot be used again after a
-    pruned trial, the controller's and a queue's), and each imports PyTorch before the first worker is asked for.
+    Without it each trial of a worker group starts three processes more (its own, which cannot serve the next one, the
+    controller's and a queue's), and each of them imports PyTorch before the first worker is asked for.
     """
-    methods = "_initialize_and_run_controller", "fit"
-    trainer = _find("ray.train.torch:TorchTrainer")
-    known = trainer is not None and all(_find(name, trainer) for name in methods)
-    return _find("ray.train.v2._internal.execution.controller:TrainController") if known else None
+    known = _find("ray.train.torch:TorchTrainer._initialize_and_run_controller")
+    return known and _find("ray.train.v2._internal.execution.controller:TrainController")
 
 
 def run_controller_here(trainer: Any) -> None:

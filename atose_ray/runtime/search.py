@@ -164,13 +164,14 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         job, result = setup_of(trial).job, trial.last_result or {}
         ending = RunFolder(Store(job.folder_uri)).ending()
         if ending is None and self.awaited is not None:
-            self.end(Ended(job.about["number"], job, "paused"))
+            self.stream.emit(Ended(job.about["number"], job, "paused"))
             return
         pruned = f"{PRUNED.get(self.space.study.search.pruner.kind)} at epoch {result.get('epoch', 0)}"
         state: EndState = ending["state"] if ending else "pruned"
         reason = ending["reason"] if ending else pruned
         cause, trace = result.get("failed"), result.get("trace", "")
-        self.end(Ended(job.about["number"], job, state, reason, cause, trace, recorded=ending is not None))
+        self.stream.emit(Ended(job.about["number"], job, state, reason, cause, trace, recorded=ending is not None))
+        self.say_spilled()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good, though it was tried again. Raises SystemExit where the driver's own node died: no
@@ -181,11 +182,7 @@ class Hooks(tune.Callback):  # type: ignore[misc]
             raise SystemExit("error: Ray's node on this machine has died; the same command goes on from here")
         ending = RunFolder(Store(job.folder_uri)).ending()
         reason = ending["reason"] if ending else f"{cause}: {reason_of(error)}"
-        self.end(Ended(job.about["number"], job, "failed", reason, cause, trace_of(error), ending is not None))
-
-    def end(self, event: Ended) -> None:
-        """Tell that a trial ended, and what the object store spilled by then."""
-        self.stream.emit(event)
+        self.stream.emit(Ended(job.about["number"], job, "failed", reason, cause, trace_of(error), ending is not None))
         self.say_spilled()
 
     def say_spilled(self, last: bool = False) -> None:

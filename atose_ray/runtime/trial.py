@@ -98,22 +98,17 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         self.lease.check()
         try:
             self.last = next(self.epochs)
+            self.shown.epoch(self.last)
+            if self.last.epoch < run.method.epochs:
+                return report_line(self.last, run.metric)
+            if self.folder.ending() is None:
+                self.folder.end("complete")
         except DivergedError as error:
             self.folder.end("diverged", str(error))
-            line = report_line(self.last, run.metric) if self.last else {run.metric: FLOOR, "epoch": 1}
-            return self.ended({**line, "done": True})
-        self.shown.epoch(self.last)
-        if self.last.epoch < run.method.epochs:
-            return report_line(self.last, run.metric)
-        if self.folder.ending() is None:
-            self.folder.end("complete")
-        return self.ended({**report_line(self.last, run.metric), "done": True})
-
-    def ended(self, line: dict[str, Any]) -> dict[str, Any]:
-        """The last report, after the measurement of what the search asks for."""
         if "latency_ms" in self.given.search.costs:
             note_latency(self.job, self.given.threads)
-        return line
+        line = report_line(self.last, run.metric) if self.last else {run.metric: FLOOR, "epoch": 1}
+        return {**line, "done": True}
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """End the run, or raise what another try may mend."""
