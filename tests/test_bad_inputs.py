@@ -240,7 +240,7 @@ def test_broken_files_are_listed_and_the_others_kept(source: Path, tmp_path: Pat
     store = Store(str(tmp_path / "store"))
     prepare_folder(source, store)
     out = capsys.readouterr().out
-    assert "clips: 13 train, 4 valid, 4 test" in out and "skipped 7 files that cannot be decoded" in out
+    assert "clips: 13 train, 4 valid, 4 test" in out and "skipped 7 files that cannot be read" in out
     manifest = data_store(store, "folder").read_json("manifest.json")
     skipped = {clip["name"]: clip["reason"] for clip in manifest["skipped"]}
     assert set(skipped) == set(reasons)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import wave
 from collections.abc import Generator, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import soundfile
 
 from atose_ray.audio.guard import AudioError as AudioError
 from atose_ray.audio.guard import open_source
@@ -252,9 +252,5 @@ def to_pcm16(audio_T: np.ndarray, peak_normalize: bool) -> tuple[np.ndarray, flo
 def wav_of(pcm_T: np.ndarray, rate_hz: int) -> bytes:
     """[T] int16 -> a mono WAV file."""
     content = io.BytesIO()
-    with wave.open(content, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(pcm_T.astype("<i2", copy=False).tobytes())
+    soundfile.write(content, pcm_T.astype(np.int16, copy=False), rate_hz, format="WAV", subtype="PCM_16")
     return content.getvalue()

@@ -100,28 +100,23 @@ def _left_in_groups(root: Path) -> list[int]:
     except OSError:
         return []
     left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        version_1 = controllers == "memory"
-        mount = root / ("sys/fs/cgroup/memory" if version_1 else "sys/fs/cgroup")
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        left += [_left(mount.joinpath(*parts[:depth]), version_1) for depth in range(len(parts) + 1)]
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers in ("", "memory"):
+            mount = root / "sys/fs/cgroup" / controllers
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            left += [_left(mount.joinpath(*parts[:depth]), bool(controllers)) for depth in range(len(parts) + 1)]
     return [value for value in left if value is not None]
 
 
 def _left(group: Path, version_1: bool) -> int | None:
     """Bytes left in one control group, or None when it sets no limit (or is another namespace's)."""
-    limit, used, prefix = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-        if version_1
-        else ("memory.max", "memory.current", "")
-    )
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version_1 else ("memory.max", "memory.current")
     try:
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        prefix = "total_" if version_1 else ""
         cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
-        return int((group / limit).read_text()) - int((group / used).read_text()) + cache
+        limit, used = (int((group / name).read_text()) for name in names)
+        return limit - used + cache
     except (OSError, ValueError):  # absent, or "max"
         return None
 

@@ -211,7 +211,10 @@ def examine_copies(manifest: Manifest, clips: tuple[Clip, ...], read: ReadAudio)
         nearly += [found] if len(found) > 1 else []
     worst: Literal["warning", "error"] = "error" if kind_of(manifest) in OWN_SPLITS else "warning"
     keep = "remove the copies in quarantine.csv from the annotations and prepare again"
-    for groups, what in ((same, "the same audio as"), (nearly, "the same recording, at another level or trimmed, as")):
+    for groups, what in (
+        (same, f"the same {manifest.data_spec.input.kind} as"),
+        (nearly, "the same recording, at another level or trimmed, as"),
+    ):
         word = "copy" if groups is same else "near copy"
         leaks = [group for group in groups if len({clip.split for clip in group}) > 1]
         flags = tuple(flag for group in leaks for flag in _copies(group, what, manifest))
