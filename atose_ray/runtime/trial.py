@@ -58,7 +58,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         """How Ray's dashboard lists the actor: by its first trial, as Ray asks once."""
-        return f"trial {self.job.about['name']}"
+        return f"trial {self.job.about['name']}" if "job" in vars(self) else "trial"
 
     def setup(self, config: dict[str, Any], shared: SharedRefs | None = None) -> None:
         """Open the run; it goes on from its last checkpoint if it has one."""
