@@ -3,7 +3,7 @@ data set of frames, a protocol. Each is one class and one line in its table, her
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
+from atose_ray.datasets import KINDS, DatasetConfig
 from atose_ray.encoders import ENCODERS, Encoder, EncoderConfig
 from atose_ray.encoders.pooling import PoolingConfig
 from atose_ray.evaluation.protocols import PROTOCOLS, Protocol
@@ -21,7 +22,7 @@ from atose_ray.methods import METHODS, Method, MethodConfig, StageConfig
 from atose_ray.methods.base import log_terms
 from atose_ray.tags.autoencoder import init_dense, unit_norm
 from atose_ray.tags.vectors import VECTORS, TagVectorsConfig
-from atose_ray.types import AnyBatch, DataSpec, TagSet
+from atose_ray.types import AnyBatch, ClipRef, DataSpec, FrameInput, Listing, TagSet
 
 HOP_SAMPLES = 128
 
@@ -159,23 +160,38 @@ def recall(scores: ClipScores, exclusive: bool) -> dict[str, float]:
     return {"recall_at_0.5": float((scores.scores_NC > 0.5)[scores.tags_NC > 0].mean())}
 
 
+class NamedFramesConfig(DatasetConfig):
+    """A folder of matrices whose names say all: `train-high-wide-003.npy`."""
+
+    kind: Literal["made_up_frames"] = "made_up_frames"
+
+    def list_clips(self) -> Listing:
+        clips = []
+        for path in sorted(self.folder().glob("*.npy")):
+            split, *tags, _ = path.stem.split("-")
+            clips.append(ClipRef(str(path), path.name, tuple(tags), split, group=split))
+        return Listing(self.kind, tuple(clips), ("low", "high", "wide"), exclusive=False)
+
+    def longest_clip(self, clips: Sequence[ClipRef]) -> FrameInput:
+        return FrameInput(frames=12, bins=5, frame_hop_seconds=0.5, dtype="float32")
+
+
 def write_frames(folder: Path, clips: int = 60) -> Path:
-    """Matrices of 6 to 12 frames by 5 bins whose mean and range over time are their tags, with a tags.csv."""
-    rng, rows = np.random.default_rng(3), []
+    """Matrices of 6 to 12 frames by 5 bins whose mean and range over time are their tags."""
+    rng = np.random.default_rng(3)
     for index in range(clips):
         high, wide = index % 2, (index // 2) % 2
         frames = 6 + index % 7
         slope = np.linspace(-1, 1, frames)[:, None] * (1.5 if wide else 0.1)
         matrix = 100 + 20 * (high + slope + 0.2 * rng.standard_normal((frames, 5)))
-        np.save(folder / f"{index:03d}.npy", matrix.astype(np.float32))
         split = "train" if index < clips * 0.6 else "valid" if index < clips * 0.8 else "test"
-        rows.append((f"{index:03d}.npy", split, "|".join([*(["high"] if high else ["low"]), *(["wide"] * wide)])))
-    with (folder / "tags.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("path", "split", "tags"), *rows])
+        name = "-".join([split, "high" if high else "low", *(["wide"] * wide), f"{index:03d}.npy"])
+        np.save(folder / name, matrix.astype(np.float32))
     return folder
 
 
 ENCODERS |= {"made_up_steps": StepsConfig, "made_up_frame_steps": FrameStepsConfig}
+KINDS |= {"made_up_frames": NamedFramesConfig}
 METHODS |= {"made_up_words": WordsConfig}
 VECTORS |= {"made_up_letters": LettersConfig}
 PROTOCOLS["made_up"] = Protocol("made_up", "one window of each clip", middle, recall)

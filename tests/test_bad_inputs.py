@@ -169,7 +169,7 @@ def test_train_refuses_a_broken_config(content: bytes, message: str, store: Stor
         (["nowhere.json"], r"there is no config file nowhere\.json"),
         (["demo"], r"no prepared data set 'demo'.*it holds: folder.*atose_ray\.prepare demo"),
         (["demo", "--workers", "-1"], r"--workers is 0 or more, but got -1"),
-        (["demo", "--set", "encoder.kind=cnn"], r"encoder: .*'sample_cnn', 'harmonic_cnn'"),
+        (["demo", "--set", "encoder.kind=cnn"], r"encoder: .*sample_cnn, harmonic_cnn"),
         (
             ["demo", "--set", "data.dataset=folder", "--set", "execution.device=tpu"],
             r"device.*but got 'tpu'",

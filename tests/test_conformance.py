@@ -258,12 +258,12 @@ def test_pooling(kind: str) -> None:
 def frames_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     source = write_frames(tmp_path_factory.mktemp("frames"))
     store = Store(str(tmp_path_factory.mktemp("frames_store")))
-    prepare(dataset_config("frames", source=str(source), frame_hop_seconds=0.5), store)
+    prepare(dataset_config("made_up_frames", source=str(source)), store)
     return store
 
 
 FRAMES_TREE = {
-    "data": {"dataset": "frames", "batch_size": 8, "eval_crops": 2, "crop_seconds": 3.0},
+    "data": {"dataset": "made_up_frames", "batch_size": 8, "eval_crops": 2, "crop_seconds": 3.0},
     "encoder": {"kind": "made_up_frame_steps", "width": 8},
     "method": {"kind": "made_up_words", "stages": [{"name": "align", "epochs": 6}]},
     "tag_vectors": {"kind": "random", "size": 8},
@@ -281,7 +281,7 @@ def test_frames_with_a_time_axis_and_words_are_trained_evaluated_and_asked_for_o
     model = load_model(str(folder))
     assert model.metrics["test"]["roc_auc_macro"] > 0.9
     encoder = model.method.encoder
-    manifest = load_manifest(frames_store, "frames")
+    manifest = load_manifest(frames_store, "made_up_frames")
     assert encoder.hop_seconds == 0.5 and float(encoder.get_buffer("mean_M").mean()) == pytest.approx(110, abs=3)
     batches = make_batches(model.run, manifest, frames_store.uri)
     batch = next(iter(batches.evaluate("valid")))
@@ -297,7 +297,7 @@ def test_frames_with_a_time_axis_and_words_are_trained_evaluated_and_asked_for_o
 
 
 def test_an_encoder_for_the_other_input_is_refused(frames_store: Store, tiny_store: Store, tiny_manifest) -> None:
-    manifest = load_manifest(frames_store, "frames")
+    manifest = load_manifest(frames_store, "made_up_frames")
     with pytest.raises(ConfigError, match="sample_cnn takes audio, but the data set holds frames"):
         resolve(run_config({**FRAMES_TREE, "encoder": SMALL}), frames_store, manifest)
     tree = {**FRAMES_TREE, "data": {"dataset": "folder", "batch_size": 8}}
@@ -373,7 +373,7 @@ def test_what_is_read_before_training_is_named_where_it_is_missing(tiny_store: S
 
 STUDY = """
 base:
-  data: {dataset: frames, batch_size: 8, eval_crops: 2, crop_seconds: 3.0}
+  data: {dataset: made_up_frames, batch_size: 8, eval_crops: 2, crop_seconds: 3.0}
   optim: {kind: adam, lr: 0.03}
   tag_vectors: {kind: random, size: 8}
 space:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from made_up import write_frames
 from pydantic import ValidationError
 from test_dataset_adapters import MAKERS as PUBLISHED
 from test_dataset_adapters import make_gtzan
@@ -89,6 +90,10 @@ def make_folder_without_split(folder: Path) -> DatasetConfig:
     return dataset_config("folder", source=str(folder))
 
 
+def make_made_up(folder: Path) -> DatasetConfig:
+    return dataset_config("made_up_frames", source=str(write_frames(folder)))
+
+
 MAKERS = [
     make_demo,
     make_mtat,
@@ -97,6 +102,7 @@ MAKERS = [
     make_folder,
     make_folder_without_split,
     make_frames,
+    make_made_up,
     *PUBLISHED,
 ]
 
@@ -193,8 +199,8 @@ def test_every_kind_is_in_the_table_and_in_the_suite(tmp_path: Path) -> None:
 def test_unknown_dataset_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match="unknown dataset 'mtta'; known: audioset, dcase2017, demo, esc50, fma, folder, frames, gtzan, mtat, "
-        "mtg_jamendo, nsynth, speech_commands, urbansound8k; did you mean mtat",
+        match="unknown dataset 'mtta'; known: audioset, dcase2017, demo, esc50, fma, folder, frames, gtzan, "
+        "made_up_frames, mtat, mtg_jamendo, nsynth, speech_commands, urbansound8k; did you mean mtat",
     ):
         dataset_config("mtta")
 
