@@ -3,8 +3,6 @@
 A run's identity is `RunConfig.signature()`: the hash of everything that can change its result.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import itertools
@@ -112,7 +110,7 @@ class RunConfig(Config):
     execution: ExecutionConfig = ExecutionConfig()
 
     @model_validator(mode="after")
-    def _one_way_to_feed(self) -> RunConfig:
+    def _one_way_to_feed(self) -> "RunConfig":
         if self.execution.ingest == "ray_data" and self.data.residency in ("host", "device"):
             raise ValueError(
                 f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
@@ -121,7 +119,7 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _vectors_are_read(self) -> RunConfig:
+    def _vectors_are_read(self) -> "RunConfig":
         if self.method.reads_vectors != (self.tag_vectors is not None):
             needs = "reads" if self.method.reads_vectors else "does not read"
             raise ValueError(f"method {self.method.kind} {needs} tag vectors, but tag_vectors is {self.tag_vectors!r}")
@@ -135,7 +133,7 @@ class RunConfig(Config):
                 del identity[since]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
-    def resolve(self, spec: DataSpec, content_hash: str) -> RunConfig:
+    def resolve(self, spec: DataSpec, content_hash: str) -> "RunConfig":
         """This config with what depends on the data filled in: crop length and content hash.
 
         What depends on files too, training/resolve.py fills in. Raises ConfigError when metric or encoder do not fit.
@@ -244,7 +242,7 @@ class SearchConfig(Config):
         return {**rest, "metric": objective[0], "costs": list(objective[1:])}
 
     @model_validator(mode="after")
-    def _metric_exists(self) -> SearchConfig:
+    def _metric_exists(self) -> "SearchConfig":
         if self.metric not in OBJECTIVES:
             raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {self.metric!r}")
         if len(set(self.costs)) != len(self.costs):
@@ -256,7 +254,7 @@ class SearchConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _storage_is_a_database(self) -> SearchConfig:
+    def _storage_is_a_database(self) -> "SearchConfig":
         if self.storage is not None and not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", self.storage):
             raise ValueError(
                 "storage is sqlite:///FILE or postgresql://USER@HOST/DATABASE, or nothing for a journal in the study's "
@@ -264,7 +262,7 @@ class SearchConfig(Config):
             )
         return self
 
-    def without_password(self) -> SearchConfig:
+    def without_password(self) -> "SearchConfig":
         """These settings as they may be shown and written: `storage` without its password."""
         return self.model_copy(update={"storage": self.storage and _public_url(self.storage)})
 

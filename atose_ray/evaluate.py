@@ -1,8 +1,6 @@
 """`python -m atose_ray.evaluate MODEL [MODEL ...]`: score chosen models under a named protocol, beside published
 figures and beside scores that were taken before. What was scored otherwise is refused, not compared."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -3,8 +3,6 @@
 All take tag_embed_BD and audio_embed_BD, row i of both from clip i, and tags_BC in {0, 1}; D is the joint space.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

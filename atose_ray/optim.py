@@ -5,8 +5,6 @@ ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) was trained; they differ from to
 the learning rate changes. Their weight decay, which the published code does not use, is decoupled.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, cast

@@ -1,7 +1,5 @@
 """`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterable

@@ -7,8 +7,6 @@ Shape letters end a tensor's name (`audio_BT`):
     S steps of a sequence            V tag-vector size       N clips of a whole split
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -71,7 +69,7 @@ class AudioInput(Config):
         """Units per second."""
         return self.sample_rate_hz
 
-    def of_length(self, units: int) -> AudioInput:
+    def of_length(self, units: int) -> "AudioInput":
         """The same input with other clips."""
         return self.model_copy(update={"clip_samples": units})
 
@@ -100,7 +98,7 @@ class FrameInput(Config):
         """Units per second."""
         return 1 / self.frame_hop_seconds
 
-    def of_length(self, units: int) -> FrameInput:
+    def of_length(self, units: int) -> "FrameInput":
         """The same input with other clips."""
         return self.model_copy(update={"frames": units})
 
@@ -146,7 +144,7 @@ class DataSpec(Config):
         return self.input
 
     @model_validator(mode="after")
-    def _tags_are_distinct(self) -> DataSpec:
+    def _tags_are_distinct(self) -> "DataSpec":
         if len(set(self.tags)) != len(self.tags):
             twice = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
             raise ValueError(f"tags must be distinct, but these occur more than once: {', '.join(twice)}")
@@ -195,7 +193,7 @@ class Batch(NamedTuple):
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
@@ -207,7 +205,7 @@ class EmbeddedBatch(NamedTuple):
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
-    def to(self, device: torch.device) -> EmbeddedBatch:
+    def to(self, device: torch.device) -> "EmbeddedBatch":
         """The same batch on `device`."""
         return EmbeddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 

@@ -3,8 +3,6 @@
 A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, TypeVar
 

@@ -10,8 +10,6 @@ convolutions take half of the time of [B, C, T] in bfloat16. Weights keep their 
 sum works in place: at these sizes a new tensor costs more than the arithmetic.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, TypeVar, cast
 
 import torch

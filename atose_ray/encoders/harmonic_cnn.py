@@ -12,8 +12,6 @@ made once, for the clips the encoder is built for; longer audio goes to the glob
 4096 samples (16 frames), which the first four stages still pool in full.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal, cast
 
@@ -47,7 +45,7 @@ class HarmonicCNNConfig(EncoderConfig):
         """16 frames: 4096 samples."""
         return MIN_FRAMES * HOP_SAMPLES
 
-    def build(self, spec: DataSpec) -> HarmonicCNN:
+    def build(self, spec: DataSpec) -> "HarmonicCNN":
         """A HarmonicCNN for the rate and length of `spec`."""
         self.check(spec)
         return self.with_momentum(HarmonicCNN(self, spec.audio.sample_rate_hz, spec.input.length))

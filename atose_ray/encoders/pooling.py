@@ -5,8 +5,6 @@ values (Lin et al., "A Structured Self-attentive Sentence Embedding", ICLR 2017,
 begin at zero, so that an untrained one is the mean.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -4,8 +4,6 @@ When a run is resolved (training/resolve.py) this becomes the folder's own encod
 `init_from` with the hash of its weights: what is trained from it stands alone, and says what it began with.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -11,8 +11,6 @@ Depth follows the clip: stem and blocks shorten by 3 each, so a clip of T sample
 `channels` wide; so are two blocks, the last has 4 times and the others twice as many.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import ClassVar, Literal, cast
 
@@ -54,7 +52,7 @@ class SampleCNNConfig(SampleBodyConfig):
     kind: Literal["sample_cnn"] = "sample_cnn"
     block: BlockKind = "se"
 
-    def build(self, spec: DataSpec) -> SampleCNN:
+    def build(self, spec: DataSpec) -> "SampleCNN":
         """A SampleCNN as deep as the clips of `spec` allow."""
         self.check(spec)
         return self.with_momentum(SampleCNN(self, spec.input.length))

@@ -8,8 +8,6 @@ The audio is padded with half a filter of zeros on both sides and filtered; a st
 SampleCNN. Departures: bank and stem run as one operator, equal up to rounding and many times faster (`audio/sinc.py`).
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast
 
 import torch
@@ -44,7 +42,7 @@ class TagSincNetConfig(SampleBodyConfig):
             raise ValueError(f"filter_length must be odd, so that a filter has a middle tap, but got {length}")
         return length
 
-    def build(self, spec: DataSpec) -> TagSincNet:
+    def build(self, spec: DataSpec) -> "TagSincNet":
         """A TagSincNet as deep as the clips of `spec` allow."""
         self.check(spec)
         return self.with_momentum(TagSincNet(self, spec.input.length, self.bank_rate_hz(spec)))

@@ -5,8 +5,6 @@ given to as many clips as carry it, those it scores highest (the break-even poin
 rare tag with low scores is judged by its own measure.
 """
 
-from __future__ import annotations
-
 import base64
 from collections import Counter
 from collections.abc import Iterable

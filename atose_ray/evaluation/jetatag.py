@@ -6,8 +6,6 @@ thresholds. Such numbers must never be compared with those of the protocol `clip
 here and 0.900 / 0.653 there.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ scikit-learn's. Tags without a positive or without a negative have no ranking: t
 and `tags_scored` says how many of `tags_total` counted.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 A new protocol is a `Protocol` and one line in `PROTOCOLS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

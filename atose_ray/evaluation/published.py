@@ -1,7 +1,5 @@
 """Published figures (published.yaml), each beside the protocol that it was taken with."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 

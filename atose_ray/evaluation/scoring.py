@@ -3,8 +3,6 @@
 The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

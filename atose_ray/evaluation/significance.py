@@ -4,8 +4,6 @@ Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshir
 same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A new method is one file with a `MethodConfig` and a `Method` (or an `EmbeddingM
 it needs), and one line in `methods/__init__.py`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -41,7 +39,7 @@ class MethodConfig(Config):
     stages: tuple[StageConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _stages_exist(self) -> MethodConfig:
+    def _stages_exist(self) -> "MethodConfig":
         for stage in self.stages:
             if stage.name not in self.STAGES:
                 raise ValueError(
@@ -79,7 +77,7 @@ class MethodConfig(Config):
         return sum(stage.epochs for stage in self.stages)
 
     @abstractmethod
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Method:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Method":
         """The method around an encoder, for the tags of `spec`; `tags` brings their vectors where it reads them."""
 
 

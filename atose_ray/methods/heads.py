@@ -5,8 +5,6 @@ usual one of tagging and of probing; with few steps it learns faster than the pu
 logits small until the last layer's weights have grown.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

@@ -13,8 +13,6 @@ a search can prune in stage 1. The unit norms are safe at an all-zero row, where
 "joint" is ours.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -55,7 +53,7 @@ class JointEmbeddingConfig(MethodConfig):
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> JointEmbedding:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "JointEmbedding":
         """The method around an encoder."""
         return JointEmbedding(self, encoder, spec)
 

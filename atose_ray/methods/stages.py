@@ -1,7 +1,5 @@
 """A stage list is data: the published recipe is seven phases in a YAML file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field

@@ -7,8 +7,6 @@ Its score says how much of the tags a linear map, or a small MLP, finds in the e
 Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch
@@ -33,7 +31,7 @@ class SupervisedConfig(MethodConfig):
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Supervised:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
         """The method around an encoder."""
         return Supervised(self.head, encoder, spec)
 
@@ -49,7 +47,7 @@ class ProbeConfig(MethodConfig):
     head: HeadConfigs = LinearHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="probe", epochs=100),)
 
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Supervised:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
         """The method around an encoder."""
         return Supervised(self.head, encoder, spec)
 

@@ -4,8 +4,6 @@ Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002. Its unit norm divides 0 
 the biases are zero, which is how they start; here such a row stays zero, and gets a finite gradient.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn import functional

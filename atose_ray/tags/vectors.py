@@ -4,8 +4,6 @@ They are resolved once, when a run is (training/resolve.py): their hash is part 
 keeps them as buffers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from abc import abstractmethod
@@ -42,7 +40,7 @@ class TagVectorsConfig(Config):
         Raises ValueError for names that have no vector, and OSError where a file cannot be read.
         """
 
-    def resolved(self, names: tuple[str, ...], vectors_CV: Array) -> TagVectorsConfig:
+    def resolved(self, names: tuple[str, ...], vectors_CV: Array) -> "TagVectorsConfig":
         """This config with the width and the hash of what it gave."""
         digest = hashlib.sha256("\0".join(names).encode() + np.ascontiguousarray(vectors_CV, "<f4").tobytes())
         return self.model_copy(update={"width": vectors_CV.shape[1], "content_hash": digest.hexdigest()[:16]})

@@ -4,8 +4,6 @@ The gradient is that of the whole batch where the loss is a mean over clips. Whe
 (BatchNorm in training, the negatives of InfoNCE) they see half as many: a run that was halved says so in its log.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

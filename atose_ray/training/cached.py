@@ -8,8 +8,6 @@ Under DDP every rank embeds its share of an epoch, and the ranks exchange their 
 table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +119,7 @@ class CachedEmbeddings:
     def _encode(self, batch: AnyBatch) -> EmbeddedBatch:
         return self.method.embed(batch.to(self.device))
 
-    def _recall(self, table: Table, epoch: int) -> Iterator[EmbeddedBatch]:
+    def _recall(self, table: "Table", epoch: int) -> Iterator[EmbeddedBatch]:
         clips = len(table.clip_id_N)
         order_N = np.random.default_rng((self.seed, epoch)).permutation(clips * table.per_epoch)
         mine_N = order_N[rank() * (len(order_N) // world()) :]

@@ -4,8 +4,6 @@ Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, 
 of the random generators: a resumed run is bitwise the uninterrupted one.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json

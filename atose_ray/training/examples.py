@@ -4,8 +4,6 @@ Never of the test split: whoever reads a list of mistakes goes on to mend someth
 clip by clip is no test of the next model.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

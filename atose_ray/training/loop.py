@@ -1,8 +1,6 @@
 """The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through three arguments:
 where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

@@ -4,8 +4,6 @@ Autocast stands in one place, around an encoder's `encode` (encoders/base.py). H
 and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from typing import Literal

@@ -8,8 +8,6 @@ checkpoint.pt      the last finished epoch: weights, optimizer, position
 best.safetensors   weights of the epoch with the best validation score
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time

@@ -2,8 +2,6 @@
 tag vectors, by the weights it begins with. The result is the run's identity; every file that it depends on has a hash.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

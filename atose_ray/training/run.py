@@ -1,8 +1,6 @@
 """Everything between a resolved config and the loop: data, model, folder, device. The same for a run in this process,
 in a trial's actor and in a DDP worker."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

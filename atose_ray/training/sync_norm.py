@@ -6,8 +6,6 @@ SyncBatchNorm; that has no CPU form, so the same is done here with differentiabl
 loss that saw only its own worker's crops would have fewer negatives with every worker.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
