@@ -20,8 +20,8 @@ from atose_ray.audio.resample import Resampler
 from atose_ray.data.shards import Manifest, from_file, read_index, read_row_group
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.storage import Store
+from atose_ray.types import Array
 
-Array = npt.NDArray[Any]
 WORST, WORST_OF_TAG, WORST_OF_CLIP = 20, 3, 2
 EXCERPT_S, EXCERPT_HZ = 4.0, 8000  # 40 of them are 3.4 MB as base64
 MAP_TAGS = 100  # tags of a confusion map: those with the most mistakes

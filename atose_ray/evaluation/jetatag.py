@@ -6,14 +6,12 @@ thresholds. Such numbers must never be compared with those of the protocol `clip
 here and 0.900 / 0.653 there.
 """
 
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from atose_ray.evaluation.metrics import check_scores
+from atose_ray.types import Array
 
-Array = npt.NDArray[Any]
 THRESHOLDS = 200
 EDGE = 1e-7  # Keras' epsilon: the outer thresholds lie this far outside [0, 1]
 

@@ -8,11 +8,10 @@ and `tags_scored` says how many of `tags_total` counted.
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import sklearn
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-Array = npt.NDArray[Any]
+from atose_ray.types import Array
 
 JOINT_CLIPS = 2000
 COUNTS = ("tags_scored", "tags_total", "clips")  # how much was scored, beside how well

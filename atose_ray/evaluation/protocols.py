@@ -31,12 +31,7 @@ class Protocol:
     metrics: Callable[[ClipScores, bool], dict[str, float]]
 
     def evaluate(
-        self,
-        method: Method,
-        batches: Iterator[AnyBatch],
-        stage: str,
-        device: torch.device,
-        tags: TagSet | None = None,
+        self, method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device, tags: TagSet | None = None
     ) -> dict[str, float]:
         """Score the windows that `batches` holds and take the metrics. tags: None is those of the training."""
         return self.metrics(score_clips(method, batches, stage, device, tags), method.spec.exclusive)

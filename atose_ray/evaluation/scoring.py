@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
 from atose_ray.evaluation.metrics import mean_prevalence, per_tag_table
 from atose_ray.methods import Method
 from atose_ray.ranks import world
-from atose_ray.types import AnyBatch, TagSet
+from atose_ray.types import AnyBatch, Array, TagSet
 
-Array = npt.NDArray[Any]
 COLLAPSE_COSINE = 0.9
 
 

@@ -7,16 +7,14 @@ same resampled clips, so what is hard for both cancels), and the spread over tra
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from atose_ray.config import OBJECTIVES
 from atose_ray.evaluation.metrics import check_scores
+from atose_ray.types import Array
 
-Array = npt.NDArray[Any]
 RESAMPLES = 1000
 BLOCK_NUMBERS = 1 << 23  # of a block of resamples, so that it stays within some 100 MB
 

@@ -6,7 +6,7 @@ it needs), and one line in `methods/__init__.py`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -173,9 +173,3 @@ def _own_rows(rows_BX: torch.Tensor) -> torch.Tensor:
 def log_terms(**terms: torch.Tensor) -> dict[str, torch.Tensor]:
     """Named loss terms, `loss` being their sum."""
     return {"loss": torch.stack(list(terms.values())).sum(), **{name: term.detach() for name, term in terms.items()}}
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many numbers a module can train."""
-    parameters: Any = module.parameters()
-    return sum(int(parameter.numel()) for parameter in parameters)

@@ -8,19 +8,16 @@ import hashlib
 import io
 from abc import abstractmethod
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field, SerializeAsAny
 
 from atose_ray.storage import read_uri
-from atose_ray.types import ByKind, Config
-
-Array = npt.NDArray[Any]
+from atose_ray.types import Array, ByKind, Config
 
 
 class TagVectorsConfig(Config):

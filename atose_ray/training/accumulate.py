@@ -34,12 +34,9 @@ class Accumulator:
         self.pieces = 2 if any(event.get("cause") == OUT_OF_MEMORY for event in folder.events()) else 1
 
     def backward(self, module: nn.Module, batch: AnyBatch, stage: str) -> float:
-        """Add the batch's gradients to the module's; returns its loss.
-
-        Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers.
-        """
+        """`backward`. Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers."""
         try:
-            return self._backward(module, batch, stage)
+            return backward(module, batch, stage, self.pieces)
         except torch.OutOfMemoryError as error:
             clips = -(-len(batch.clip_id_B) // self.pieces)
             if self.pieces == 2 or clips < 2:
@@ -50,32 +47,25 @@ class Accumulator:
             self.folder.note(OUT_OF_MEMORY, HALVED.format(clips=clips))
             if world() > 1:
                 raise
-        for parameter in module.parameters():
-            parameter.grad = None
+        module.zero_grad()
         self.pieces = 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.backward(module, batch, stage)
 
-    def _backward(self, module: nn.Module, batch: AnyBatch, stage: str) -> float:
-        if self.pieces == 1:
-            return backward(module, batch, stage)
-        total, clips = 0.0, len(batch.clip_id_B)
-        for first, last in halves(clips):
-            part = type(batch)(*(tensor[first:last] for tensor in batch))
-            loss = module(part, stage)["loss"] * ((last - first) / clips)
-            loss.backward()
-            total += float(loss.detach())
-        return total
 
+def backward(module: nn.Module, batch: AnyBatch, stage: str, pieces: int = 1) -> float:
+    """Add the batch's gradients to the module's; returns its loss. pieces: 1, or 2 for halves.
 
-def backward(module: nn.Module, batch: AnyBatch, stage: str) -> float:
-    """Add the gradients of a batch, taken in one piece, to the module's; returns its loss."""
-    loss = module(batch, stage)["loss"]
-    loss.backward()
-    return float(loss.detach())
-
-
-def halves(clips: int) -> tuple[tuple[int, int], ...]:
-    """Bounds of the halves of a batch; a clip alone is no batch for BatchNorm, so three clips or fewer stay whole."""
-    return ((0, clips),) if clips < 4 else ((0, clips // 2), (clips // 2, clips))
+    A clip alone is no batch for BatchNorm, so three clips or fewer stay whole.
+    """
+    total, clips = 0.0, len(batch.clip_id_B)
+    halves = zip(*(tensor.tensor_split(pieces) for tensor in batch), strict=True)
+    parts = [batch] if pieces == 1 or clips < 4 else [type(batch)(*half) for half in halves]
+    for part in parts:
+        loss = module(part, stage)["loss"]
+        if part is not batch:
+            loss = loss * (len(part.clip_id_B) / clips)
+        loss.backward()
+        total += float(loss.detach())
+    return total

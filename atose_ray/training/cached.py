@@ -10,10 +10,8 @@ table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per ra
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -23,9 +21,8 @@ from atose_ray.data.memory import free_device_bytes, free_host_bytes
 from atose_ray.data.sampling import uniform
 from atose_ray.methods import Method, MethodConfig
 from atose_ray.ranks import rank, world
-from atose_ray.types import AnyBatch, EmbeddedBatch, Split
+from atose_ray.types import AnyBatch, Array, EmbeddedBatch, Split
 
-Array = npt.NDArray[Any]
 CROP_SALT = 0x5EED
 ROOM = 0.8  # of the free memory, which embeddings may fill
 
@@ -43,20 +40,17 @@ def cached_span(method: MethodConfig, index: int) -> Span | None:
     crops = method.cached_crops(index)
     if not crops:
         return None
-    first = last = index
+    first, last = index, index + 1
     while first > 0 and method.cached_crops(first - 1) == crops:
         first -= 1
-    while last + 1 < len(method.stages) and method.cached_crops(last + 1) == crops:
+    while last < len(method.stages) and method.cached_crops(last) == crops:
         last += 1
-    epochs = sum(stage.epochs for stage in method.stages[first : last + 1])
-    return Span(sum(stage.epochs for stage in method.stages[:first]), min(crops, epochs))
+    epochs = [stage.epochs for stage in method.stages]
+    return Span(sum(epochs[:first]), min(crops, sum(epochs[first:last])))
 
 
 def check_room(run: RunConfig, method: Method, steps: int, device: torch.device) -> None:
-    """Raises ValueError, before the first epoch, when a stage would keep more embeddings than memory holds.
-
-    steps: batches per training epoch.
-    """
+    """Raises ValueError when a stage of `steps` batches an epoch would keep more embeddings than memory holds."""
     free = free_device_bytes(device) if device.type == "cuda" else free_host_bytes()
     width = method.encoder.embed_dim
     for index, stage in enumerate(run.method.stages):
@@ -85,7 +79,6 @@ class CachedEmbeddings:
         self.table: Table | None = None
 
     def steps(self) -> int:
-        """Batches per training epoch: the same on every rank."""
         return self.source.steps()
 
     def evaluate(self, split: Split) -> Iterator[EmbeddedBatch]:
@@ -98,14 +91,12 @@ class CachedEmbeddings:
         """As many embeddings of every clip as the source has crops of it in an epoch."""
         position = epoch - self.span.first_epoch
         while len(self.encoded) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
-            for _ in self._encode_epoch(self.span.first_epoch + len(self.encoded)):
-                pass
+            list(self._encode_epoch(self.span.first_epoch + len(self.encoded)))
         if position < self.span.crops:
             yield from self._encode_epoch(epoch)
-            return
-        if self.table is None:
-            self.table = Table(self.encoded)
-        yield from self._recall(self.table, epoch)
+        else:
+            self.table = self.table or Table(self.encoded)
+            yield from self._recall(self.table, epoch)
 
     def _encode_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
         batches = []
@@ -113,7 +104,7 @@ class CachedEmbeddings:
             batches.append(self._encode(batch))
             yield batches[-1]
         self.sizes = [len(batch.clip_id_B) for batch in batches]
-        self.encoded.append(over_all_ranks(_joined(batches)))
+        self.encoded.append(over_all_ranks(EmbeddedBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))))
 
     @torch.no_grad()
     def _encode(self, batch: AnyBatch) -> EmbeddedBatch:
@@ -123,11 +114,8 @@ class CachedEmbeddings:
         clips = len(table.clip_id_N)
         order_N = np.random.default_rng((self.seed, epoch)).permutation(clips * table.per_epoch)
         mine_N = order_N[rank() * (len(order_N) // world()) :]
-        first = 0
-        for size in self.sizes:
-            row_B, draw_B = mine_N[first : first + size] % clips, mine_N[first : first + size] // clips
-            yield table.batch(row_B, self.seed, epoch * table.per_epoch + draw_B)
-            first += size
+        for some_B in np.split(mine_N[: sum(self.sizes)], np.cumsum(self.sizes)[:-1]):
+            yield table.batch(some_B % clips, self.seed, epoch * table.per_epoch + some_B // clips)
 
 
 class Table:
@@ -163,15 +151,10 @@ class Table:
 def _occurrence(row_N: Array) -> Array:
     """How many times each entry stood before it: [4, 2, 4, 4] -> [0, 0, 1, 2]."""
     order_N = np.argsort(row_N, kind="stable")
-    sorted_N = row_N[order_N]
-    first_N = np.searchsorted(sorted_N, sorted_N)
-    occurrence_N = np.empty_like(row_N)
+    first_N = np.searchsorted(row_N[order_N], row_N[order_N])
+    occurrence_N: Array = np.empty_like(row_N)
     occurrence_N[order_N] = np.arange(len(row_N)) - first_N
-    return np.asarray(occurrence_N)
-
-
-def _joined(batches: list[EmbeddedBatch]) -> EmbeddedBatch:
-    return EmbeddedBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    return occurrence_N
 
 
 def over_all_ranks(mine: EmbeddedBatch) -> EmbeddedBatch:

@@ -24,6 +24,7 @@ from atose_ray.types import DataSpec
 
 CHECKPOINT = "checkpoint.pt"
 BEST_WEIGHTS = "best.safetensors"
+WEIGHTS = "model.safetensors"  # of a model folder
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,16 @@ def best_model(folder: RunFolder) -> Model:
 
     Raises ValueError when the run has no finished epoch.
     """
-    run = RunConfig.model_validate(folder.store.read_json("config.json"))
-    spec = DataSpec.model_validate(folder.store.read_json("data_spec.json"))
+    run, spec = folder.config()
     chosen = folder.best_epoch(run.metric)
-    method = run.build(spec)
-    load_weights(folder.store, BEST_WEIGHTS, method)
-    prepare_to_score(method, run.execution, torch.device("cpu"))
     head = {"metric": run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
-    return Model(method.eval(), run, spec, chosen.stage, {**head, "number": folder.about().get("number", 0)})
+    return _model(folder.store, BEST_WEIGHTS, run, spec, {**head, "number": folder.about().get("number", 0)})
 
 
 def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
     """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
-    save_weights(store, "model.safetensors", method)
-    store.write_json("config.json", run.model_dump(mode="json"))
-    store.write_json("data_spec.json", spec.model_dump(mode="json"))
+    save_weights(store, WEIGHTS, method)
+    RunFolder(store).save_config(run, spec)
     store.write_json("metrics.json", metrics)
 
 
@@ -115,23 +111,21 @@ def load_model(folder: str | Store) -> Model:
     Raises ValueError when the folder is not one.
     """
     store = folder if isinstance(folder, Store) else Store(folder)
-    missing = [
-        name
-        for name in ("model.safetensors", "config.json", "data_spec.json", "metrics.json")
-        if not store.exists(name)
-    ]
+    missing = [name for name in (WEIGHTS, "config.json", "data_spec.json", "metrics.json") if not store.exists(name)]
     if missing:
         raise ValueError(
             f"{store.uri} is not a model folder: it lacks {', '.join(missing)}. Expected the folder `best` that "
             "tune or train wrote"
         )
     try:
-        run = RunConfig.model_validate(store.read_json("config.json"))
-        spec = DataSpec.model_validate(store.read_json("data_spec.json"))
+        run, spec = RunFolder(store).config()
     except ValidationError as error:
         raise ValueError(f"{store.uri} was written by another version: {explain(error, 'config.json')}") from error
+    return _model(store, WEIGHTS, run, spec, store.read_json("metrics.json"))
+
+
+def _model(store: Store, weights: str, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> Model:
     method = run.build(spec)
-    load_weights(store, "model.safetensors", method)
+    load_weights(store, weights, method)
     prepare_to_score(method, run.execution, torch.device("cpu"))
-    metrics = store.read_json("metrics.json")
     return Model(method.eval(), run, spec, metrics["stage"], metrics)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from atose_ray.config import RunConfig
 from atose_ray.data.shards import data_store, load_manifest
 from atose_ray.evaluation.examples import mistakes_of, shown_clips
 from atose_ray.evaluation.metrics import per_tag_table
@@ -29,11 +28,7 @@ def write_examples(best: Store, store: Store, device: torch.device | None = None
     store: where the model's data set is. device: None is that of the run's config. Raises ValueError when the folder is
     no model or the data is other data, StoreError when there is none.
     """
-    metrics, config = best.read_json("metrics.json"), best.read_json("config.json")
-    identity = identity_of(RunConfig.model_validate(config), metrics["stage"], metrics["epoch"])
-    if not _is_done(best, EXAMPLES, identity):
-        found = examples_of(load_model(best), store, device)
-        best.write_json(EXAMPLES, {"number": metrics.get("number", 0), "identity": identity, **found})
+    _write(load_model(best), best, EXAMPLES, store, device)
 
 
 def write_trial_examples(run: Store, into: Store, name: str, store: Store, device: torch.device | None = None) -> None:
@@ -41,21 +36,15 @@ def write_trial_examples(run: Store, into: Store, name: str, store: Store, devic
 
     Raises ValueError when the run has no finished epoch.
     """
-    folder = RunFolder(run)
-    model = best_model(folder)
-    identity = identity_of(model.run, model.stage, model.metrics["epoch"])
-    if not _is_done(into, name, identity):
+    _write(best_model(RunFolder(run)), into, name, store, device)
+
+
+def _write(model: Model, into: Store, name: str, store: Store, device: torch.device | None) -> None:
+    metrics = model.metrics
+    identity = {"signature": model.run.signature(), "stage": model.stage, "epoch": metrics["epoch"], "version": 1}
+    if not into.exists(name) or into.read_json(name).get("identity") != identity:  # which weights, by which rules
         found = examples_of(model, store, device)
-        into.write_json(name, {"number": folder.about().get("number", 0), "identity": identity, **found})
-
-
-def identity_of(run: RunConfig, stage: str, epoch: int) -> dict[str, Any]:
-    """Which weights were scored, and by which rules."""
-    return {"signature": run.signature(), "stage": stage, "epoch": epoch, "version": 1}
-
-
-def _is_done(folder: Store, name: str, identity: dict[str, Any]) -> bool:
-    return folder.exists(name) and folder.read_json(name).get("identity") == identity
+        into.write_json(name, {"number": metrics.get("number", 0), "identity": identity, **found})
 
 
 def examples_of(model: Model, store: Store, device: torch.device | None = None) -> dict[str, Any]:

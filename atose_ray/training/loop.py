@@ -42,11 +42,6 @@ class Result:
     reason: str | None = None
 
 
-def unwrapped(method: Method) -> nn.Module:
-    """The `wrap` of a single process."""
-    return method
-
-
 def fit(
     run: RunConfig,
     method: Method,
@@ -54,7 +49,7 @@ def fit(
     folder: RunFolder,
     *,
     report: Callable[[EpochRecord], None] = lambda record: None,
-    wrap: Callable[[Method], nn.Module] = unwrapped,
+    wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
 ) -> Result:
     """Train all stages, from the last checkpoint of `folder` if there is one, and log the end.
@@ -81,7 +76,7 @@ def run_epochs(
     batches: BatchSource,
     folder: RunFolder,
     *,
-    wrap: Callable[[Method], nn.Module] = unwrapped,
+    wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
@@ -104,23 +99,25 @@ def run_epochs(
         yield record
     else:
         fit_statistics(method, batches, device)
-    feed: BatchSource = batches
-    accumulator = Accumulator(folder)
+    feed, accumulator = batches, Accumulator(folder)
     for index, stage in enumerate(run.method.stages):
         if index < position.stage or (index == position.stage and position.stage_epoch >= stage.epochs):
             continue
         if index > position.stage:
             position = dataclasses.replace(position, stage=index, stage_epoch=0)
-        module, optimizer = _start_stage(run, stage, method, wrap)
+        parameters = method.train_only(run.method.trained_parts(stage))
+        module, optimizer = wrap(method), stage.optimizer_under(run.optim).build(parameters)
         if optimizer_state is not None and position.stage_epoch > 0:
             optimizer.load_state_dict(optimizer_state)
         elif optimizer_state is not None and stage.carry:
             carry_state(optimizer, optimizer_state)
-        feed = feed_of(run, index, method, batches, feed, device)
+        span = cached_span(run.method, index)
+        if span is None:
+            feed = batches
+        elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
+            feed = CachedEmbeddings(method, batches, span, run.seed, device)
         while position.stage_epoch < stage.epochs:
-            position, record = _run_epoch(
-                run, stage, module, method, optimizer, feed, position, device, folder, accumulator
-            )
+            position, record = _run_epoch(run, stage, module, method, optimizer, feed, position, device, accumulator)
             yield record
         optimizer_state = optimizer.state_dict()
 
@@ -137,38 +134,12 @@ def fit_statistics(method: Method, batches: BatchSource, device: torch.device) -
     method.encoder.fit(sum_over_all_ranks(torch.stack([one.double() for one in sums if one is not None]).sum(dim=0)))
 
 
-def _start_stage(
-    run: RunConfig, stage: StageConfig, method: Method, wrap: Callable[[Method], nn.Module]
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    parameters = method.train_only(run.method.trained_parts(stage))
-    return wrap(method), stage.optimizer_under(run.optim).build(parameters)
-
-
 def carry_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Moments, velocity and step count of the phase before, under this phase's own settings."""
-    settings = [
-        {key: value for key, value in group.items() if key not in ("params", "t")} for group in optimizer.param_groups
-    ]
+    settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-
-
-def feed_of(
-    run: RunConfig,
-    index: int,
-    method: Method,
-    batches: BatchSource,
-    before: BatchSource,
-    device: torch.device,
-) -> BatchSource:
-    """Where stage `index` gets its batches: audio, or embeddings that earlier stages with the same encoder share."""
-    span = cached_span(run.method, index)
-    if span is None:
-        return batches
-    if isinstance(before, CachedEmbeddings) and before.span == span:
-        return before
-    return CachedEmbeddings(method, batches, span, run.seed, device)
+        group.update({key: value for key, value in own.items() if key not in ("params", "t")})
 
 
 def _run_epoch(
@@ -180,7 +151,6 @@ def _run_epoch(
     batches: BatchSource,
     position: Position,
     device: torch.device,
-    folder: RunFolder,
     accumulator: Accumulator,
 ) -> tuple[Position, EpochRecord]:
     """One epoch of training and its validation, made safe: best weights, checkpoint, log, in this order."""
@@ -191,10 +161,9 @@ def _run_epoch(
         valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
     except NonFiniteError as error:
         raise DivergedError(f"after epoch {position.epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
-    position = dataclasses.replace(position, stage_epoch=position.stage_epoch + 1, epoch=position.epoch + 1)
     improved = valid[run.metric] > position.best_value
-    if improved:
-        position = dataclasses.replace(position, best_value=valid[run.metric])
+    best_value = valid[run.metric] if improved else position.best_value
+    position = Position(position.stage, position.stage_epoch + 1, position.epoch + 1, best_value)
     record = EpochRecord(
         epoch=position.epoch,
         stage=stage.name,
@@ -202,11 +171,12 @@ def _run_epoch(
         train_loss=train_loss,
         lr=lr,
         valid=valid,
-        objective=position.best_value,
+        objective=best_value,
         time=time.time(),
         gpu_memory=round(gpu_memory_held(device), 4),
     )
     if is_main():
+        folder = accumulator.folder
         if improved:
             save_weights(folder.store, BEST_WEIGHTS, method)
         save_checkpoint(folder, method, optimizer, position, record)
@@ -228,11 +198,10 @@ def train_epoch(
 
     backward: adds the gradients of a batch to the module's and returns its loss.
     """
-    schedule = stage.optimizer_under(run.optim)
-    steps = batches.steps()
+    schedule, steps = stage.optimizer_under(run.optim), batches.steps()
     total, lr = 0.0, 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(epoch_seed(run.seed, position.epoch, rank()))
+        torch.manual_seed((run.seed * 1_000_003 + position.epoch * 1009 + rank()) % 2**63)  # of dropout
         for step, batch in enumerate(batches.train(position.epoch)):
             lr = schedule.lr_at(position.stage_epoch * steps + step, stage.epochs * steps)
             for group in optimizer.param_groups:
@@ -247,8 +216,3 @@ def train_epoch(
             optimizer.step()
             total += value
     return total / steps, lr
-
-
-def epoch_seed(seed: int, epoch: int, worker: int) -> int:
-    """Seed of an epoch's dropout on one rank."""
-    return (seed * 1_000_003 + epoch * 1009 + worker) % 2**63

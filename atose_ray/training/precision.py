@@ -22,10 +22,9 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32: not where it is only emulated."""
     if device.type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
     # torch's cpuinfo answers; the names are private, but older and newer releases have both.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    has_cpu_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(has_cpu_units)
 
 
 def choose(execution: ExecutionConfig, device: torch.device) -> Precision:
@@ -42,17 +41,15 @@ def choose(execution: ExecutionConfig, device: torch.device) -> Precision:
 
 
 def prepare_for(method: Method, execution: ExecutionConfig, device: torch.device) -> Precision:
-    """Make a method's encoder compute as `execution` says, in place; returns the precision.
-
-    Its state_dict stays the same. Raises ValueError where the device or the machine cannot do it.
-    """
-    encoder = method.encoder
-    assert isinstance(encoder, Encoder), type(encoder)
-    return prepare_encoder(encoder, execution, device)
+    """`prepare_encoder` of a method's encoder."""
+    return prepare_encoder(method.encoder, execution, device)
 
 
 def prepare_encoder(encoder: Encoder, execution: ExecutionConfig, device: torch.device) -> Precision:
-    """What `prepare_for` does, for an encoder without a method around it."""
+    """Make an encoder compute as `execution` says, in place; returns the precision. Its state_dict stays the same.
+
+    Raises ValueError where the device or the machine cannot do it.
+    """
     precision = choose(execution, device)
     if execution.compile:
         require_compiler(device)
