@@ -147,8 +147,7 @@ def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol
     bounds = {}
     for name in metrics if protocol is CLIP else ():
         if name in OBJECTIVES and name != "pr_auc_micro":
-            sure = interval(scores.scores_NC, scores.tags_NC, name)
-            bounds[name] = [sure.low, sure.high]
+            bounds[name] = interval(scores.scores_NC, scores.tags_NC, name)
     return {"metrics": metrics, "intervals": bounds}
 
 

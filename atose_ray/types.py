@@ -9,7 +9,7 @@ Shape letters end a tensor's name (`audio_BT`):
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -48,6 +48,14 @@ class ByKind:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.choose, handler(source))
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def by_kind(*configs: type[ConfigT]) -> dict[str, type[ConfigT]]:
+    """The table of these classes by the `kind` that each has as its default."""
+    return {config.model_fields["kind"].default: config for config in configs}
 
 
 class AudioInput(Config):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from scipy.special import logit
+from scipy.stats import rankdata
 
 from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
@@ -46,10 +48,9 @@ class Mistake:
 
 def mistakes_of(scores: ClipScores, exclusive: bool) -> tuple[dict[str, Any], list[int]]:
     """Confusion, false positives and false negatives, JSON types only; and the numbers of the clips that they name."""
-    lists = dict(zip(("false_positives", "false_negatives"), worst_mistakes(scores, exclusive), strict=True))
-    lines = {name: [_line(one, scores) for one in mistakes] for name, mistakes in lists.items()}
-    shown = sorted({one.clip for mistakes in lists.values() for one in mistakes})
-    return {"confusion": confusion(scores, exclusive), **lines}, shown
+    positives, negatives = worst_mistakes(scores, exclusive)
+    lines = {"false_positives": _lines(positives, scores), "false_negatives": _lines(negatives, scores)}
+    return {"confusion": confusion(scores, exclusive), **lines}, sorted({one.clip for one in positives + negatives})
 
 
 def decision(scores_NC: Array, tags_NC: Array, exclusive: bool) -> tuple[Array, Array]:
@@ -75,21 +76,19 @@ def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], 
     """
     scores_NC, tags_NC = scores.scores_NC, scores.tags_NC > 0
     given_NC, needed_C = decision(scores_NC, tags_NC, exclusive)
-    rank_NC = _ranks(scores_NC, axis=1 if exclusive else 0)
+    rank_NC = rankdata(-scores_NC, "ordinal", axis=1 if exclusive else 0)
     if exclusive:
         above_NC = scores_NC - (scores_NC * tags_NC).sum(axis=1, keepdims=True)  # over the clip's own tag
         below_NC = rank_NC - scores_NC  # its own tag far down the clip's list, then with a low score
     else:
-        above_NC = _logit(scores_NC) - _logit(needed_C)
+        above_NC = logit(scores_NC.clip(LEAST, 1 - LEAST)) - logit(needed_C.clip(LEAST, 1 - LEAST))
         below_NC = -above_NC
     used: Counter[int] = Counter()
     lists = []
     for wrong_NC, severity_NC in ((given_NC & ~tags_NC, above_NC), (~given_NC & tags_NC, below_NC)):
-        places = [(int(clip), int(tag)) for clip, tag in zip(*np.nonzero(wrong_NC), strict=True)]
-        mistakes = [
-            Mistake(clip, tag, float(scores_NC[clip, tag]), int(rank_NC[clip, tag]), float(severity_NC[clip, tag]))
-            for clip, tag in places
-        ]
+        places = np.nonzero(wrong_NC)
+        columns = (*places, scores_NC[places], rank_NC[places], severity_NC[places])
+        mistakes = [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         lists.append(_chosen(mistakes, used, 1 if exclusive else WORST_OF_CLIP))
     return lists[0], lists[1]
 
@@ -104,16 +103,6 @@ def _chosen(mistakes: Iterable[Mistake], used: Counter[int], of_clip: int) -> li
             of_tag[one.tag] += 1
             used[one.clip] += 1
     return chosen
-
-
-def _ranks(scores_NC: Array, axis: int) -> Array:
-    """The place of each score from the highest, from 1, int [N, C]."""
-    return np.argsort(np.argsort(-scores_NC, axis=axis, kind="stable"), axis=axis, kind="stable") + 1
-
-
-def _logit(score: Array) -> Array:
-    inside = np.clip(score, LEAST, 1 - LEAST)
-    return np.asarray(np.log(inside / (1 - inside)))
 
 
 def confusion(scores: ClipScores, exclusive: bool) -> dict[str, Any]:
@@ -136,11 +125,14 @@ def confusion(scores: ClipScores, exclusive: bool) -> dict[str, Any]:
     }
 
 
-def _line(one: Mistake, scores: ClipScores) -> dict[str, Any]:
-    row_C = scores.scores_NC[one.clip]
-    top = [[int(tag), round(float(row_C[tag]), 4)] for tag in np.argsort(-row_C, kind="stable")[:TOP]]
-    clip_id = int(scores.clip_id_N[one.clip])
-    return {"clip": str(clip_id), "tag": one.tag, "score": one.score, "rank": one.rank, "top": top}
+def _lines(mistakes: list[Mistake], scores: ClipScores) -> list[dict[str, Any]]:
+    lines = []
+    for one in mistakes:
+        row_C = scores.scores_NC[one.clip]
+        top = [[int(tag), round(float(row_C[tag]), 4)] for tag in np.argsort(-row_C, kind="stable")[:TOP]]
+        clip = str(scores.clip_id_N[one.clip])
+        lines.append({"clip": clip, "tag": one.tag, "score": one.score, "rank": one.rank, "top": top})
+    return lines
 
 
 def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ thresholds. Such numbers must never be compared with those of the protocol `clip
 here and 0.900 / 0.653 there.
 """
 
-
 import numpy as np
 
 from atose_ray.evaluation.metrics import check_scores
@@ -27,18 +26,15 @@ def keras_auc(scores: Array, labels: Array) -> tuple[float, float]:
     flat, positive = scores.ravel().astype(np.float32), labels.ravel() > 0.5
     true_T = _above(flat[positive], thresholds)
     false_T = _above(flat[~positive], thresholds)
-    return _roc_area(true_T, false_T), _pr_area(true_T, false_T)
+    recall_T, fall_out_T = true_T / max(true_T[0], 1), false_T / max(false_T[0], 1)
+    roc_area = np.sum((fall_out_T[:-1] - fall_out_T[1:]) * (recall_T[:-1] + recall_T[1:]) / 2)
+    return float(roc_area), _pr_area(true_T, false_T)
 
 
 def _above(scores: Array, thresholds: Array) -> Array:
     """How many scores are above each threshold, in the float32 that Keras compares in."""
     below = np.searchsorted(np.sort(scores), thresholds.astype(np.float32), side="right")
     return np.asarray((len(scores) - below).astype(np.float64))
-
-
-def _roc_area(true_T: Array, false_T: Array) -> float:
-    recall, fall_out = true_T / max(true_T[0], 1), false_T / max(false_T[0], 1)
-    return float(np.sum((fall_out[:-1] - fall_out[1:]) * (recall[:-1] + recall[1:]) / 2))
 
 
 def _pr_area(true_T: Array, false_T: Array) -> float:
