@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,14 +17,12 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from atose_ray.data.memory import Residency
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
-from atose_ray.methods import AnyMethodConfig, Method, StageConfig, SupervisedConfig
+from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
 from atose_ray.types import ByKind, Config, DataSpec, TagSet
 
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
-
-__all__ = ["ConfigError", "DataConfig", "ExecutionConfig", "RunConfig", "SearchConfig", "StageConfig", "StudyConfig"]
 
 
 class ConfigError(ValueError):
@@ -110,16 +107,12 @@ class RunConfig(Config):
     execution: ExecutionConfig = ExecutionConfig()
 
     @model_validator(mode="after")
-    def _one_way_to_feed(self) -> "RunConfig":
+    def _parts_fit(self) -> "RunConfig":
         if self.execution.ingest == "ray_data" and self.data.residency in ("host", "device"):
             raise ValueError(
                 f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
                 "streams them; set execution.ingest=local, or data.residency=stream"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _vectors_are_read(self) -> "RunConfig":
         if self.method.reads_vectors != (self.tag_vectors is not None):
             needs = "reads" if self.method.reads_vectors else "does not read"
             raise ValueError(f"method {self.method.kind} {needs} tag vectors, but tag_vectors is {self.tag_vectors!r}")
@@ -143,9 +136,10 @@ class RunConfig(Config):
                 "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
             )
         seconds = self.data.crop_seconds
-        if seconds is None or seconds == "published":
-            longest = spec.input.length if seconds is None else sys.maxsize
-            seconds = min(self.encoder.published_length, longest) / spec.input.rate_hz
+        if seconds == "published":
+            seconds = self.encoder.published_length / spec.input.rate_hz
+        elif seconds is None:
+            seconds = min(self.encoder.published_length, spec.input.length) / spec.input.rate_hz
         data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
         resolved = self.model_copy(update={"data": data})
         resolved.check(spec)
@@ -163,8 +157,8 @@ class RunConfig(Config):
         """The facts the model is built from: those of the data, with the crop as clip length."""
         if not isinstance(self.data.crop_seconds, float):
             raise ConfigError("data.crop_seconds is not resolved yet: call resolve(spec, content_hash) first")
-        crop = spec.input.of_length(round(self.data.crop_seconds * spec.input.rate_hz))
-        return spec.model_copy(update={"input": crop})
+        length = round(self.data.crop_seconds * spec.input.rate_hz)
+        return spec.model_copy(update={"input": spec.input.of_length(length)})
 
     def build(self, spec: DataSpec, tags: TagSet | None = None) -> Method:
         """The method around its encoder, freshly initialised from torch's current random state.
@@ -229,20 +223,20 @@ class SearchConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _objective_is_metric_and_costs(cls, tree: Any) -> Any:
+    def _metric_and_costs(cls, tree: Any) -> Any:
         if not isinstance(tree, Mapping) or "objective" not in tree:
             return tree
         objective = tree["objective"]
-        if {"metric", "costs"} & set(tree) or not isinstance(objective, (list, tuple)) or not objective:
+        if {"metric", "costs"} & set(tree) or not isinstance(objective, list | tuple) or not objective:
             raise ValueError(
                 "objective is a list, the metric first and then what to minimise, instead of metric and costs, but got "
                 f"{objective!r}"
             )
-        rest = {key: value for key, value in tree.items() if key != "objective"}
-        return {**rest, "metric": objective[0], "costs": list(objective[1:])}
+        metric, *costs = objective
+        return {**{key: tree[key] for key in tree if key != "objective"}, "metric": metric, "costs": costs}
 
     @model_validator(mode="after")
-    def _metric_exists(self) -> "SearchConfig":
+    def _settings_fit(self) -> "SearchConfig":
         if self.metric not in OBJECTIVES:
             raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {self.metric!r}")
         if len(set(self.costs)) != len(self.costs):
@@ -251,10 +245,6 @@ class SearchConfig(Config):
             raise ValueError("sampler cmaes has one objective; with costs use tpe, nsga2, random or grid")
         if self.warm_start and self.sampler != "tpe":
             raise ValueError(f"warm_start needs sampler tpe, which learns from other trials, but got {self.sampler}")
-        return self
-
-    @model_validator(mode="after")
-    def _storage_is_a_database(self) -> "SearchConfig":
         if self.storage is not None and not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", self.storage):
             raise ValueError(
                 "storage is sqlite:///FILE or postgresql://USER@HOST/DATABASE, or nothing for a journal in the study's "
@@ -263,7 +253,7 @@ class SearchConfig(Config):
         return self
 
     def without_password(self) -> "SearchConfig":
-        """These settings as they may be shown and written: `storage` without its password."""
+        """These settings as they may be shown and written."""
         return self.model_copy(update={"storage": self.storage and _public_url(self.storage)})
 
 
@@ -329,8 +319,7 @@ def _known_keys(model: type[BaseModel]) -> set[str]:
     found = set(model.model_fields)
     for field in model.model_fields.values():
         tables = [mark.table.values() for mark in field.metadata if isinstance(mark, ByKind)]
-        for kind in [*itertools.chain(*tables), *_models_in(field.annotation)]:
-            found |= _known_keys(kind)
+        found = found.union(*map(_known_keys, itertools.chain(*tables, _models_in(field.annotation))))
     return found
 
 

@@ -42,16 +42,13 @@ class HarmonicCNNConfig(EncoderConfig):
     layout: Layout = "published"
 
     def min_length(self) -> int:
-        """16 frames: 4096 samples."""
         return MIN_FRAMES * HOP_SAMPLES
 
     def build(self, spec: DataSpec) -> "HarmonicCNN":
-        """A HarmonicCNN for the rate and length of `spec`."""
         self.check(spec)
         return self.with_momentum(HarmonicCNN(self, spec.audio.sample_rate_hz, spec.input.length))
 
     def check(self, spec: DataSpec) -> None:
-        """Raises ValueError for frames, and for clips or a rate too small."""
         super().check(spec)
         levels_of(spec.audio.sample_rate_hz)
 

@@ -23,5 +23,4 @@ class PretrainedConfig(EncoderConfig):
         raise ValueError(f"encoder pretrained: {self.model} is not looked up yet; resolve the run first")
 
     def check(self, spec: DataSpec) -> None:
-        """As `build`."""
         self.build(spec)

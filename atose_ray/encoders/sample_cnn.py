@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from atose_ray.encoders.base import Encoder, EncoderConfig
-from atose_ray.encoders.blocks import BlockKind, Stem1d, batch_norm_1d, block_1d, glorot
+from atose_ray.encoders.blocks import BlockKind, Stem1d, batch_norm_1d, block_1d
+from atose_ray.tags.autoencoder import glorot
 from atose_ray.types import DataSpec
 
 MIN_BLOCKS, MAX_BLOCKS = 3, 9
@@ -42,7 +43,6 @@ class SampleBodyConfig(EncoderConfig):
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     def min_length(self) -> int:
-        """What the stem and three blocks need: 81 samples."""
         return samples_for(MIN_BLOCKS)
 
 
@@ -53,7 +53,6 @@ class SampleCNNConfig(SampleBodyConfig):
     block: BlockKind = "se"
 
     def build(self, spec: DataSpec) -> "SampleCNN":
-        """A SampleCNN as deep as the clips of `spec` allow."""
         self.check(spec)
         return self.with_momentum(SampleCNN(self, spec.input.length))
 

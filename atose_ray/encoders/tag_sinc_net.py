@@ -43,17 +43,14 @@ class TagSincNetConfig(SampleBodyConfig):
         return length
 
     def build(self, spec: DataSpec) -> "TagSincNet":
-        """A TagSincNet as deep as the clips of `spec` allow."""
         self.check(spec)
         return self.with_momentum(TagSincNet(self, spec.input.length, self.bank_rate_hz(spec)))
 
     def check(self, spec: DataSpec) -> None:
-        """Raises ValueError for frames, and for clips or a rate too small."""
         super().check(spec)
         mel_bands_hz(self.filters, self.bank_rate_hz(spec))
 
     def bank_rate_hz(self, spec: DataSpec) -> int:
-        """The rate that the filters are built for."""
         return PUBLISHED_RATE_HZ if self.published_filters else spec.audio.sample_rate_hz
 
 
@@ -62,8 +59,7 @@ class SincStem(nn.Module):
 
     def __init__(self, filters: int, channels: int) -> None:
         super().__init__()
-        self.conv = conv_1d(filters, channels, kernel=3, stride=3)
-        self.bn = batch_norm_1d(channels)
+        self.conv, self.bn = conv_1d(filters, channels, kernel=3, stride=3), batch_norm_1d(channels)
 
     def forward(self, audio_BT: torch.Tensor, bank_SL: torch.Tensor) -> torch.Tensor:
         x_BC1F = sinc_stem(audio_BT, bank_SL, self.conv)[:, :, None]

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from atose_ray.encoders.base import Encoder
-from atose_ray.methods.stages import CACHED_CROPS, StageConfig, check_cache, check_carry
+from atose_ray.methods.stages import CACHED_CROPS, StageConfig, check_carry
 from atose_ray.types import AnyBatch, Config, DataSpec, EmbeddedBatch, TagSet
 
 
@@ -39,26 +39,25 @@ class MethodConfig(Config):
     stages: tuple[StageConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _stages_exist(self) -> "MethodConfig":
-        for stage in self.stages:
+    def _stages_fit(self) -> "MethodConfig":
+        for before, stage in zip((None, *self.stages), self.stages, strict=False):
             if stage.name not in self.STAGES:
                 raise ValueError(
                     f"stages of {self.kind} are {', '.join(self.STAGES)}, but a stage is named {stage.name!r}"
                 )
-            wrong = [part for part in stage.trains or () if part not in self.USES[stage.name]]
-            if wrong or stage.trains == ():
+            trained, useful = self.trained_parts(stage), self.USES[stage.name]
+            if not trained or not set(trained) <= set(useful):
                 raise ValueError(
-                    f"stage {stage.name!r} of {self.kind} can train {', '.join(self.USES[stage.name])}, "
-                    f"but got trains={list(stage.trains or ())}"
+                    f"stage {stage.name!r} of {self.kind} can train {', '.join(useful)}, but got trains={list(trained)}"
                 )
-            check_cache(stage, self.trained_parts(stage))
-        for before, after in zip((None, *self.stages), self.stages, strict=False):
-            if after.carry:
-                check_carry(before, after, before is not None and self._train_alike(before, after))
+            if isinstance(stage.cache, int) and "encoder" in trained:
+                raise ValueError(
+                    f"cache={stage.cache} of stage {stage.name!r} needs a frozen encoder, but the stage trains "
+                    f"{', '.join(trained)}; leave cache out, or the encoder"
+                )
+            if stage.carry:
+                check_carry(before, stage, before is not None and self.trained_parts(before) == trained)
         return self
-
-    def _train_alike(self, one: StageConfig, other: StageConfig) -> bool:
-        return self.trained_parts(one) == self.trained_parts(other)
 
     def cached_crops(self, index: int) -> int:
         """Crops per clip that stage `index` keeps embedded; 0 where its encoder trains or its cache is off."""
@@ -68,7 +67,6 @@ class MethodConfig(Config):
         return stage.cache or CACHED_CROPS
 
     def trained_parts(self, stage: StageConfig) -> tuple[str, ...]:
-        """The parts that this stage trains."""
         return self.STAGES[stage.name] if stage.trains is None else stage.trains
 
     @property
@@ -95,7 +93,6 @@ class Method(nn.Module, ABC):
         self.gather: Callable[[torch.Tensor], torch.Tensor] = _own_rows
 
     def forward(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """`losses`."""
         return self.losses(batch, stage)
 
     @abstractmethod
@@ -150,7 +147,6 @@ class EmbeddingMethod(Method):
         """[B, E] -> [B, C] in [0, 1]: how this stage scores every tag of the spec."""
 
     def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """`embedding_losses` of the encoded batch."""
         return self.embedding_losses(self.embed(batch).embed_BE, batch.tags_BC, stage)
 
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:

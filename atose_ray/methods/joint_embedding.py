@@ -54,7 +54,6 @@ class JointEmbeddingConfig(MethodConfig):
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "JointEmbedding":
-        """The method around an encoder."""
         return JointEmbedding(self, encoder, spec)
 
 
@@ -89,7 +88,6 @@ class JointEmbedding(EmbeddingMethod):
         return probabilities(logits_BC, self.spec.exclusive)
 
     def joint_embeddings(self, batch: AnyBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """B clips -> unit vectors of their audio and of their tags, [B, D] each."""
         return self.projector(self.embed(batch).embed_BE), self.tag_encoder(batch.tags_BC)
 
     @torch.no_grad()

@@ -32,7 +32,6 @@ class SupervisedConfig(MethodConfig):
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
-        """The method around an encoder."""
         return Supervised(self.head, encoder, spec)
 
 
@@ -48,7 +47,6 @@ class ProbeConfig(MethodConfig):
     stages: tuple[StageConfig, ...] = (StageConfig(name="probe", epochs=100),)
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
-        """The method around an encoder."""
         return Supervised(self.head, encoder, spec)
 
 
