@@ -1,7 +1,7 @@
 """A checkpoint at every epoch end, and the model folder that comes out at the end. Nothing here unpickles objects.
 
-Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the position is also the state
-of the random generators: a resumed run is bitwise the uninterrupted one.
+Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the epoch is also the state of
+the random generators: a resumed run is bitwise the uninterrupted one.
 """
 
 import dataclasses
@@ -27,27 +27,11 @@ BEST_WEIGHTS = "best.safetensors"
 WEIGHTS = "model.safetensors"  # of a model folder
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands after a finished epoch, and the best value of its metric so far.
-
-    stage: index into the run's stages; stage_epoch: epochs finished in it; epoch: epochs finished in all stages.
-    """
-
-    stage: int = 0
-    stage_epoch: int = 0
-    epoch: int = 0
-    best_value: float = float("-inf")
-
-
-def save_checkpoint(
-    folder: RunFolder, method: Method, optimizer: torch.optim.Optimizer, position: Position, record: EpochRecord
-) -> None:
+def save_checkpoint(folder: RunFolder, method: Method, optimizer: torch.optim.Optimizer, record: EpochRecord) -> None:
     """Write the state after an epoch; the old checkpoint stays until the new one is whole."""
     state = {
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "position": json.dumps(dataclasses.asdict(position)),
         "record": json.dumps(dataclasses.asdict(record)),
     }
     buffer = io.BytesIO()
@@ -55,14 +39,13 @@ def save_checkpoint(
     folder.store.write(CHECKPOINT, buffer.getvalue())
 
 
-def load_checkpoint(folder: RunFolder, method: Method) -> tuple[Position, EpochRecord, dict[str, Any]] | None:
-    """Load the weights of the last finished epoch; returns its position, record and optimizer state, or None."""
+def load_checkpoint(folder: RunFolder, method: Method) -> tuple[EpochRecord, dict[str, Any]] | None:
+    """Load the weights of the last finished epoch; returns its record and optimizer state, or None."""
     if not folder.store.exists(CHECKPOINT):
         return None
     state = torch.load(io.BytesIO(folder.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
     method.load_state_dict(state["method"])
-    record = EpochRecord(**json.loads(state["record"]))
-    return Position(**json.loads(state["position"])), record, state["optimizer"]
+    return EpochRecord(**json.loads(state["record"])), state["optimizer"]
 
 
 def save_weights(store: Store, name: str, method: Method) -> None:

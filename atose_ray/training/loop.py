@@ -1,7 +1,6 @@
 """The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through three arguments:
 where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`)."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import is_main, rank, sum_over_all_ranks
 from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
-from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
+from atose_ray.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_checkpoint, save_weights
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import AnyBatch
 
@@ -90,24 +89,24 @@ def run_epochs(
         torch.cuda.reset_peak_memory_stats(device)
     method.to(device)
     check_room(run, method, batches.steps(), device)
-    position, optimizer_state = Position(), None
+    done, best, optimizer_state = 0, float("-inf"), None
     resumed = load_checkpoint(folder, method)
     if resumed is not None:
-        position, record, optimizer_state = resumed
-        if is_main() and record.epoch not in {known.epoch for known in folder.epochs()}:
+        record, optimizer_state = resumed
+        done, best = record.epoch, record.objective
+        if is_main() and done not in {known.epoch for known in folder.epochs()}:
             folder.add_epoch(record)
         yield record
     else:
         fit_statistics(method, batches, device)
-    feed, accumulator = batches, Accumulator(folder)
+    feed, accumulator, end = batches, Accumulator(folder), 0
     for index, stage in enumerate(run.method.stages):
-        if index < position.stage or (index == position.stage and position.stage_epoch >= stage.epochs):
+        start, end = end, end + stage.epochs
+        if done >= end:
             continue
-        if index > position.stage:
-            position = dataclasses.replace(position, stage=index, stage_epoch=0)
         parameters = method.train_only(run.method.trained_parts(stage))
         module, optimizer = wrap(method), stage.optimizer_under(run.optim).build(parameters)
-        if optimizer_state is not None and position.stage_epoch > 0:
+        if optimizer_state is not None and done > start:
             optimizer.load_state_dict(optimizer_state)
         elif optimizer_state is not None and stage.carry:
             carry_state(optimizer, optimizer_state)
@@ -116,8 +115,11 @@ def run_epochs(
             feed = batches
         elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
             feed = CachedEmbeddings(method, batches, span, run.seed, device)
-        while position.stage_epoch < stage.epochs:
-            position, record = _run_epoch(run, stage, module, method, optimizer, feed, position, device, accumulator)
+        for epoch in range(done, end):
+            record = _run_epoch(
+                run, stage, module, method, optimizer, feed, epoch, epoch - start, best, device, accumulator
+            )
+            done, best = record.epoch, record.objective
             yield record
         optimizer_state = optimizer.state_dict()
 
@@ -149,29 +151,31 @@ def _run_epoch(
     method: Method,
     optimizer: torch.optim.Optimizer,
     batches: BatchSource,
-    position: Position,
+    epoch: int,
+    stage_epoch: int,
+    best: float,
     device: torch.device,
     accumulator: Accumulator,
-) -> tuple[Position, EpochRecord]:
+) -> EpochRecord:
     """One epoch of training and its validation, made safe: best weights, checkpoint, log, in this order."""
     started = time.time()
     method.train_only(run.method.trained_parts(stage))
-    train_loss, lr = train_epoch(run, stage, module, optimizer, batches, position, device, accumulator.backward)
+    train_loss, lr = train_epoch(
+        run, stage, module, optimizer, batches, epoch, stage_epoch, device, accumulator.backward
+    )
     try:
         valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
     except NonFiniteError as error:
-        raise DivergedError(f"after epoch {position.epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
-    improved = valid[run.metric] > position.best_value
-    best_value = valid[run.metric] if improved else position.best_value
-    position = Position(position.stage, position.stage_epoch + 1, position.epoch + 1, best_value)
+        raise DivergedError(f"after epoch {epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
+    improved = valid[run.metric] > best
     record = EpochRecord(
-        epoch=position.epoch,
+        epoch=epoch + 1,
         stage=stage.name,
         seconds=time.time() - started,
         train_loss=train_loss,
         lr=lr,
         valid=valid,
-        objective=best_value,
+        objective=valid[run.metric] if improved else best,
         time=time.time(),
         gpu_memory=round(gpu_memory_held(device), 4),
     )
@@ -179,9 +183,9 @@ def _run_epoch(
         folder = accumulator.folder
         if improved:
             save_weights(folder.store, BEST_WEIGHTS, method)
-        save_checkpoint(folder, method, optimizer, position, record)
+        save_checkpoint(folder, method, optimizer, record)
         folder.add_epoch(record)
-    return position, record
+    return record
 
 
 def train_epoch(
@@ -190,27 +194,28 @@ def train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: BatchSource,
-    position: Position,
+    epoch: int,
+    stage_epoch: int,
     device: torch.device,
     backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
 ) -> tuple[float, float]:
     """One pass over the training split. Returns the mean loss of this rank and the last learning rate.
 
-    backward: adds the gradients of a batch to the module's and returns its loss.
+    epoch, stage_epoch: how many are done, of the run and of the stage.
     """
     schedule, steps = stage.optimizer_under(run.optim), batches.steps()
     total, lr = 0.0, 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed((run.seed * 1_000_003 + position.epoch * 1009 + rank()) % 2**63)  # of dropout
-        for step, batch in enumerate(batches.train(position.epoch)):
-            lr = schedule.lr_at(position.stage_epoch * steps + step, stage.epochs * steps)
+        torch.manual_seed((run.seed * 1_000_003 + epoch * 1009 + rank()) % 2**63)  # of dropout
+        for step, batch in enumerate(batches.train(epoch)):
+            lr = schedule.lr_at(stage_epoch * steps + step, stage.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
             value = backward(module, batch.to(device), stage.name)
             if not math.isfinite(value):
                 raise DivergedError(
-                    f"loss is {value} in stage {stage.name!r}, epoch {position.epoch + 1}, step {step + 1} of {steps}, "
+                    f"loss is {value} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1} of {steps}, "
                     f"lr {lr:.2e}; {REMEDY}"
                 )
             optimizer.step()

@@ -4,7 +4,7 @@ config.json        the resolved RunConfig           data_spec.json   the DataSpe
 about.json         number, name, parameters searched, start time, device, model size
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
                    {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
-checkpoint.pt      the last finished epoch: weights, optimizer, position
+checkpoint.pt      the last finished epoch: weights, optimizer, record
 best.safetensors   weights of the epoch with the best validation score
 """
 
