@@ -51,8 +51,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Load the models, read their data set from the store, check that all can be compared, score, print."""
     options = arguments().parse_args(argv)
-    models = load_models(options.model)
-    store = cli.open_store(options)
+    models, store = load_models(options.model), cli.open_store(options)
     dataset = models[0].run.data.dataset
     manifest = load_manifest(store, dataset)
     for model in models:
@@ -82,12 +81,11 @@ def load_models(folders: list[str]) -> list[Model]:
     """The models to score. Raises ValueError where a folder is none, or they are of several data sets or tag lists."""
     models = [load_model(folder) for folder in folders]
     first = models[0]
-    for folder, model in zip(folders[1:], models[1:], strict=True):
-        ours, theirs = first.run.data.dataset, model.run.data.dataset
-        if ours != theirs:
+    for folder, model in zip(folders, models, strict=True):
+        if first.run.data.dataset != model.run.data.dataset:
             raise ValueError(
-                "models side by side must be of one data set, but "
-                f"{folders[0]} was trained on {ours!r} and {folder} on {theirs!r}; score them one by one"
+                f"models side by side must be of one data set, but {folders[0]} was trained on "
+                f"{first.run.data.dataset!r} and {folder} on {model.run.data.dataset!r}; score them one by one"
             )
         if first.spec.tags != model.spec.tags:
             raise ValueError(
@@ -156,25 +154,20 @@ def beside(kind: str, tags: int, split: Split, protocol: str) -> dict[str, Any] 
     figures = published_figures(kind, tags, split, protocol)
     if figures is None:
         return None
-    rows = [
-        {"system": name, **dict(zip(figures.metrics, scores, strict=True))} for name, scores in figures.systems.items()
-    ]
+    named = {name: dict(zip(figures.metrics, scores, strict=True)) for name, scores in figures.systems.items()}
+    rows = [{"system": name, **scores} for name, scores in named.items()]
     return {"source": figures.source, "protocol": protocol, "systems": rows}
 
 
 def as_text(results: list[dict[str, Any]]) -> str:
     """Our scores, a column per model, with 95 % intervals over resampled clips; then the published figures and ours in
-    one table; then what --against asks for.
-
-    Every line that holds a score ends with the name of its protocol.
-    """
+    one table; then what --against asks for. Every line that holds a score ends with the name of its protocol."""
     first = results[0]
     mark = f"[{first['protocol']}]"
     taken = f"{first['dataset']}, {first['split']} split, protocol {first['protocol']}"
-    names = ["this model"] if len(results) == 1 else [f"model {number}" for number in range(1, len(results) + 1)]
-    if len(results) == 1:
-        lines = [f"{first['model']} on {taken}"]
-    else:
+    names, lines = ["this model"], [f"{first['model']} on {taken}"]
+    if len(results) > 1:
+        names = [f"model {number}" for number in range(1, len(results) + 1)]
         lines = [taken, *(f"{name}: {result['model']}" for name, result in zip(names, results, strict=True))]
         lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
     for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):

@@ -7,6 +7,7 @@ Shape letters end a tensor's name (`audio_BT`):
     S steps of a sequence            V tag-vector size       N clips of a whole split
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -100,16 +101,13 @@ class FrameInput(Config):
 
     @property
     def length(self) -> int:
-        """Units of a clip."""
         return self.frames
 
     @property
     def rate_hz(self) -> float:
-        """Units per second."""
         return 1 / self.frame_hop_seconds
 
     def of_length(self, units: int) -> "FrameInput":
-        """The same input with other clips."""
         return self.model_copy(update={"frames": units})
 
 
@@ -135,28 +133,26 @@ class DataSpec(Config):
         """Up to 0.1.0 every input was audio, and its two numbers stood at the top."""
         if not isinstance(tree, Mapping) or "sample_rate_hz" not in tree:
             return tree
-        rest = {key: value for key, value in tree.items() if key not in ("sample_rate_hz", "clip_samples")}
-        audio = {key: tree[key] for key in ("sample_rate_hz", "clip_samples") if key in tree}
+        rest = dict(tree)
+        audio = {key: rest.pop(key) for key in ("sample_rate_hz", "clip_samples") if key in rest}
         return {"input": {"kind": "audio", **audio}, **rest}
 
     @property
     def audio(self) -> AudioInput:
-        """The input, where it is audio. Raises ValueError where it is not."""
         if not isinstance(self.input, AudioInput):
             raise ValueError("this needs audio, but the data set holds frames; take an encoder for frames")
         return self.input
 
     @property
     def frames(self) -> FrameInput:
-        """The input, where it is frames. Raises ValueError where it is not."""
         if not isinstance(self.input, FrameInput):
             raise ValueError("this needs frames, but the data set holds audio; prepare frames, or take another encoder")
         return self.input
 
     @model_validator(mode="after")
     def _tags_are_distinct(self) -> "DataSpec":
-        if len(set(self.tags)) != len(self.tags):
-            twice = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
+        twice = sorted(tag for tag, count in Counter(self.tags).items() if count > 1)
+        if twice:
             raise ValueError(f"tags must be distinct, but these occur more than once: {', '.join(twice)}")
         return self
 
@@ -204,7 +200,6 @@ class Batch(NamedTuple):
     clip_id_B: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
@@ -216,7 +211,6 @@ class EmbeddedBatch(NamedTuple):
     clip_id_B: torch.Tensor
 
     def to(self, device: torch.device) -> "EmbeddedBatch":
-        """The same batch on `device`."""
         return EmbeddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 

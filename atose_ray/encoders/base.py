@@ -59,10 +59,7 @@ class Encoder(nn.Module, ABC):
         return seq_BSE[:, 0]
 
     def statistics(self, inputs: torch.Tensor) -> torch.Tensor | None:
-        """[B, T] or [B, F, M] -> sums over a batch that `fit` makes buffers of; None where nothing is fitted.
-
-        Sums of all batches of the train split, and of all ranks, are added up before the first stage.
-        """
+        """Inputs -> sums over a batch (later over the train split) that `fit` makes buffers of; None fits nothing."""
         return None
 
     def fit(self, total: torch.Tensor) -> None:

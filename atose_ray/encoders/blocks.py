@@ -47,10 +47,7 @@ class BiasedBatchNorm(nn.BatchNorm1d):
 
 @torch.no_grad()
 def biased_variance_(running_C: torch.Tensor, unbiased_C: torch.Tensor, momentum: float, count: int) -> None:
-    """Update the running variance [C] in place as if the batch's had been biased.
-
-    unbiased_C: the running variance after the same update with the unbiased one; count: values per channel.
-    """
+    """Update the biased `running_C` in place; `unbiased_C` is torch's after the same `count` values a channel."""
     running_C.mul_((1 - momentum) / count).add_(unbiased_C, alpha=(count - 1) / count)
 
 

@@ -139,7 +139,11 @@ def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: li
     """clip id -> name, tags, seconds and excerpt of the clips that are shown. Reads the row groups they lie in."""
     spec = manifest.data_spec
     row_of = {int(scores.clip_id_N[row]): row for row in shown}
-    names = _names(folder, manifest)
+    names: dict[int, str] = {}
+    for shard in manifest.shards:
+        if shard.split == "valid":
+            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["clip_id", "name"]))
+            names |= dict(zip(table["clip_id"].to_pylist(), table["name"].to_pylist(), strict=True))
     clips: dict[str, Any] = {}
     for place in manifest.row_groups("valid"):
         if row_of.keys().isdisjoint(read_index(folder, place, len(spec.tags)).clip_id_N.tolist()):
@@ -156,16 +160,6 @@ def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: li
                     "wav": base64.b64encode(wav).decode(),
                 }
     return clips
-
-
-def _names(folder: Store, manifest: Manifest) -> dict[int, str]:
-    """clip id -> name of the validation split's clips; reads no audio."""
-    names: dict[int, str] = {}
-    for shard in manifest.shards:
-        if shard.split == "valid":
-            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["clip_id", "name"]))
-            names |= dict(zip(table["clip_id"].to_pylist(), table["name"].to_pylist(), strict=True))
-    return names
 
 
 def excerpt(pcm_T: npt.NDArray[np.int16], scale: float, rate_hz: int) -> tuple[int, bytes]:

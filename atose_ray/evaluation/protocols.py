@@ -16,8 +16,6 @@ from atose_ray.evaluation.scoring import ClipScores, score_clips
 from atose_ray.methods import Method
 from atose_ray.types import AnyBatch, TagSet
 
-WINDOW_COUNTS = ("crops_per_clip",)
-
 
 @dataclass(frozen=True)
 class Protocol:
@@ -44,10 +42,6 @@ def _clip(scores: ClipScores, exclusive: bool) -> dict[str, float]:
     return {**named, **joint_space_metrics(scores.audio_ND, scores.tag_ND, scores.tags_NC)}
 
 
-def _jetatag(scores: ClipScores, exclusive: bool) -> dict[str, float]:
-    return jetatag_metrics(scores.windows_NKC, scores.tags_NC, exclusive)
-
-
 CLIP = Protocol(
     "clip", "a clip's score is the mean of its evenly spaced crops', and every clip counts once", eval_starts, _clip
 )
@@ -55,7 +49,7 @@ JETATAG = Protocol(
     "jetatag",
     "16 windows per clip, each alone, all tags in one ranking, 200 thresholds (ATOSE / JETATAG)",
     lambda length, crop, crops: published_starts(length, crop),
-    _jetatag,
+    lambda scores, exclusive: jetatag_metrics(scores.windows_NKC, scores.tags_NC, exclusive),
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (CLIP, JETATAG)}
 FORMER_NAMES = {"published": "jetatag"}  # in what `evaluate --json` printed up to 0.1.0
@@ -69,10 +63,7 @@ ALIKE = {
 
 
 def check_comparable(here: Mapping[str, Any], other: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError unless both results were taken alike: protocol, data set and its content, split, tags.
-
-    name: what the message calls `other`.
-    """
+    """Raises ValueError unless both results were taken alike (ALIKE). name: what the message calls `other`."""
     for field, hint in ALIKE.items():
         if here[field] != other[field]:
             raise ValueError(
@@ -91,4 +82,6 @@ def _shown(value: Any, beside: Any) -> str:
 
 def differences(here: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     """here - other of every score that both have; counts are no scores."""
-    return {name: here[name] - other[name] for name in here if name in other and name not in (*COUNTS, *WINDOW_COUNTS)}
+    return {
+        name: here[name] - other[name] for name in here if name in other and name not in (*COUNTS, "crops_per_clip")
+    }

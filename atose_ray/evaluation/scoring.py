@@ -64,7 +64,10 @@ def score_clips(
         tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, tags, stage).double(), *joint)
         rows.append(tuple(tensor.cpu().numpy() for tensor in tensors))
     mine = tuple(np.concatenate(column) for column in zip(*rows, strict=True)) if rows else None
-    parts = [part for part in _gather(mine) if part is not None]
+    gathered: list[Any] = [mine] * world()
+    if world() > 1:
+        dist.all_gather_object(gathered, mine)
+    parts = [part for part in gathered if part is not None]
     if not parts:
         raise ValueError("there is no clip to evaluate: the split is empty")
     clip_id, labels, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -81,14 +84,6 @@ def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:
     total_NX = np.zeros((len(windows_N), values_RX.shape[1]))
     np.add.at(total_NX, clip_R, values_RX)
     return np.asarray(total_NX / windows_N[:, None])
-
-
-def _gather(mine: Any) -> list[Any]:
-    if world() == 1:
-        return [mine]
-    parts: list[Any] = [None] * world()
-    dist.all_gather_object(parts, mine)
-    return parts
 
 
 def tag_facts(method: Method, scores: ClipScores) -> dict[str, Any]:
@@ -109,9 +104,6 @@ def tag_embedding_cosine(method: Method) -> Array | None:
 
 
 def has_collapsed(cosine_CC: Array) -> bool:
-    """Whether the tags share almost one direction: mean off-diagonal cosine above 0.9.
-
-    The published pairwise loss does this on MTAT (mean cosine 0.953).
-    """
+    """Whether tags share almost one direction: mean off-diagonal cosine > 0.9 (published loss on MTAT: 0.953)."""
     count = len(cosine_CC)
     return bool(count > 1 and (cosine_CC.sum() - np.trace(cosine_CC)) / (count * (count - 1)) > COLLAPSE_COSINE)

@@ -79,10 +79,7 @@ def paired_bootstrap(
 
 
 def interval(scores_NC: Array, tags_NC: Array, metric: str) -> list[float]:
-    """Scores and {0, 1} tags [N, C] -> the 95 % interval of a metric over resampled clips (percentile bootstrap).
-
-    Raises ValueError as `paired_bootstrap`.
-    """
+    """Scores and {0, 1} tags [N, C] -> 95 % interval of a metric over resampled clips. Raises as `paired_bootstrap`."""
     values_R, _ = _bootstrapped([scores_NC], tags_NC, metric, RESAMPLES, 0, 1)
     return [float(end) for end in np.percentile(values_R, (2.5, 97.5))]
 
@@ -110,10 +107,7 @@ def _bootstrapped(
 
 
 def resampled(scores_NC: Array, tags_NC: Array, weight_RN: Array, metric: str) -> Array:
-    """[N, C], [N, C], how often each clip was drawn [R, N] -> the metric of each resample [R].
-
-    Tags without a positive or a negative among the drawn clips are left out of a macro mean.
-    """
+    """[N, C], [N, C], draws of each clip [R, N] -> metric of each resample [R]; macro over the tags it can rank."""
     if metric == "accuracy":
         right_N = scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)
         return np.asarray(weight_RN @ right_N / weight_RN.sum(axis=1))

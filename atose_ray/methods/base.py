@@ -97,10 +97,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """Losses of a batch in a stage: `loss` (what is minimised) and its named terms, all scalars.
-
-        An EmbeddedBatch comes only in stages that do not train the encoder.
-        """
+        """`loss` (minimised) and its named terms, scalars. An EmbeddedBatch comes only where the encoder rests."""
 
     @abstractmethod
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:

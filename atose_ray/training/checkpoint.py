@@ -71,10 +71,7 @@ class Model:
 
 
 def best_model(folder: RunFolder) -> Model:
-    """The model of a run's best epoch, in eval mode, on the CPU and in its run's precision.
-
-    Raises ValueError when the run has no finished epoch.
-    """
+    """A run's best epoch, in eval mode, on the CPU. Raises ValueError when the run has no finished epoch."""
     run, spec = folder.config()
     chosen = folder.best_epoch(run.metric)
     head = {"metric": run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
@@ -89,10 +86,7 @@ def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, met
 
 
 def load_model(folder: str | Store) -> Model:
-    """A model folder (`best/` of a study or of a run) -> Model in eval mode, on the CPU and in its run's precision.
-
-    Raises ValueError when the folder is not one.
-    """
+    """The model in `best/` of a study or of a run, in eval mode, on the CPU. Raises ValueError when it is none."""
     store = folder if isinstance(folder, Store) else Store(folder)
     missing = [name for name in (WEIGHTS, "config.json", "data_spec.json", "metrics.json") if not store.exists(name)]
     if missing:

@@ -32,10 +32,7 @@ def write_examples(best: Store, store: Store, device: torch.device | None = None
 
 
 def write_trial_examples(run: Store, into: Store, name: str, store: Store, device: torch.device | None = None) -> None:
-    """The same for a run folder, with the weights of its best epoch, into the file `name` of the folder `into`.
-
-    Raises ValueError when the run has no finished epoch.
-    """
+    """The same of a run's best epoch, into `into`/`name`. Raises ValueError when the run has no finished epoch."""
     _write(best_model(RunFolder(run)), into, name, store, device)
 
 

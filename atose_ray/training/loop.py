@@ -51,10 +51,7 @@ def fit(
     wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
 ) -> Result:
-    """Train all stages, from the last checkpoint of `folder` if there is one, and log the end.
-
-    A run that diverges keeps its best epoch; its Result says so.
-    """
+    """Train all stages from the last checkpoint, if any, and log the end. A run that diverges keeps its best epoch."""
     objective, epochs = None, 0
     try:
         for record in run_epochs(run, method, batches, folder, wrap=wrap, device=device):
@@ -199,10 +196,7 @@ def train_epoch(
     device: torch.device,
     backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
 ) -> tuple[float, float]:
-    """One pass over the training split. Returns the mean loss of this rank and the last learning rate.
-
-    epoch, stage_epoch: how many are done, of the run and of the stage.
-    """
+    """One pass over the train split, after so many epochs of run and stage -> mean loss of this rank, last lr."""
     schedule, steps = stage.optimizer_under(run.optim), batches.steps()
     total, lr = 0.0, 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

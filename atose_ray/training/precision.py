@@ -46,10 +46,7 @@ def prepare_for(method: Method, execution: ExecutionConfig, device: torch.device
 
 
 def prepare_encoder(encoder: Encoder, execution: ExecutionConfig, device: torch.device) -> Precision:
-    """Make an encoder compute as `execution` says, in place; returns the precision. Its state_dict stays the same.
-
-    Raises ValueError where the device or the machine cannot do it.
-    """
+    """Make an encoder compute as `execution` says, in place. Raises ValueError where the device cannot."""
     precision = choose(execution, device)
     if execution.compile:
         require_compiler(device)

@@ -92,10 +92,7 @@ class RunFolder:
         return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
     def best_epoch(self, metric: str) -> EpochRecord:
-        """The epoch whose weights are kept: the first of those with the best validation score.
-
-        Raises ValueError when no epoch is finished.
-        """
+        """The first epoch with the best validation score, whose weights are kept. Raises ValueError for none."""
         epochs = self.epochs()
         if not epochs:
             raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")

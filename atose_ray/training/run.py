@@ -131,10 +131,7 @@ def use_threads(count: int | None) -> None:
 
 
 def finish_run(job: Job, best: Store) -> dict[str, Any]:
-    """Score the test split, once, with the weights of the best validation epoch, and write the model folder `best`.
-
-    Returns the metrics. Raises ValueError when the run has no finished epoch.
-    """
+    """Score the test split, once, with the best epoch, and write the model folder `best`; returns the metrics."""
     model = best_model(RunFolder(Store(job.folder_uri)))
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
     device = pick_device(job.run)

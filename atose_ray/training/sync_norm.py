@@ -44,10 +44,7 @@ def rows_of_all_ranks(rows_BX: torch.Tensor) -> torch.Tensor:
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """BatchNorm of any rank whose training statistics are those of the batches of all workers together.
-
-    biased: whether the running variance is the biased one, as in BiasedBatchNorm. Sums are in at least float32.
-    """
+    """BatchNorm over the batches of all workers. biased: its running variance is, as in BiasedBatchNorm."""
 
     biased = False
 
