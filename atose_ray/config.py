@@ -331,9 +331,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """`a.b=c` assignments on a nested mapping; a changed `kind` empties its branch, whose keys belong to the old kind.
-
-    Values are YAML (`--set method.latent=64`, `--set optim.lr=1e-3`). Raises ConfigError for a malformed assignment.
-    """
+    Values are YAML (`--set method.latent=64`, `--set optim.lr=1e-3`). Raises ConfigError for a malformed assignment."""
     result: dict[str, Any] = json.loads(json.dumps(tree))
     for assignment in assignments:
         path, mark, text = assignment.partition("=")

@@ -87,9 +87,7 @@ class AudioInput(Config):
 
 class FrameInput(Config):
     """A matrix of features that were computed before, [F, M]; its unit of cropping is the frame.
-
-    frames, bins: F and M. frame_hop_seconds: from one frame to the next. dtype: as stored in the shards.
-    """
+    frames, bins: F and M. frame_hop_seconds: from one frame to the next. dtype: as stored in the shards."""
 
     kind: Literal["frames"] = "frames"
     frames: int = Field(gt=0)
@@ -179,9 +177,7 @@ class ClipRef:
 @dataclass(frozen=True)
 class Listing:
     """What a data set adapter returns: every clip, in a deterministic order, and the facts that go with them.
-
-    left_out: reason -> how many clips the annotations hold that are not listed (kept in the manifest).
-    """
+    left_out: reason -> how many clips the annotations hold that are not listed (kept in the manifest)."""
 
     name: str
     clips: tuple[ClipRef, ...]

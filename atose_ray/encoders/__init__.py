@@ -16,13 +16,4 @@ ENCODERS: dict[str, type[EncoderConfig]] = by_kind(
 )
 AnyEncoderConfig = Annotated[SerializeAsAny[EncoderConfig], ByKind(ENCODERS)]
 
-__all__ = [
-    "ENCODERS",
-    "AnyEncoderConfig",
-    "Encoder",
-    "EncoderConfig",
-    "HarmonicCNNConfig",
-    "PretrainedConfig",
-    "SampleCNNConfig",
-    "TagSincNetConfig",
-]
+__all__ = ["Encoder", "EncoderConfig", "HarmonicCNNConfig", "PretrainedConfig", "SampleCNNConfig", "TagSincNetConfig"]

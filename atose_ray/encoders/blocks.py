@@ -94,9 +94,7 @@ class ReluDropout(nn.Module):
 
 class _ReluDropout(torch.autograd.Function):
     """Dropout from 16 random bits a value: a quarter of the time of torch's, which draws one number each.
-
-    An output is positive just where its input is and was kept, so the backward pass needs no mask.
-    """
+    An output is positive just where its input is and was kept, so the backward pass needs no mask."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
@@ -165,9 +163,7 @@ class PlainBlock1d(Block1d):
 
 class ResidualBlock1d(Block1d):
     """[B, C, 1, T] -> [B, C', 1, T // 3]: shortcut + [conv, BN, ReLU, dropout, conv, BN, excitation], ReLU, pool.
-
-    The shortcut is the input, or a 1 x 1 convolution and BN where the number of channels changes.
-    """
+    The shortcut is the input, or a 1 x 1 convolution and BN where the number of channels changes."""
 
     def __init__(self, in_channels: int, out_channels: int, se_ratio: int, dropout: float) -> None:
         super().__init__(out_channels, se_ratio)

@@ -55,9 +55,7 @@ def mistakes_of(scores: ClipScores, exclusive: bool) -> tuple[dict[str, Any], li
 
 def decision(scores_NC: Array, tags_NC: Array, exclusive: bool) -> tuple[Array, Array]:
     """[N, C], [N, C] -> which tags are given, bool [N, C], and the score each tag needs, [C] (exclusive: zeros).
-
-    A tag that no clip carries is given to none; of equal scores at the break-even point all are given.
-    """
+    A tag that no clip carries is given to none; of equal scores at the break-even point all are given."""
     given_NC = np.zeros(scores_NC.shape, bool)
     if exclusive:
         given_NC[np.arange(len(scores_NC)), scores_NC.argmax(axis=1)] = True

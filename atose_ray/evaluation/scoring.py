@@ -52,9 +52,7 @@ def score_clips(
     method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device, tags: TagSet | None = None
 ) -> ClipScores:
     """Score a split in eval mode; every rank returns the scores of all ranks' clips.
-
-    tags: what is scored; None is the tags of the training. Raises ValueError when there is no clip.
-    """
+    tags: what is scored; None is the tags of the training. Raises ValueError when there is no clip."""
     method.eval()
     tags = tags or TagSet(method.spec.tags)
     rows: list[tuple[Array, ...]] = []

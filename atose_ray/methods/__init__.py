@@ -13,14 +13,4 @@ from atose_ray.types import ByKind, by_kind
 METHODS: dict[str, type[MethodConfig]] = by_kind(SupervisedConfig, JointEmbeddingConfig, ProbeConfig)
 AnyMethodConfig = Annotated[SerializeAsAny[MethodConfig], ByKind(METHODS)]
 
-__all__ = [
-    "METHODS",
-    "AnyMethodConfig",
-    "EmbeddingMethod",
-    "JointEmbeddingConfig",
-    "Method",
-    "MethodConfig",
-    "ProbeConfig",
-    "StageConfig",
-    "SupervisedConfig",
-]
+__all__ = ["EmbeddingMethod", "JointEmbeddingConfig", "Method", "MethodConfig", "StageConfig", "SupervisedConfig"]

@@ -81,9 +81,7 @@ class MethodConfig(Config):
 
 class Method(nn.Module, ABC):
     """Parts are direct children, `encoder` one of them. `forward` gives losses, so that DDP's hooks fire.
-
-    gather: [B, X] -> the rows of all DDP workers; for losses that compare a clip with the others of its batch.
-    """
+    gather: [B, X] -> the rows of all DDP workers; for losses that compare a clip with the others of its batch."""
 
     encoder: Encoder
 
@@ -119,9 +117,7 @@ class Method(nn.Module, ABC):
 
     def train_only(self, parts: tuple[str, ...]) -> list[nn.Parameter]:
         """Freeze all parts but these: no gradient, and eval(), so that BatchNorm and dropout stand still.
-
-        Returns the parameters that train. Raises ValueError when a part does not exist.
-        """
+        Returns the parameters that train. Raises ValueError when a part does not exist."""
         children: dict[str, nn.Module] = dict(self.named_children())
         missing = [part for part in parts if part not in children]
         if missing:

@@ -33,9 +33,7 @@ class TagVectorsConfig(Config):
     @abstractmethod
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:
         """C names -> float32 [C, V]. tags_NC: {0, 1}, of the train split; given where the names are its tags.
-
-        Raises ValueError for names that have no vector, and OSError where a file cannot be read.
-        """
+        Raises ValueError for names that have no vector, and OSError where a file cannot be read."""
 
     def resolved(self, names: tuple[str, ...], vectors_CV: Array) -> "TagVectorsConfig":
         """This config with the width and the hash of what it gave."""

@@ -56,9 +56,7 @@ class Accumulator:
 
 def backward(module: nn.Module, batch: AnyBatch, stage: str, pieces: int = 1) -> float:
     """Add the batch's gradients to the module's; returns its loss. pieces: 1, or 2 for halves.
-
-    A clip alone is no batch for BatchNorm, so three clips or fewer stay whole.
-    """
+    A clip alone is no batch for BatchNorm, so three clips or fewer stay whole."""
     total, clips = 0.0, len(batch.clip_id_B)
     halves = zip(*(tensor.tensor_split(pieces) for tensor in batch), strict=True)
     parts = [batch] if pieces == 1 or clips < 4 else [type(batch)(*half) for half in halves]
