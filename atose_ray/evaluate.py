@@ -12,12 +12,10 @@ from atose_ray.config import OBJECTIVES
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
-from atose_ray.evaluation.scoring import score_clips
 from atose_ray.evaluation.significance import interval
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
-from atose_ray.training.precision import prepare_to_score
-from atose_ray.training.run import make_batches, pick_device
+from atose_ray.training.run import score_split
 from atose_ray.types import SPLITS, Split
 
 
@@ -35,15 +33,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("model", nargs="+", help="model folders, `best` of a study or of a run; all of one data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which clips (default: test)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="clip", help="how they are scored (default: clip)")
+    against = "a file that --json was printed into: shows the differences; refused where protocol or data differ"
+    parser.add_argument("--against", metavar="FILE", help=against)
     parser.add_argument(
-        "--against",
-        metavar="FILE",
-        help="a file that --json was printed into: shows the differences; refused where protocol or data differ",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="JSON instead of a table: one object, or a list where several models are given",
+        "--json", action="store_true", help="JSON: one object, or a list where several models are given"
     )
     return parser
 
@@ -137,15 +130,10 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
 
 def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol: Protocol) -> dict[str, Any]:
     """The metrics of a split under a protocol, and, where every clip counts once, how sure they are."""
-    device = pick_device(model.run)
-    prepare_to_score(model.method.to(device), model.run.execution, device)
-    batches = make_batches(model.run, manifest, store.uri).evaluate(split, protocol.windows)
-    scores = score_clips(model.method, batches, model.stage, device)
+    scores = score_split(model, manifest, store.uri, split, protocol.windows)
     metrics = protocol.metrics(scores, model.spec.exclusive)
-    bounds = {}
-    for name in metrics if protocol is CLIP else ():
-        if name in OBJECTIVES and name != "pr_auc_micro":
-            bounds[name] = interval(scores.scores_NC, scores.tags_NC, name)
+    sure = [name for name in metrics if protocol is CLIP and name in OBJECTIVES and name != "pr_auc_micro"]
+    bounds = {name: interval(scores.scores_NC, scores.tags_NC, name) for name in sure}
     return {"metrics": metrics, "intervals": bounds}
 
 

@@ -136,11 +136,6 @@ class KerasAdam(KerasOptimizer):
 class KerasSGD(KerasOptimizer):
     """v = momentum v - lr g; w += v, or with Nesterov w += momentum v - lr g."""
 
-    def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.9, **settings: Any
-    ) -> None:
-        super().__init__(parameters, lr, **{"momentum": momentum, "nesterov": True, **settings})
-
     def update(self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         velocity = state.setdefault("velocity", torch.zeros_like(weight))
         velocity.mul_(group["momentum"]).sub_(grad, alpha=group["lr"])

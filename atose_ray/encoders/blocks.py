@@ -28,14 +28,12 @@ class BiasedBatchNorm(nn.BatchNorm1d):
     """BatchNorm over [B, C, ...] whose running variance is the biased one: divided by n, not by n - 1, values."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected [B, C, ...], but got {tuple(input.shape)}")
+        """Any number of dimensions; torch.batch_norm itself refuses less than two."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(input)
         assert self.running_var is not None and self.momentum is not None and self.num_batches_tracked is not None
-        self._check_input_dim(input)
         self.num_batches_tracked.add_(1)
         unbiased_C = self.running_var.clone()
         out = functional.batch_norm(

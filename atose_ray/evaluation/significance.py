@@ -30,11 +30,6 @@ class Comparison:
     better: float
     resamples: int
 
-    @property
-    def decided(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
 class Spread:

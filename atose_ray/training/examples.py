@@ -12,12 +12,10 @@ from atose_ray.data.shards import data_store, load_manifest
 from atose_ray.evaluation.examples import mistakes_of, shown_clips
 from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.scoring import score_clips
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, load_model
-from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import make_batches, pick_device
+from atose_ray.training.run import score_split
 
 EXAMPLES = "examples.json"
 
@@ -52,10 +50,7 @@ def examples_of(model: Model, store: Store, device: torch.device | None = None) 
             f"the shards of {model.run.data.dataset!r} in {store.uri} are not those that the model was trained on; "
             "give the store it was trained from, or prepare the data set as it was"
         )
-    device = device or pick_device(model.run)
-    prepare_to_score(model.method.to(device), model.run.execution, device)
-    batches = make_batches(model.run, manifest, store.uri).evaluate("valid")
-    scores = score_clips(model.method, batches, model.stage, device)
+    scores = score_split(model, manifest, store.uri, "valid", CLIP.windows, device)
     exclusive, tags = model.spec.exclusive, model.spec.tags
     mistakes, shown = mistakes_of(scores, exclusive)
     return {

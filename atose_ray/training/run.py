@@ -11,15 +11,17 @@ import torch
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
+from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.scoring import score_clips, tag_facts
+from atose_ray.evaluation.scoring import ClipScores, score_clips, tag_facts
 from atose_ray.methods import Method
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import best_model, save_model
+from atose_ray.training.checkpoint import Model, best_model, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.training.resolve import begin_with, tag_set
+from atose_ray.types import Split
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,21 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
+def score_split(
+    model: Model, manifest: Manifest, store_uri: str, split: Split, windows: Windows, device: torch.device | None = None
+) -> ClipScores:
+    """The scores of a model on the windows of a split's clips. device: None is that of the run's config."""
+    device = device or pick_device(model.run)
+    prepare_to_score(model.method.to(device), model.run.execution, device)
+    batches = make_batches(model.run, manifest, store_uri).evaluate(split, windows)
+    return score_clips(model.method, batches, model.stage, device)
+
+
 def finish_run(job: Job, best: Store) -> dict[str, Any]:
     """Score the test split, once, with the best epoch, and write the model folder `best`; returns the metrics."""
     model = best_model(RunFolder(Store(job.folder_uri)))
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
-    device = pick_device(job.run)
-    prepare_to_score(model.method.to(device), job.run.execution, device)
-    batches = make_batches(job.run, manifest, job.store_uri).evaluate("test")
-    scores = score_clips(model.method, batches, model.stage, device)
+    scores = score_split(model, manifest, job.store_uri, "test", CLIP.windows)
     test = CLIP.metrics(scores, model.spec.exclusive)
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, **tag_facts(model.method, scores)}
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)

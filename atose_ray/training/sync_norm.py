@@ -49,11 +49,9 @@ class CrossRankBatchNorm(_BatchNorm):
     biased = False
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected [B, C, ...], but got {tuple(input.shape)}")
+        """Any number of dimensions."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, ...] -> the same shape."""
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
@@ -77,7 +75,6 @@ class BiasedSyncBatchNorm(nn.SyncBatchNorm):
     """torch's SyncBatchNorm with the biased running variance. All ranks have batches of one size."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, ...] -> the same shape."""
         if not self.training:
             return super().forward(input)
         assert self.running_var is not None and self.momentum is not None
