@@ -1,7 +1,6 @@
 """What a run is and what a study is: types, limits and defaults, composed from the parts' own configs.
 
-A run's identity is `RunConfig.signature()`: the hash of everything that can change its result.
-"""
+A run's identity is `RunConfig.signature()`: the hash of everything that can change its result."""
 
 import difflib
 import hashlib
@@ -42,8 +41,7 @@ class DataConfig(Config):
         A smaller share's clips are all in a larger one; valid and test stay whole.
     residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
         speed, not one bit of a batch, so it is no part of a run's identity.
-    content_hash: of the shards; filled in when a run starts, so that other data is another run.
-    """
+    content_hash: of the shards; filled in when a run starts, so that other data is another run."""
 
     dataset: str = "demo"
     crop_seconds: Annotated[float, Field(gt=0, le=600)] | Literal["published"] | None = None
@@ -63,8 +61,7 @@ class ExecutionConfig(Config):
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
         bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
-    """
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -80,8 +77,7 @@ class InitFrom(Config):
 
     uri: a model folder, or a file of tensors (.safetensors, .pt without other objects, .npz), such as a published
     checkpoint. parts: the method's, of the folder. prefix: what stands before the encoder's own names in the file.
-    sha256: of the file that is read; filled in when a run is resolved, so that other weights are another run.
-    """
+    sha256: of the file that is read; filled in when a run is resolved, so that other weights are another run."""
 
     uri: str = Field(min_length=1)
     parts: tuple[str, ...] = ("encoder",)
@@ -93,8 +89,7 @@ class RunConfig(Config):
     """One training, whole: what `train` takes and what a trial of a search is.
 
     tag_vectors: for methods that read them. metric: validation metric that picks the best epoch (a search sets it to
-    its own).
-    """
+    its own)."""
 
     data: DataConfig = DataConfig()
     encoder: AnyEncoderConfig = SampleCNNConfig()
@@ -164,8 +159,7 @@ class RunConfig(Config):
         """The method around its encoder, freshly initialised from torch's current random state.
 
         tags: with the vectors that the method reads; None leaves room for them, to be filled by loading weights.
-        Raises ConfigError when the encoder cannot be built.
-        """
+        Raises ConfigError when the encoder cannot be built."""
         self.check(spec)
         model_spec = self.model_spec(spec)
         if tags is None:
@@ -179,8 +173,7 @@ class PrunerConfig(Config):
 
     asha: asynchronous successive halving (Li et al. 2020): at epochs grace_epochs * reduction_factor^k a trial goes on
     only if it is in the best 1/reduction_factor so far. median: after grace_epochs, a trial goes on while not below
-    the median of the others' running means at that epoch (Golovin et al. 2017). none: every trial is finished.
-    """
+    the median of the others' running means at that epoch (Golovin et al. 2017). none: every trial is finished."""
 
     kind: Literal["asha", "median", "none"] = "asha"
     grace_epochs: int = Field(default=1, ge=1)
@@ -201,8 +194,7 @@ class SearchConfig(Config):
     warm_start: studies of the same store whose trials the sampler learns from.
     budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
-    max_failures: restarts of a trial whose process or node was lost.
-    """
+    max_failures: restarts of a trial whose process or node was lost."""
 
     metric: str = "pr_auc_macro"
     costs: tuple[Literal["params", "latency_ms", "train_seconds", "gpu_seconds"], ...] = ()

@@ -71,20 +71,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_models(folders: list[str]) -> list[Model]:
-    """The models to score. Raises ValueError where a folder is none, or they are of several data sets or tag lists."""
+    """The models to score. Raises ValueError where a folder is none, or they are of several data sets."""
     models = [load_model(folder) for folder in folders]
-    first = models[0]
+    first = models[0].run.data.dataset
     for folder, model in zip(folders, models, strict=True):
-        if first.run.data.dataset != model.run.data.dataset:
+        if model.run.data.dataset != first:
             raise ValueError(
-                f"models side by side must be of one data set, but {folders[0]} was trained on "
-                f"{first.run.data.dataset!r} and {folder} on {model.run.data.dataset!r}; score them one by one"
-            )
-        if first.spec.tags != model.spec.tags:
-            raise ValueError(
-                f"models side by side must have the same tags, but {folders[0]} has {', '.join(first.spec.tags[:5])} "
-                f"({len(first.spec.tags)}) and {folder} {', '.join(model.spec.tags[:5])} ({len(model.spec.tags)}); "
-                "score each with the store it was trained from"
+                f"models side by side must be of one data set, but {folders[0]} was trained on {first!r} and {folder} "
+                f"on {model.run.data.dataset!r}; score them one by one"
             )
     return models
 

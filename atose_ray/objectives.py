@@ -1,7 +1,6 @@
 """Losses: tensors to a scalar. Those that tie audio to tags share one signature and have a config beside them.
 
-All take tag_embed_BD and audio_embed_BD, row i of both from clip i, and tags_BC in {0, 1}; D is the joint space.
-"""
+All take tag_embed_BD and audio_embed_BD, row i of both from clip i, and tags_BC in {0, 1}; D is the joint space."""
 
 from abc import abstractmethod
 from typing import Annotated, Literal
@@ -21,8 +20,7 @@ class PairwiseMarginConfig(Config):
     y is the tag embedding, p the audio embedding. margin: below it, a coordinate that the tag vector does not ask for
     costs. Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the contrastive loss of Hadsell et al. 2006, taken
     coordinate by coordinate with a soft y. For unit vectors of at least 50 dimensions its minimum is the constant
-    1 / sqrt(D) on both sides: it hardly rewards p = y.
-    """
+    1 / sqrt(D) on both sides: it hardly rewards p = y."""
 
     kind: Literal["pairwise_margin"] = "pairwise_margin"
     margin: float = Field(default=0.4, ge=0, le=2)
@@ -73,8 +71,7 @@ class InfoNCEConfig(ContrastConfig):
 
     Source: van den Oord et al. 2018, in the symmetric form of Radford et al. 2021. The targets are a departure: where
     the tag vector is a function of the tag set, as in a joint embedding, they equal one-hot ones, but k clips of one
-    set then cost at least log k.
-    """
+    set then cost at least log k."""
 
     kind: Literal["info_nce"] = "info_nce"
 
@@ -87,8 +84,7 @@ class SoftTargetsConfig(ContrastConfig):
     """The more alike the tags of two clips, the closer: targets in proportion to the Jaccard index of the tag sets.
 
     Two clips that share some tags are neither positives nor negatives: they attract each other by |both| / |either|.
-    Two clips without a tag count as alike. Ours, after the graded targets of SoftCLIP (Gao et al. 2023).
-    """
+    Two clips without a tag count as alike. Ours, after the graded targets of SoftCLIP (Gao et al. 2023)."""
 
     kind: Literal["soft_targets"] = "soft_targets"
 
@@ -109,8 +105,7 @@ def tagging_loss(logits_BC: torch.Tensor, tags_BC: torch.Tensor, exclusive: bool
     """[B, C], [B, C] -> scalar: cross-entropy of the tags under the logits.
 
     Not exclusive: binary, mean over B and C. Exclusive: -sum over C of tag * log softmax, mean over B; a row without
-    a tag adds 0 and counts in the mean (as published: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002).
-    """
+    a tag adds 0 and counts in the mean (as published: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002)."""
     if exclusive:
         return -(tags_BC * functional.log_softmax(logits_BC, dim=1)).sum(dim=1).mean()
     return functional.binary_cross_entropy_with_logits(logits_BC, tags_BC)

@@ -2,8 +2,7 @@
 
 `adam` and `sgd` are torch's. `keras_adam` and `keras_sgd` follow the arithmetic of TF-Keras (2.4 to 2.21), with which
 ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) was trained; they differ from torch's where gradients are tiny and where
-the learning rate changes. Their weight decay, which the published code does not use, is decoupled.
-"""
+the learning rate changes. Their weight decay, which the published code does not use, is decoupled."""
 
 import math
 from abc import abstractmethod
@@ -20,8 +19,7 @@ class OptimizerConfig(Config):
     """What every optimizer has.
 
     schedule: `constant`, or `cosine` from lr to 0 over the steps of the stage (Loshchilov & Hutter 2017, no restarts).
-    warmup_steps: linear rise from lr / warmup_steps to lr over the first steps of a stage.
-    """
+    warmup_steps: linear rise from lr / warmup_steps to lr over the first steps of a stage."""
 
     lr: float = Field(default=1e-3, gt=0, le=10)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
@@ -77,8 +75,7 @@ class KerasAdamConfig(OptimizerConfig):
     """Adam whose epsilon stands outside the bias correction.
 
     steps_before: updates that the bias correction counts as done. The published code keeps one Adam for both stages,
-        so that its classifier starts after 57,180 of them, with zero moments and no correction.
-    """
+        so that its classifier starts after 57,180 of them, with zero moments and no correction."""
 
     kind: Literal["keras_adam"] = "keras_adam"
     steps_before: int = Field(default=0, ge=0)

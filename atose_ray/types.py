@@ -4,8 +4,7 @@ Shape letters end a tensor's name (`audio_BT`):
 
     B clips (or crops) of a batch    T samples of audio      F spectrogram frames    M mel or frequency bins
     E encoder embedding              C tags (classes)        D latent of the joint embedding
-    S steps of a sequence            V tag-vector size       N clips of a whole split
-"""
+    S steps of a sequence            V tag-vector size       N clips of a whole split"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -33,8 +32,7 @@ class ByKind:
     """`Annotated[SerializeAsAny[FooConfig], ByKind(FOOS)]`: a mapping is validated by the class that its `kind` names.
 
     Unlike a union the table can grow: what joins it after the import (in a test, in a notebook) is a choice like the
-    others.
-    """
+    others."""
 
     table: Mapping[str, type[Config]]
 
@@ -116,8 +114,7 @@ class DataSpec(Config):
     """The facts about a prepared data set that models are built from. Written once, by `prepare`, into the manifest.
 
     input: what a clip is. Its length is that of one forward pass: in a manifest the longest stored clip, in a model's
-    folder the crop it was trained on.
-    """
+    folder the crop it was trained on."""
 
     input: Input
     tags: tuple[str, ...] = Field(min_length=1)
@@ -162,8 +159,7 @@ class ClipRef:
     source: path (or URI) of an audio file, or the encoded file itself as bytes.
     name: what identifies the clip in messages and tables, stable across machines (usually the path in the annotations).
     start_s, end_s: the part of the file, in seconds; `end_s=None` is the end of the file.
-    group: artist, speaker or recording; the same group in two splits is a leak.
-    """
+    group: artist, speaker or recording; the same group in two splits is a leak."""
 
     source: str | bytes
     name: str

@@ -7,8 +7,7 @@ Every convolution keeps the length; every block ends in a max-pool without paddi
 
 The 1-D blocks run as 2-D ones of height 1, [B, C, 1, T], channels last in memory: on a CPU with AVX512-BF16 their
 convolutions take half of the time of [B, C, T] in bfloat16. Weights keep their 1-D shape. What follows a BatchNorm or a
-sum works in place: at these sizes a new tensor costs more than the arithmetic.
-"""
+sum works in place: at these sizes a new tensor costs more than the arithmetic."""
 
 from typing import Any, Literal, cast
 

@@ -2,8 +2,7 @@
 
 Attention: each of H heads weighs the S steps by a softmax over a linear score, separately for its share of the E
 values (Lin et al., "A Structured Self-attentive Sentence Embedding", ICLR 2017, without the hidden layer); its scores
-begin at zero, so that an untrained one is the mean.
-"""
+begin at zero, so that an untrained one is the mean."""
 
 from typing import Literal
 

@@ -8,8 +8,7 @@ Architectures for Audio Classification", IEEE JSTSP 2019 (se, res, rese). In the
 Depth follows the clip: stem and blocks shorten by 3 each, so a clip of T samples carries n blocks where
 3^(n + 1) <= T, from three up to the published nine, which 59049 = 3^10 samples fill exactly. A one-second keyword
 (16000 samples) passes seven blocks and not padded. What is longer goes to the global pooling. The stem is
-`channels` wide; so are two blocks, the last has 4 times and the others twice as many.
-"""
+`channels` wide; so are two blocks, the last has 4 times and the others twice as many."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal, cast
@@ -32,8 +31,7 @@ class SampleBodyConfig(EncoderConfig):
     """block: what stands between two pools. channels: width of the stem; the embedding is 8 times as wide.
 
     se_ratio: hidden units per channel of the excitation in se and rese (published: 16).
-    dropout: between the two convolutions of res and rese.
-    """
+    dropout: between the two convolutions of res and rese."""
 
     published_length: ClassVar[int] = 59049
 

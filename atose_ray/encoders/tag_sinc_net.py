@@ -26,8 +26,7 @@ class TagSincNetConfig(SampleBodyConfig):
 
     published_filters: true is the published bank: it lacks a pi and is built for 22050 Hz, whatever the rate of the
     audio, so its 256 bands cover 18 Hz to 2.55 kHz of audio at 16 kHz. false is the honest bank, built for the rate of
-    the audio, whose bands go up to half of it.
-    """
+    the audio, whose bands go up to half of it."""
 
     kind: Literal["tag_sinc_net"] = "tag_sinc_net"
     block: BlockKind = "rese"

@@ -2,8 +2,7 @@
 
 A mistake needs a decision. Of exclusive tags it is the highest score. Where a clip carries any number of tags, a tag is
 given to as many clips as carry it, those it scores highest (the break-even point of precision and recall), so that a
-rare tag with low scores is judged by its own measure.
-"""
+rare tag with low scores is judged by its own measure."""
 
 import base64
 from collections import Counter
@@ -36,8 +35,7 @@ class Mistake:
     """A tag that a clip got and does not carry, or carries and did not get. clip, tag: indices into scores_NC.
 
     rank: of exclusive tags, the tag's place among the clip's scores; else the clip's place among the tag's. From 1.
-    severity: the higher the worse, comparable within one list.
-    """
+    severity: the higher the worse, comparable within one list."""
 
     clip: int
     tag: int
@@ -70,8 +68,7 @@ def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], 
     """The worst false positives and false negatives, worst first: WORST of each at most, WORST_OF_TAG of a tag.
 
     A clip stands in the two lists together at most WORST_OF_CLIP times; of exclusive tags once, as each wrong clip is
-    a false positive of one tag and a false negative of another.
-    """
+    a false positive of one tag and a false negative of another."""
     scores_NC, tags_NC = scores.scores_NC, scores.tags_NC > 0
     given_NC, needed_C = decision(scores_NC, tags_NC, exclusive)
     rank_NC = rankdata(-scores_NC, "ordinal", axis=1 if exclusive else 0)
@@ -108,8 +105,7 @@ def confusion(scores: ClipScores, exclusive: bool) -> dict[str, Any]:
 
     counts[a][b], a = b: clips with tag a that were given it. Else, of exclusive tags, clips with tag a that were given
     b; where clips carry several, clips with tag a and without b that were given b. Of many tags only the MAP_TAGS with
-    the most mistakes, in the order of the data.
-    """
+    the most mistakes, in the order of the data."""
     tags_NC = (scores.tags_NC > 0).astype(np.int64)
     given_NC = decision(scores.scores_NC, tags_NC, exclusive)[0].astype(np.int64)
     counts_CC = tags_NC.T @ (given_NC * (1 - tags_NC))

@@ -2,8 +2,7 @@
 
 Protocol `clip`: a clip's score is the mean of its crops' scores, and every clip counts once. Rankings are
 scikit-learn's. Tags without a positive or without a negative have no ranking: they are left out of macro means,
-and `tags_scored` says how many of `tags_total` counted.
-"""
+and `tags_scored` says how many of `tags_total` counted."""
 
 from typing import Any
 
@@ -31,8 +30,7 @@ def clip_metrics(scores_NC: Array, tags_NC: Array, exclusive: bool) -> dict[str,
     f1_macro_at_0.5  mean over the scored tags of F1 = 2 TP / (2 TP + FP + FN) at score > 0.5
     accuracy         share of clips whose highest score is their tag (exclusive tags only)
 
-    Raises ValueError when no tag can be ranked, NonFiniteError when a score is not finite.
-    """
+    Raises ValueError when no tag can be ranked, NonFiniteError when a score is not finite."""
     check_scores(scores_NC, tags_NC)
     scored = rankable(tags_NC)
     if not scored.any():
@@ -70,8 +68,7 @@ def joint_space_metrics(audio_ND: Array, tag_ND: Array, tags_NC: Array) -> dict[
                       they share one point, the lower the more they spread (Wang & Isola 2020)
     tag_uniformity    the same over the vectors of the distinct tag sets
 
-    Of the first 2,000 clips; a figure without a pair is left out.
-    """
+    Of the first 2,000 clips; a figure without a pair is left out."""
     audio, tag, sets = unit_rows(audio_ND[:JOINT_CLIPS]), unit_rows(tag_ND[:JOINT_CLIPS]), tags_NC[:JOINT_CLIPS]
     _, distinct, tag_set_N = np.unique(sets, axis=0, return_index=True, return_inverse=True)
     cosine_NN = audio @ tag.T

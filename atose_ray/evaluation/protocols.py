@@ -1,7 +1,6 @@
 """How a split is scored, as objects with a name; and the law that only scores of one protocol are compared.
 
-A new protocol is a `Protocol` and one line in `PROTOCOLS`.
-"""
+A new protocol is a `Protocol` and one line in `PROTOCOLS`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from atose_ray.evaluation.jetatag import jetatag_metrics
 from atose_ray.evaluation.metrics import COUNTS, clip_metrics, joint_space_metrics
 from atose_ray.evaluation.scoring import ClipScores, score_clips
 from atose_ray.methods import Method
-from atose_ray.types import AnyBatch, TagSet
+from atose_ray.types import AnyBatch
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Protocol:
     metrics: Callable[[ClipScores, bool], dict[str, float]]
 
     def evaluate(
-        self, method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device, tags: TagSet | None = None
+        self, method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device
     ) -> dict[str, float]:
-        """Score the windows that `batches` holds and take the metrics. tags: None is those of the training."""
-        return self.metrics(score_clips(method, batches, stage, device, tags), method.spec.exclusive)
+        """Score the windows that `batches` holds and take the metrics."""
+        return self.metrics(score_clips(method, batches, stage, device), method.spec.exclusive)
 
 
 def _clip(scores: ClipScores, exclusive: bool) -> dict[str, float]:

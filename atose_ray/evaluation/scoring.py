@@ -1,7 +1,6 @@
 """The one scorer: windows of a split's clips -> a score per clip and tag, gathered over all ranks.
 
-The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic).
-"""
+The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ class ClipScores:
     """clip_id_N int64 ascending; scores_NC float64, the mean over a clip's windows; tags_NC {0, 1}. Of a method with a
     joint space also audio_ND and tag_ND float64: mean of a clip's audio vectors, and the vector of its tags.
 
-    windows_RC, clip_R: the score of every window, and the number of its clip among the N, in the order of the clips.
-    """
+    windows_RC, clip_R: the score of every window, and the number of its clip among the N, in the order of the clips."""
 
     clip_id_N: Array
     scores_NC: Array

@@ -1,8 +1,7 @@
 """How sure is a score, and is one model better than another or only luckier with these clips or this seed?
 
 Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshirani 1993; both models are scored on the
-same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds.
-"""
+same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds."""
 
 import math
 from collections.abc import Sequence
@@ -63,8 +62,7 @@ def paired_bootstrap(
     """Scores [N, C] of S trainings of A and of B, on the same clips with {0, 1} tags -> is A better?
 
     A's figure on a resample is the mean of its trainings' metrics. Raises ValueError for another metric than those of
-    config.OBJECTIVES, no training, shapes that differ or scores not finite.
-    """
+    config.OBJECTIVES, no training, shapes that differ or scores not finite."""
     if not a_SNC or not b_SNC:
         raise ValueError("expected the scores of one training or more on each side, but got none")
     differences_R, whole = _bootstrapped([*a_SNC, *b_SNC], tags_NC, metric, resamples, seed, len(a_SNC))

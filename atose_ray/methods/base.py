@@ -1,8 +1,7 @@
 """The contract of a method: named parts, stages that train some of them, and a score of any tag set in every stage.
 
 A new method is one file with a `MethodConfig` and a `Method` (or an `EmbeddingMethod`, where a clip's embedding is all
-it needs), and one line in `methods/__init__.py`.
-"""
+it needs), and one line in `methods/__init__.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -24,8 +23,7 @@ class MethodConfig(Config):
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
     COMPARABLE: stages whose scores may be ranked against those of other methods' stages.
     embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
-    reads_vectors: whether it is built with tag vectors. scores_unseen: whether it scores tags that it never saw.
-    """
+    reads_vectors: whether it is built with tag vectors. scores_unseen: whether it scores tags that it never saw."""
 
     embeds_tags: ClassVar[bool] = False
     reads_vectors: ClassVar[bool] = False

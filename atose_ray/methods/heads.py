@@ -2,8 +2,7 @@
 
 Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002 (WaveProjector, SupervisedClassifier). The linear head is the
 usual one of tagging and of probing; with few steps it learns faster than the published one, whose unit norm keeps the
-logits small until the last layer's weights have grown.
-"""
+logits small until the last layer's weights have grown."""
 
 from typing import Annotated, Literal, cast
 

@@ -10,8 +10,7 @@ Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002, and its published code.
 
 Departures: the published code leaves stage 1 without a score. Here it scores by decoding the projected audio, so that
 a search can prune in stage 1. The unit norms are safe at an all-zero row, where the published ones give NaN. Stage
-"joint" is ours.
-"""
+"joint" is ours."""
 
 from typing import ClassVar, Literal, cast
 
@@ -33,8 +32,7 @@ class JointEmbeddingConfig(MethodConfig):
     """latent: size D of the joint space (published: 128 MTAT, 50 DCASE, 64 Speech Commands).
 
     objective: what ties a clip's audio vector to its tag vector. head: the classifier of stages "classify", "joint".
-    joint_weight: of the joint embedding's losses beside the classifier's in stage "joint".
-    """
+    joint_weight: of the joint embedding's losses beside the classifier's in stage "joint"."""
 
     embeds_tags: ClassVar[bool] = True
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {

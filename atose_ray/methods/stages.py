@@ -27,8 +27,7 @@ class StageConfig(Config):
         same parts with the same kind of optimizer. Schedule and warm-up start anew.
     trains: None takes the method's own choice for this stage.
     cache: crops of every clip whose embeddings are kept where the encoder is frozen, so that each crop is encoded once
-        (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8.
-    """
+        (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8."""
 
     name: str
     epochs: int = Field(ge=1, le=10_000)

@@ -4,8 +4,7 @@
 alone, on an encoder that stays as it came: freshly initialised, or trained before (`encoder: pretrained`, `init_from`).
 Its score says how much of the tags a linear map, or a small MLP, finds in the embedding (Alain & Bengio 2016).
 
-Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2.
-"""
+Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2."""
 
 from typing import ClassVar, Literal
 

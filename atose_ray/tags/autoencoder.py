@@ -1,8 +1,7 @@
 """The tag autoencoder: a clip's tags to a unit vector of the joint space, and a vector of that space to tags.
 
 Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002. Its unit norm divides 0 by 0 for a clip without tags as long as
-the biases are zero, which is how they start; here such a row stays zero, and gets a finite gradient.
-"""
+the biases are zero, which is how they start; here such a row stays zero, and gets a finite gradient."""
 
 from typing import TypeVar, cast
 

@@ -1,8 +1,7 @@
 """Vectors of tag names, for methods that score tags they never saw. One class and one line in `VECTORS` each.
 
 They are resolved once, when a run is (training/resolve.py): their hash is part of the run's identity, and the model
-keeps them as buffers.
-"""
+keeps them as buffers."""
 
 import hashlib
 import io

@@ -1,8 +1,7 @@
 """Out of memory once: from there on a step takes its batch in two halves and adds their gradients up.
 
 The gradient is that of the whole batch where the loss is a mean over clips. Where clips of a batch see each other
-(BatchNorm in training, the negatives of InfoNCE) they see half as many: a run that was halved says so in its log.
-"""
+(BatchNorm in training, the negatives of InfoNCE) they see half as many: a run that was halved says so in its log."""
 
 import torch
 from torch import nn
@@ -26,8 +25,7 @@ class Accumulator:
     """Takes the backward pass of one batch after another, in halves once memory ran out.
 
     A run that goes on remembers it by its log. Several workers cannot change course in the middle of a step: there the
-    error ends the worker group, and the next one begins halved.
-    """
+    error ends the worker group, and the next one begins halved."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder

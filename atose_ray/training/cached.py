@@ -5,8 +5,7 @@ epochs are those very epochs, and their embeddings are kept; from then on a clip
 stage of at most K epochs is thus the uncached stage to the last bit of the encoder's arithmetic.
 
 Under DDP every rank embeds its share of an epoch, and the ranks exchange their embeddings, so that each holds the
-table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank).
-"""
+table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,8 +67,7 @@ class CachedEmbeddings:
     """BatchSource of EmbeddedBatch over another source: inputs until each crop was encoded once, then the table.
 
     The order of an epoch is that of the source while it is encoded, then a permutation of (seed, epoch). The encoder
-    must be in eval mode, as Method.train_only leaves it in a stage that does not train it.
-    """
+    must be in eval mode, as Method.train_only leaves it in a stage that does not train it."""
 
     def __init__(self, method: Method, source: BatchSource, span: Span, seed: int, device: torch.device) -> None:
         self.method, self.source, self.span, self.seed, self.device = method, source, span, seed, device

@@ -1,8 +1,7 @@
 """A checkpoint at every epoch end, and the model folder that comes out at the end. Nothing here unpickles objects.
 
 Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the epoch is also the state of
-the random generators: a resumed run is bitwise the uninterrupted one.
-"""
+the random generators: a resumed run is bitwise the uninterrupted one."""
 
 import dataclasses
 import io

@@ -1,8 +1,7 @@
 """examples.json: what a model gets wrong on the validation split, written into the folder of its study.
 
 Never of the test split: whoever reads a list of mistakes goes on to mend something, and a test split that was looked at
-clip by clip is no test of the next model.
-"""
+clip by clip is no test of the next model."""
 
 from typing import Any
 
@@ -24,8 +23,7 @@ def write_examples(best: Store, store: Store, device: torch.device | None = None
     """Score the validation split with the model folder `best` and write its examples.json, unless that is done.
 
     store: where the model's data set is. device: None is that of the run's config. Raises ValueError when the folder is
-    no model or the data is other data, StoreError when there is none.
-    """
+    no model or the data is other data, StoreError when there is none."""
     _write(load_model(best), best, EXAMPLES, store, device)
 
 

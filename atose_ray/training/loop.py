@@ -79,8 +79,7 @@ def run_epochs(
 
     On resume the last finished epoch is yielded again first, so that a report lost in a crash is made up for.
     Raises DivergedError at the first loss that is not finite, before the update, and NoMemoryError when half a batch
-    does not fit.
-    """
+    does not fit."""
     device = device or torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

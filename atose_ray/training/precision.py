@@ -1,8 +1,7 @@
 """In which precision and memory layout encoders compute: decided here, for training, scoring and tagging alike.
 
 Autocast stands in one place, around an encoder's `encode` (encoders/base.py). Heads, losses and optimizers are small
-and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass.
-"""
+and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass."""
 
 import os
 import shutil

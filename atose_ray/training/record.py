@@ -5,8 +5,7 @@ about.json         number, name, parameters searched, start time, device, model 
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
                    {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
 checkpoint.pt      the last finished epoch: weights, optimizer, record
-best.safetensors   weights of the epoch with the best validation score
-"""
+best.safetensors   weights of the epoch with the best validation score"""
 
 import contextlib
 import dataclasses
@@ -81,8 +80,7 @@ class RunFolder:
         """The finished epochs in order, up to the run's end; of an epoch repeated after a crash the last counts.
 
         (A worker that is told to stop may finish one more epoch after the end was written.) events: of the log, where
-        they are read already.
-        """
+        they are read already."""
         by_epoch: dict[int, EpochRecord] = {}
         for event in self.events() if events is None else events:
             if event["event"] == "end":

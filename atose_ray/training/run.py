@@ -55,8 +55,7 @@ def open_run(
 
     lent: clips in shared memory, for a run that leaves it open where its clips are kept. What comes out cannot read the
     test split: neither its labels nor the names of its files are in it.
-    Raises StoreError or ConfigError when the data or the config does not allow it.
-    """
+    Raises StoreError or ConfigError when the data or the config does not allow it."""
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset).without_test()
     torch.manual_seed(job.run.seed)
     method = job.run.build(manifest.data_spec, tag_set(job.run, Store(job.store_uri), manifest.data_spec.tags))
@@ -89,8 +88,7 @@ def make_batches(
 
     device: what trains on them, so that `data.residency` holds; None reads little (one split, once) and streams.
     lent: clips in shared memory, for `data.residency=auto`.
-    Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says.
-    """
+    Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says."""
     spec = run.model_spec(manifest.data_spec)
     unit = unit_of(spec.input)
     return batches_of(
