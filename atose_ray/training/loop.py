@@ -122,8 +122,7 @@ def run_epochs(
 
 @torch.no_grad()
 def fit_statistics(method: Method, batches: BatchSource, device: torch.device) -> None:
-    """What the encoder learns of the train split before it is trained (a scaler's buffers): one pass, all ranks' sums.
-    An encoder that fits nothing costs one batch of nothing: the pass ends where `statistics` gives None."""
+    """What the encoder learns of the train split before it is trained (a scaler): one pass, all ranks' sums."""
     if type(method.encoder).statistics is Encoder.statistics:
         return
     sums = [method.encoder.statistics(batch.to(device).inputs) for batch in batches.train(0)]  # type: ignore[union-attr]
