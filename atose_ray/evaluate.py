@@ -71,14 +71,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_models(folders: list[str]) -> list[Model]:
-    """The models to score. Raises ValueError where a folder is none, or they are of several data sets."""
+    """The models to score. Raises ValueError where a folder is none, or they are of several data sets or tag lists."""
     models = [load_model(folder) for folder in folders]
-    first = models[0].run.data.dataset
     for folder, model in zip(folders, models, strict=True):
-        if model.run.data.dataset != first:
+        pair = (models[0], model)
+        ours, theirs = (one.run.data.dataset for one in pair)
+        if ours != theirs:
             raise ValueError(
-                f"models side by side must be of one data set, but {folders[0]} was trained on {first!r} and {folder} "
-                f"on {model.run.data.dataset!r}; score them one by one"
+                f"models side by side must be of one data set, but {folders[0]} was trained on {ours!r} and {folder} "
+                f"on {theirs!r}; score them one by one"
+            )
+        if models[0].spec.tags != model.spec.tags:
+            ours, theirs = (f"{', '.join(one.spec.tags[:5])} ({len(one.spec.tags)})" for one in pair)
+            raise ValueError(
+                f"models side by side must have the same tags, but {folders[0]} has {ours} and {folder} {theirs}; "
+                "score each with the store it was trained from"
             )
     return models
 

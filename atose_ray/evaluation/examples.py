@@ -112,11 +112,8 @@ def confusion(scores: ClipScores, exclusive: bool) -> dict[str, Any]:
     mistakes_C = counts_CC.sum(axis=0) + counts_CC.sum(axis=1)
     np.fill_diagonal(counts_CC, (tags_NC * given_NC).sum(axis=0))
     kept = np.sort(np.argsort(-mistakes_C, kind="stable")[:MAP_TAGS])
-    return {
-        "tags": kept.tolist(),
-        "carry": tags_NC.sum(axis=0)[kept].tolist(),
-        "counts": counts_CC[np.ix_(kept, kept)].tolist(),
-    }
+    counts = counts_CC[np.ix_(kept, kept)].tolist()
+    return {"tags": kept.tolist(), "carry": tags_NC.sum(axis=0)[kept].tolist(), "counts": counts}
 
 
 def _lines(mistakes: list[Mistake], scores: ClipScores) -> list[dict[str, Any]]:

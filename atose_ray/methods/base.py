@@ -86,7 +86,7 @@ class Method(nn.Module, ABC):
     def __init__(self, encoder: Encoder, spec: DataSpec) -> None:
         super().__init__()
         self.spec, self.encoder = spec, encoder
-        self.gather: Callable[[torch.Tensor], torch.Tensor] = _own_rows
+        self.gather: Callable[[torch.Tensor], torch.Tensor] = lambda rows_BX: rows_BX
 
     def forward(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
         return self.losses(batch, stage)
@@ -151,10 +151,6 @@ class EmbeddingMethod(Method):
             )
         scores_BC = self.probabilities(self.embed(batch).embed_BE, stage)
         return scores_BC[:, [column[name] for name in tags.names]]
-
-
-def _own_rows(rows_BX: torch.Tensor) -> torch.Tensor:
-    return rows_BX
 
 
 def log_terms(**terms: torch.Tensor) -> dict[str, torch.Tensor]:

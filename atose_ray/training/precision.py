@@ -14,7 +14,6 @@ from atose_ray.encoders import Encoder
 from atose_ray.methods import Method
 
 Precision = Literal["float32", "bfloat16"]
-CPP_COMPILERS = ("g++", "clang++", "cl")
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -63,7 +62,7 @@ def prepare_to_score(method: Method, execution: ExecutionConfig, device: torch.d
 
 def require_compiler(device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail at the first batch, for want of a C++ compiler."""
-    compilers = (os.environ.get("CXX", ""), *CPP_COMPILERS)
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
     if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise ValueError(
             "execution.compile needs a C++ compiler on a CPU, but none is on the PATH; "
