@@ -1,16 +1,12 @@
 """What a run is and what a study is: types, limits and defaults, composed from the parts' own configs.
 
-A run's identity is `RunConfig.signature()`: the hash of everything that can change its result.
-"""
-
-from __future__ import annotations
+A run's identity is `RunConfig.signature()`: the hash of everything that can change its result."""
 
 import difflib
 import hashlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,14 +16,12 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from atose_ray.data.memory import Residency
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
-from atose_ray.methods import AnyMethodConfig, Method, StageConfig, SupervisedConfig
+from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
 from atose_ray.types import ByKind, Config, DataSpec, TagSet
 
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
-
-__all__ = ["ConfigError", "DataConfig", "ExecutionConfig", "RunConfig", "SearchConfig", "StageConfig", "StudyConfig"]
 
 
 class ConfigError(ValueError):
@@ -47,8 +41,7 @@ class DataConfig(Config):
         A smaller share's clips are all in a larger one; valid and test stay whole.
     residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
         speed, not one bit of a batch, so it is no part of a run's identity.
-    content_hash: of the shards; filled in when a run starts, so that other data is another run.
-    """
+    content_hash: of the shards; filled in when a run starts, so that other data is another run."""
 
     dataset: str = "demo"
     crop_seconds: Annotated[float, Field(gt=0, le=600)] | Literal["published"] | None = None
@@ -68,8 +61,7 @@ class ExecutionConfig(Config):
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
         bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
-    """
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -85,8 +77,7 @@ class InitFrom(Config):
 
     uri: a model folder, or a file of tensors (.safetensors, .pt without other objects, .npz), such as a published
     checkpoint. parts: the method's, of the folder. prefix: what stands before the encoder's own names in the file.
-    sha256: of the file that is read; filled in when a run is resolved, so that other weights are another run.
-    """
+    sha256: of the file that is read; filled in when a run is resolved, so that other weights are another run."""
 
     uri: str = Field(min_length=1)
     parts: tuple[str, ...] = ("encoder",)
@@ -98,8 +89,7 @@ class RunConfig(Config):
     """One training, whole: what `train` takes and what a trial of a search is.
 
     tag_vectors: for methods that read them; others leave them alone. metric: validation metric that picks the best
-    epoch (a search sets it to its own).
-    """
+    epoch (a search sets it to its own)."""
 
     data: DataConfig = DataConfig()
     encoder: AnyEncoderConfig = SampleCNNConfig()
@@ -112,16 +102,12 @@ class RunConfig(Config):
     execution: ExecutionConfig = ExecutionConfig()
 
     @model_validator(mode="after")
-    def _one_way_to_feed(self) -> RunConfig:
+    def _parts_fit(self) -> "RunConfig":
         if self.execution.ingest == "ray_data" and self.data.residency in ("host", "device"):
             raise ValueError(
                 f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
                 "streams them; set execution.ingest=local, or data.residency=stream"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _vectors_are_read(self) -> RunConfig:
         if self.method.reads_vectors and self.tag_vectors is None:
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
         return self
@@ -134,7 +120,7 @@ class RunConfig(Config):
                 del identity[since]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
-    def resolve(self, spec: DataSpec, content_hash: str) -> RunConfig:
+    def resolve(self, spec: DataSpec, content_hash: str) -> "RunConfig":
         """This config with what depends on the data filled in: crop length and content hash.
 
         What depends on files too, training/resolve.py fills in. Raises ConfigError when metric or encoder do not fit.
@@ -144,9 +130,10 @@ class RunConfig(Config):
                 "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
             )
         seconds = self.data.crop_seconds
-        if seconds is None or seconds == "published":
-            longest = spec.input.length if seconds is None else sys.maxsize
-            seconds = min(self.encoder.published_length, longest) / spec.input.rate_hz
+        if seconds == "published":
+            seconds = self.encoder.published_length / spec.input.rate_hz
+        elif seconds is None:
+            seconds = min(self.encoder.published_length, spec.input.length) / spec.input.rate_hz
         data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
         resolved = self.model_copy(update={"data": data})
         resolved.check(spec)
@@ -164,15 +151,14 @@ class RunConfig(Config):
         """The facts the model is built from: those of the data, with the crop as clip length."""
         if not isinstance(self.data.crop_seconds, float):
             raise ConfigError("data.crop_seconds is not resolved yet: call resolve(spec, content_hash) first")
-        crop = spec.input.of_length(round(self.data.crop_seconds * spec.input.rate_hz))
-        return spec.model_copy(update={"input": crop})
+        length = round(self.data.crop_seconds * spec.input.rate_hz)
+        return spec.model_copy(update={"input": spec.input.of_length(length)})
 
     def build(self, spec: DataSpec, tags: TagSet | None = None) -> Method:
         """The method around its encoder, freshly initialised from torch's current random state.
 
         tags: with the vectors that the method reads; None leaves room for them, to be filled by loading weights.
-        Raises ConfigError when the encoder cannot be built.
-        """
+        Raises ConfigError when the encoder cannot be built."""
         self.check(spec)
         model_spec = self.model_spec(spec)
         if tags is None:
@@ -186,8 +172,7 @@ class PrunerConfig(Config):
 
     asha: asynchronous successive halving (Li et al. 2020): at epochs grace_epochs * reduction_factor^k a trial goes on
     only if it is in the best 1/reduction_factor so far. median: after grace_epochs, a trial goes on while not below
-    the median of the others' running means at that epoch (Golovin et al. 2017). none: every trial is finished.
-    """
+    the median of the others' running means at that epoch (Golovin et al. 2017). none: every trial is finished."""
 
     kind: Literal["asha", "median", "none"] = "asha"
     grace_epochs: int = Field(default=1, ge=1)
@@ -208,8 +193,7 @@ class SearchConfig(Config):
     warm_start: studies of the same store whose trials the sampler learns from.
     budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
-    max_failures: restarts of a trial whose process or node was lost.
-    """
+    max_failures: restarts of a trial whose process or node was lost."""
 
     metric: str = "pr_auc_macro"
     costs: tuple[Literal["params", "latency_ms", "train_seconds", "gpu_seconds"], ...] = ()
@@ -230,20 +214,20 @@ class SearchConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _objective_is_metric_and_costs(cls, tree: Any) -> Any:
+    def _metric_and_costs(cls, tree: Any) -> Any:
         if not isinstance(tree, Mapping) or "objective" not in tree:
             return tree
         objective = tree["objective"]
-        if {"metric", "costs"} & set(tree) or not isinstance(objective, (list, tuple)) or not objective:
+        if {"metric", "costs"} & set(tree) or not isinstance(objective, list | tuple) or not objective:
             raise ValueError(
                 "objective is a list, the metric first and then what to minimise, instead of metric and costs, but got "
                 f"{objective!r}"
             )
-        rest = {key: value for key, value in tree.items() if key != "objective"}
-        return {**rest, "metric": objective[0], "costs": list(objective[1:])}
+        metric, *costs = objective
+        return {**{key: tree[key] for key in tree if key != "objective"}, "metric": metric, "costs": costs}
 
     @model_validator(mode="after")
-    def _metric_exists(self) -> SearchConfig:
+    def _settings_fit(self) -> "SearchConfig":
         if self.metric not in OBJECTIVES:
             raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {self.metric!r}")
         if len(set(self.costs)) != len(self.costs):
@@ -252,10 +236,6 @@ class SearchConfig(Config):
             raise ValueError("sampler cmaes has one objective; with costs use tpe, nsga2, random or grid")
         if self.warm_start and self.sampler != "tpe":
             raise ValueError(f"warm_start needs sampler tpe, which learns from other trials, but got {self.sampler}")
-        return self
-
-    @model_validator(mode="after")
-    def _storage_is_a_database(self) -> SearchConfig:
         if self.storage is not None and not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", self.storage):
             raise ValueError(
                 "storage is sqlite:///FILE or postgresql://USER@HOST/DATABASE, or nothing for a journal in the study's "
@@ -263,8 +243,8 @@ class SearchConfig(Config):
             )
         return self
 
-    def without_password(self) -> SearchConfig:
-        """These settings as they may be shown and written: `storage` without its password."""
+    def without_password(self) -> "SearchConfig":
+        """These settings as they may be shown and written."""
         return self.model_copy(update={"storage": self.storage and _public_url(self.storage)})
 
 
@@ -330,8 +310,7 @@ def _known_keys(model: type[BaseModel]) -> set[str]:
     found = set(model.model_fields)
     for field in model.model_fields.values():
         tables = [mark.table.values() for mark in field.metadata if isinstance(mark, ByKind)]
-        for kind in [*itertools.chain(*tables), *_models_in(field.annotation)]:
-            found |= _known_keys(kind)
+        found = found.union(*map(_known_keys, itertools.chain(*tables, _models_in(field.annotation))))
     return found
 
 
@@ -343,9 +322,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """`a.b=c` assignments on a nested mapping; a changed `kind` empties its branch, whose keys belong to the old kind.
-
-    Values are YAML (`--set method.latent=64`, `--set optim.lr=1e-3`). Raises ConfigError for a malformed assignment.
-    """
+    Values are YAML (`--set method.latent=64`, `--set optim.lr=1e-3`). Raises ConfigError for a malformed assignment."""
     result: dict[str, Any] = json.loads(json.dumps(tree))
     for assignment in assignments:
         path, mark, text = assignment.partition("=")

@@ -1,8 +1,6 @@
 """`python -m atose_ray.evaluate MODEL [MODEL ...]`: score chosen models under a named protocol, beside published
 figures and beside scores that were taken before. What was scored otherwise is refused, not compared."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -14,12 +12,10 @@ from atose_ray.config import OBJECTIVES
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
-from atose_ray.evaluation.scoring import score_clips
 from atose_ray.evaluation.significance import interval
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
-from atose_ray.training.precision import prepare_to_score
-from atose_ray.training.run import make_batches, pick_device
+from atose_ray.training.run import score_split
 from atose_ray.types import SPLITS, Split
 
 
@@ -37,15 +33,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("model", nargs="+", help="model folders, `best` of a study or of a run; all of one data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which clips (default: test)")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="clip", help="how they are scored (default: clip)")
+    against = "a file that --json was printed into: shows the differences; refused where protocol or data differ"
+    parser.add_argument("--against", metavar="FILE", help=against)
     parser.add_argument(
-        "--against",
-        metavar="FILE",
-        help="a file that --json was printed into: shows the differences; refused where protocol or data differ",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="JSON instead of a table: one object, or a list where several models are given",
+        "--json", action="store_true", help="JSON: one object, or a list where several models are given"
     )
     return parser
 
@@ -53,8 +44,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Load the models, read their data set from the store, check that all can be compared, score, print."""
     options = arguments().parse_args(argv)
-    models = load_models(options.model)
-    store = cli.open_store(options)
+    models, store = load_models(options.model), cli.open_store(options)
     dataset = models[0].run.data.dataset
     manifest = load_manifest(store, dataset)
     for model in models:
@@ -83,18 +73,18 @@ def main(argv: list[str] | None = None) -> None:
 def load_models(folders: list[str]) -> list[Model]:
     """The models to score. Raises ValueError where a folder is none, or they are of several data sets or tag lists."""
     models = [load_model(folder) for folder in folders]
-    first = models[0]
-    for folder, model in zip(folders[1:], models[1:], strict=True):
-        ours, theirs = first.run.data.dataset, model.run.data.dataset
+    for folder, model in zip(folders, models, strict=True):
+        pair = (models[0], model)
+        ours, theirs = (one.run.data.dataset for one in pair)
         if ours != theirs:
             raise ValueError(
-                "models side by side must be of one data set, but "
-                f"{folders[0]} was trained on {ours!r} and {folder} on {theirs!r}; score them one by one"
+                f"models side by side must be of one data set, but {folders[0]} was trained on {ours!r} and {folder} "
+                f"on {theirs!r}; score them one by one"
             )
-        if first.spec.tags != model.spec.tags:
+        if models[0].spec.tags != model.spec.tags:
+            ours, theirs = (f"{', '.join(one.spec.tags[:5])} ({len(one.spec.tags)})" for one in pair)
             raise ValueError(
-                f"models side by side must have the same tags, but {folders[0]} has {', '.join(first.spec.tags[:5])} "
-                f"({len(first.spec.tags)}) and {folder} {', '.join(model.spec.tags[:5])} ({len(model.spec.tags)}); "
+                f"models side by side must have the same tags, but {folders[0]} has {ours} and {folder} {theirs}; "
                 "score each with the store it was trained from"
             )
     return models
@@ -141,16 +131,10 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
 
 def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol: Protocol) -> dict[str, Any]:
     """The metrics of a split under a protocol, and, where every clip counts once, how sure they are."""
-    device = pick_device(model.run)
-    prepare_to_score(model.method.to(device), model.run.execution, device)
-    batches = make_batches(model.run, manifest, store.uri).evaluate(split, protocol.windows)
-    scores = score_clips(model.method, batches, model.stage, device)
+    scores = score_split(model, manifest, store.uri, split, protocol.windows)
     metrics = protocol.metrics(scores, model.spec.exclusive)
-    bounds = {}
-    for name in metrics if protocol is CLIP else ():
-        if name in OBJECTIVES and name != "pr_auc_micro":
-            sure = interval(scores.scores_NC, scores.tags_NC, name)
-            bounds[name] = [sure.low, sure.high]
+    sure = [name for name in metrics if protocol is CLIP and name in OBJECTIVES and name != "pr_auc_micro"]
+    bounds = {name: interval(scores.scores_NC, scores.tags_NC, name) for name in sure}
     return {"metrics": metrics, "intervals": bounds}
 
 
@@ -159,25 +143,20 @@ def beside(kind: str, tags: int, split: Split, protocol: str) -> dict[str, Any] 
     figures = published_figures(kind, tags, split, protocol)
     if figures is None:
         return None
-    rows = [
-        {"system": name, **dict(zip(figures.metrics, scores, strict=True))} for name, scores in figures.systems.items()
-    ]
+    named = {name: dict(zip(figures.metrics, scores, strict=True)) for name, scores in figures.systems.items()}
+    rows = [{"system": name, **scores} for name, scores in named.items()]
     return {"source": figures.source, "protocol": protocol, "systems": rows}
 
 
 def as_text(results: list[dict[str, Any]]) -> str:
     """Our scores, a column per model, with 95 % intervals over resampled clips; then the published figures and ours in
-    one table; then what --against asks for.
-
-    Every line that holds a score ends with the name of its protocol.
-    """
+    one table; then what --against asks for. Every line that holds a score ends with the name of its protocol."""
     first = results[0]
     mark = f"[{first['protocol']}]"
     taken = f"{first['dataset']}, {first['split']} split, protocol {first['protocol']}"
-    names = ["this model"] if len(results) == 1 else [f"model {number}" for number in range(1, len(results) + 1)]
-    if len(results) == 1:
-        lines = [f"{first['model']} on {taken}"]
-    else:
+    names, lines = ["this model"], [f"{first['model']} on {taken}"]
+    if len(results) > 1:
+        names = [f"model {number}" for number in range(1, len(results) + 1)]
         lines = [taken, *(f"{name}: {result['model']}" for name, result in zip(names, results, strict=True))]
         lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
     for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):

@@ -2,14 +2,12 @@
 
 `adam` and `sgd` are torch's. `keras_adam` and `keras_sgd` follow the arithmetic of TF-Keras (2.4 to 2.21), with which
 ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) was trained; they differ from torch's where gradients are tiny and where
-the learning rate changes. Their weight decay, which the published code does not use, is decoupled.
-"""
-
-from __future__ import annotations
+the learning rate changes. Their weight decay, which the published code does not use, is decoupled."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,13 +19,16 @@ class OptimizerConfig(Config):
     """What every optimizer has.
 
     schedule: `constant`, or `cosine` from lr to 0 over the steps of the stage (Loshchilov & Hutter 2017, no restarts).
-    warmup_steps: linear rise from lr / warmup_steps to lr over the first steps of a stage.
-    """
+    warmup_steps: linear rise from lr / warmup_steps to lr over the first steps of a stage."""
 
     lr: float = Field(default=1e-3, gt=0, le=10)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
+
+    @abstractmethod
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """An optimizer over `parameters`."""
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of update `step` (from 0) of a stage of `steps` updates."""
@@ -43,29 +44,26 @@ class AdamConfig(OptimizerConfig):
     kind: Literal["adam"] = "adam"
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer over `parameters`."""
         weights = list(parameters)
         return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=can_fuse(weights))
 
 
-class SGDConfig(OptimizerConfig):
-    """Stochastic gradient descent with (Nesterov) momentum; the published value is 0.9 with Nesterov."""
+class MomentumConfig(OptimizerConfig):
+    """What both forms of stochastic gradient descent have; the published value is 0.9 with Nesterov."""
 
-    kind: Literal["sgd"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
 
+
+class SGDConfig(MomentumConfig):
+    """Stochastic gradient descent with (Nesterov) momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer over `parameters`."""
-        weights = list(parameters)
-        return torch.optim.SGD(
-            weights,
-            lr=self.lr,
-            momentum=self.momentum,
-            nesterov=self.nesterov and self.momentum > 0,
-            weight_decay=self.weight_decay,
-            fused=can_fuse(weights),
-        )
+        weights, nesterov = list(parameters), self.nesterov and self.momentum > 0
+        settings: dict[str, Any] = self.model_dump(include={"lr", "momentum", "weight_decay"})
+        return torch.optim.SGD(weights, **settings, nesterov=nesterov, fused=can_fuse(weights))
 
 
 def can_fuse(weights: list[torch.nn.Parameter]) -> bool:
@@ -77,70 +75,52 @@ class KerasAdamConfig(OptimizerConfig):
     """Adam whose epsilon stands outside the bias correction.
 
     steps_before: updates that the bias correction counts as done. The published code keeps one Adam for both stages,
-        so that its classifier starts after 57,180 of them, with zero moments and no correction.
-    """
+        so that its classifier starts after 57,180 of them, with zero moments and no correction."""
 
     kind: Literal["keras_adam"] = "keras_adam"
     steps_before: int = Field(default=0, ge=0)
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer over `parameters`."""
-        return KerasAdam(parameters, lr=self.lr, weight_decay=self.weight_decay, steps_before=self.steps_before)
+        return KerasAdam(parameters, self.lr, weight_decay=self.weight_decay, t=self.steps_before)
 
 
-class KerasSGDConfig(OptimizerConfig):
+class KerasSGDConfig(MomentumConfig):
     """SGD whose velocity contains the learning rate: after a drop of the rate the old velocity decays by `momentum`."""
 
     kind: Literal["keras_sgd"] = "keras_sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = True
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer over `parameters`."""
-        return KerasSGD(
-            parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
-        )
+        return KerasSGD(parameters, **self.model_dump(include={"lr", "momentum", "nesterov", "weight_decay"}))
 
 
 class KerasOptimizer(torch.optim.Optimizer):
     """Base of the two: decay, then one `update` per weight that has a gradient. `t` counts the calls of `step`."""
 
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, **settings: Any) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": 0.0, "t": 0, **settings})
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One update of all weights."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        assert closure is None, "these optimizers take the gradients that are there"
         for group in self.param_groups:
             group["t"] += 1
             for weight in group["params"]:
                 if weight.grad is not None:
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    self.update(weight, weight.grad, cast(dict[str, torch.Tensor], self.state[weight]), group)
-        return loss
+                    self.update(weight, weight.grad, self.state[weight], group)
 
-    def update(
-        self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
-    ) -> None:
-        """Change one weight in place."""
+    def update(self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change one weight in place. state: its own; group: the settings."""
         raise NotImplementedError
 
 
 class KerasAdam(KerasOptimizer):
-    """w -= a m / (sqrt(v) + 1e-7), a = lr sqrt(1 - b2^t) / (1 - b1^t); b1 = 0.9, b2 = 0.999, t > steps_before."""
+    """w -= a m / (sqrt(v) + 1e-7), a = lr sqrt(1 - b2^t) / (1 - b1^t); b1 = 0.9, b2 = 0.999."""
 
     BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
 
-    def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0, steps_before: int = 0
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "t": steps_before})
-
-    def update(
-        self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
-    ) -> None:
-        """Change one weight in place; state: the moments `m` and `v`."""
+    def update(self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["m"], state["v"] = torch.zeros_like(weight), torch.zeros_like(weight)
         m, v, t = state["m"], state["v"], group["t"]
@@ -153,21 +133,7 @@ class KerasAdam(KerasOptimizer):
 class KerasSGD(KerasOptimizer):
     """v = momentum v - lr g; w += v, or with Nesterov w += momentum v - lr g."""
 
-    def __init__(
-        self,
-        parameters: Iterable[torch.nn.Parameter],
-        lr: float,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 0.0,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "t": 0}
-        super().__init__(parameters, defaults)
-
-    def update(
-        self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
-    ) -> None:
-        """Change one weight in place; state: the `velocity`."""
+    def update(self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         velocity = state.setdefault("velocity", torch.zeros_like(weight))
         velocity.mul_(group["momentum"]).sub_(grad, alpha=group["lr"])
         if group["nesterov"]:

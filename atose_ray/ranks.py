@@ -1,7 +1,5 @@
 """Which of a run's workers this process is. Without torch.distributed there is one, of rank 0."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 

@@ -1,7 +1,5 @@
 """`python -m atose_ray.tag BEST FILE...`: the top tags of any audio file."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterable
@@ -27,16 +25,10 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m atose_ray.train demo --set optim.lr=1e-3\n"
         "  python -m atose_ray.train atose_store/studies/demo/best/config.json",
     )
-    parser.add_argument(
-        "config",
-        help="name or file of a study (its base, and the arms that --set PATH.kind=... picks), or a config.json",
-    )
-    parser.add_argument(
-        "--workers", type=int, default=0, help="DDP workers on Ray; 0 trains in this process without Ray"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of this very configuration"
-    )
+    source = "name or file of a study (its base, and the arms that --set PATH.kind=... picks), or a config.json"
+    parser.add_argument("config", help=source)
+    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0: in this process, without Ray")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this configuration")
     cli.add_overrides(parser, "encoder.kind=sample_cnn")
     cli.add_cluster(parser)
     return parser

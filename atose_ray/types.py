@@ -4,19 +4,19 @@ Shape letters end a tensor's name (`audio_BT`):
 
     B clips (or crops) of a batch    T samples of audio      F spectrogram frames    M mel or frequency bins
     E encoder embedding              C tags (classes)        D latent of the joint embedding
-    S steps of a sequence            V tag-vector size       N clips of a whole split
-"""
+    S steps of a sequence            V tag-vector size       N clips of a whole split"""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
+Array = npt.NDArray[Any]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
@@ -32,8 +32,7 @@ class ByKind:
     """`Annotated[SerializeAsAny[FooConfig], ByKind(FOOS)]`: a mapping is validated by the class that its `kind` names.
 
     Unlike a union the table can grow: what joins it after the import (in a test, in a notebook) is a choice like the
-    others.
-    """
+    others."""
 
     table: Mapping[str, type[Config]]
 
@@ -48,6 +47,14 @@ class ByKind:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.choose, handler(source))
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def by_kind(*configs: type[ConfigT]) -> dict[str, type[ConfigT]]:
+    """The table of these classes by the `kind` that each has as its default."""
+    return {config.model_fields["kind"].default: config for config in configs}
 
 
 class AudioInput(Config):
@@ -79,16 +86,14 @@ class AudioInput(Config):
     def __str__(self) -> str:
         return f"audio, {self.sample_rate_hz} Hz"
 
-    def of_length(self, units: int) -> AudioInput:
+    def of_length(self, units: int) -> "AudioInput":
         """The same input with other clips."""
         return self.model_copy(update={"clip_samples": units})
 
 
 class FrameInput(Config):
     """A matrix of features that were computed before, [F, M]; its unit of cropping is the frame.
-
-    frames, bins: F and M. frame_hop_seconds: from one frame to the next. dtype: as stored in the shards.
-    """
+    frames, bins: F and M. frame_hop_seconds: from one frame to the next. dtype: as stored in the shards."""
 
     kind: Literal["frames"] = "frames"
     frames: int = Field(gt=0)
@@ -100,7 +105,6 @@ class FrameInput(Config):
 
     @property
     def length(self) -> int:
-        """Units of a clip."""
         return self.frames
 
     @property
@@ -110,14 +114,12 @@ class FrameInput(Config):
 
     @property
     def rate_hz(self) -> float:
-        """Units per second."""
         return 1 / self.frame_hop_seconds
 
     def __str__(self) -> str:
         return f"frames of {self.bins} bins, one every {self.frame_hop_seconds:g} s"
 
-    def of_length(self, units: int) -> FrameInput:
-        """The same input with other clips."""
+    def of_length(self, units: int) -> "FrameInput":
         return self.model_copy(update={"frames": units})
 
 
@@ -128,8 +130,7 @@ class DataSpec(Config):
     """The facts about a prepared data set that models are built from. Written once, by `prepare`, into the manifest.
 
     input: what a clip is. Its length is that of one forward pass: in a manifest the longest stored clip, in a model's
-    folder the crop it was trained on.
-    """
+    folder the crop it was trained on."""
 
     input: Input
     tags: tuple[str, ...] = Field(min_length=1)
@@ -143,28 +144,26 @@ class DataSpec(Config):
         """Up to 0.1.0 every input was audio, and its two numbers stood at the top."""
         if not isinstance(tree, Mapping) or "sample_rate_hz" not in tree:
             return tree
-        rest = {key: value for key, value in tree.items() if key not in ("sample_rate_hz", "clip_samples")}
-        audio = {key: tree[key] for key in ("sample_rate_hz", "clip_samples") if key in tree}
+        rest = dict(tree)
+        audio = {key: rest.pop(key) for key in ("sample_rate_hz", "clip_samples") if key in rest}
         return {"input": {"kind": "audio", **audio}, **rest}
 
     @property
     def audio(self) -> AudioInput:
-        """The input, where it is audio. Raises ValueError where it is not."""
         if not isinstance(self.input, AudioInput):
             raise ValueError("this needs audio, but the data set holds frames; take an encoder for frames")
         return self.input
 
     @property
     def frames(self) -> FrameInput:
-        """The input, where it is frames. Raises ValueError where it is not."""
         if not isinstance(self.input, FrameInput):
             raise ValueError("this needs frames, but the data set holds audio; prepare frames, or take another encoder")
         return self.input
 
     @model_validator(mode="after")
-    def _tags_are_distinct(self) -> DataSpec:
-        if len(set(self.tags)) != len(self.tags):
-            twice = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
+    def _tags_are_distinct(self) -> "DataSpec":
+        twice = sorted(tag for tag, count in Counter(self.tags).items() if count > 1)
+        if twice:
             raise ValueError(f"tags must be distinct, but these occur more than once: {', '.join(twice)}")
         return self
 
@@ -176,8 +175,7 @@ class ClipRef:
     source: path (or URI) of an audio file, or the encoded file itself as bytes.
     name: what identifies the clip in messages and tables, stable across machines (usually the path in the annotations).
     start_s, end_s: the part of the file, in seconds; `end_s=None` is the end of the file.
-    group: artist, speaker or recording; the same group in two splits is a leak.
-    """
+    group: artist, speaker or recording; the same group in two splits is a leak."""
 
     source: str | bytes
     name: str
@@ -191,9 +189,7 @@ class ClipRef:
 @dataclass(frozen=True)
 class Listing:
     """What a data set adapter returns: every clip, in a deterministic order, and the facts that go with them.
-
-    left_out: reason -> how many clips the annotations hold that are not listed (kept in the manifest).
-    """
+    left_out: reason -> how many clips the annotations hold that are not listed (kept in the manifest)."""
 
     name: str
     clips: tuple[ClipRef, ...]
@@ -211,8 +207,7 @@ class Batch(NamedTuple):
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
+    def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
@@ -223,8 +218,7 @@ class EmbeddedBatch(NamedTuple):
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
-    def to(self, device: torch.device) -> EmbeddedBatch:
-        """The same batch on `device`."""
+    def to(self, device: torch.device) -> "EmbeddedBatch":
         return EmbeddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 

@@ -20,7 +20,6 @@ from atose_ray.config import RunConfig, run_config
 from atose_ray.data.batches import BatchSource
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.training.cached import CachedEmbeddings, cached_span
-from atose_ray.training.checkpoint import Position
 from atose_ray.training.loop import train_epoch
 from atose_ray.training.precision import prepare_for
 from atose_ray.types import AudioInput, Batch, DataSpec, Split
@@ -88,7 +87,7 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
     def epoch(feed: BatchSource, number: int) -> float:
         start = seconds(device.type)
         method.train_only(run.method.trained_parts(stage))
-        train_epoch(run, stage, method, optimizer, feed, Position(0, number, number), device)
+        train_epoch(run, stage, method, optimizer, feed, number, number, device)
         CLIP.evaluate(method, feed.evaluate("valid"), "classify", device)
         return seconds(device.type) - start
 

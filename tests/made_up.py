@@ -20,7 +20,7 @@ from atose_ray.evaluation.protocols import PROTOCOLS, Protocol
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.methods import METHODS, Method, MethodConfig, StageConfig
 from atose_ray.methods.base import log_terms
-from atose_ray.tags.autoencoder import init_dense, unit_norm
+from atose_ray.tags.autoencoder import glorot, unit_norm
 from atose_ray.tags.vectors import VECTORS, TagVectorsConfig
 from atose_ray.types import AnyBatch, ClipRef, DataSpec, FrameInput, Listing, TagSet
 
@@ -64,7 +64,7 @@ class Steps(Encoder):
     def __init__(self, config: StepsConfig, bins: int, hop_seconds: float) -> None:
         super().__init__()
         self.embed_dim, self.min_length, self.hop_seconds = 2 * config.width, config.min_length(), hop_seconds
-        self.dense = init_dense(nn.Linear(bins, 2 * config.width))
+        self.dense = glorot(nn.Linear(bins, 2 * config.width))
         self.pooling = config.pooling.build(self.embed_dim)
 
     def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ class Words(Method):
         super().__init__(encoder, spec)
         assert tags.vectors_CV is not None
         self.sharpness = config.sharpness
-        self.projector = init_dense(nn.Linear(encoder.embed_dim, tags.vectors_CV.shape[1]))
+        self.projector = glorot(nn.Linear(encoder.embed_dim, tags.vectors_CV.shape[1]))
         self.register_buffer("vectors_CV", tags.vectors_CV.clone())
 
     def logits(self, batch: AnyBatch, vectors_CV: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,6 @@ from atose_ray.objectives import (
     InfoNCEConfig,
     ObjectiveConfigs,
     PairwiseMarginConfig,
-    cosine,
-    info_nce,
-    pairwise_margin,
     reconstruction_loss,
     tagging_loss,
 )
@@ -27,6 +24,14 @@ DISTINCT = torch.eye(4)
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
     return unit_norm(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def pairwise_margin(tag: torch.Tensor, audio: torch.Tensor, tags: torch.Tensor, margin: float) -> torch.Tensor:
+    return PairwiseMarginConfig(margin=margin).loss(tag, audio, tags)
+
+
+def info_nce(tag: torch.Tensor, audio: torch.Tensor, tags: torch.Tensor, temperature: float) -> torch.Tensor:
+    return InfoNCEConfig(temperature=temperature).loss(tag, audio, tags)
 
 
 def test_pairwise_margin_by_hand() -> None:
@@ -50,8 +55,8 @@ def test_pairwise_margin_is_least_at_the_uniform_vector(latent: int, least: floa
 def test_cosine_by_hand() -> None:
     tag = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     audio = torch.tensor([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
-    assert cosine(tag, audio, torch.eye(3)).item() == pytest.approx((0 + 1 + 2) / 3)
-    assert cosine(tag, torch.zeros(3, 2), torch.eye(3)).item() == pytest.approx(1.0)
+    assert CosineConfig().loss(tag, audio, torch.eye(3)).item() == pytest.approx((0 + 1 + 2) / 3)
+    assert CosineConfig().loss(tag, torch.zeros(3, 2), torch.eye(3)).item() == pytest.approx(1.0)
 
 
 def test_info_nce_by_hand() -> None:
@@ -67,7 +72,7 @@ def test_info_nce_is_least_for_aligned_pairs() -> None:
     tag, order = unit(4, 16), torch.tensor([1, 2, 3, 0])
     aligned, permuted = (info_nce(tag, audio, DISTINCT, 0.1) for audio in (tag, tag[order]))
     assert aligned < permuted - 1
-    assert cosine(tag, tag, DISTINCT) < cosine(tag, tag[order], DISTINCT) - 0.3
+    assert CosineConfig().loss(tag, tag, DISTINCT) < CosineConfig().loss(tag, tag[order], DISTINCT) - 0.3
 
 
 def test_info_nce_looks_both_ways() -> None:

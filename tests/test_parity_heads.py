@@ -7,7 +7,7 @@ import torch
 from parity_vectors import FORWARD, GRADIENT, assert_close, below, load, load_weights
 
 from atose_ray.methods.heads import Classifier, Projector
-from atose_ray.objectives import pairwise_margin, reconstruction_loss, tagging_loss
+from atose_ray.objectives import PairwiseMarginConfig, reconstruction_loss, tagging_loss
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities
 
 DATASETS = {"mtat": (50, 128, False), "dcase": (17, 50, False), "keyword": (35, 64, True)}
@@ -67,7 +67,7 @@ def test_pairwise_margin(margin: float) -> None:
     vectors = below(load("losses"), "pw")
     wanted = below(vectors, f"margin{margin}")
     y, preds = (vectors[key].clone().requires_grad_() for key in ("y", "preds"))
-    loss = pairwise_margin(y, preds, torch.zeros(5, 3), margin)
+    loss = PairwiseMarginConfig(margin=margin).loss(y, preds, torch.zeros(5, 3))
     grad_y, grad_preds = torch.autograd.grad(loss, [y, preds])
     assert_close(loss[None], wanted["loss"], FORWARD, "loss")
     assert_close(grad_y, wanted["grad_y"], GRADIENT, "grad_y")
@@ -84,7 +84,7 @@ def test_stage_one_total() -> None:
     assert_close(reconstruction[None], vectors["ae/mse"], FORWARD, "reconstruction")
     (grad,) = torch.autograd.grad(reconstruction, pred, retain_graph=True)
     assert_close(grad, vectors["ae/grad_pred"], GRADIENT, "reconstruction by prediction")
-    loss = reconstruction + pairwise_margin(tag_embed_BD, audio_embed_BD, labels, 0.4)
+    loss = reconstruction + PairwiseMarginConfig(margin=0.4).loss(tag_embed_BD, audio_embed_BD, labels)
     assert_close(loss[None], total["loss"], FORWARD, "total")
     gradients = torch.autograd.grad(loss, [pred, tag_embed_BD, audio_embed_BD])
     for key, grad in zip(("grad_pred", "grad_z2", "grad_r1"), gradients, strict=True):

@@ -12,8 +12,8 @@ from torch import nn
 
 from atose_ray.encoders import SampleCNNConfig
 from atose_ray.methods.heads import Classifier, Projector
-from atose_ray.objectives import pairwise_margin, reconstruction_loss, tagging_loss
-from atose_ray.optim import KerasAdam, KerasAdamConfig, KerasSGD, KerasSGDConfig
+from atose_ray.objectives import PairwiseMarginConfig, reconstruction_loss, tagging_loss
+from atose_ray.optim import KerasAdam, KerasAdamConfig, KerasSGDConfig
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder
 from atose_ray.types import DataSpec
 
@@ -94,7 +94,7 @@ def test_stage_one_of_the_heads() -> None:
     )
     for name, part in parts.items():
         load_weights(part, below(vectors, f"w0/{name}"))
-    adam, sgd = KerasAdam(parts.parameters(), 1e-4), KerasSGD(parts.parameters(), 1e-3)
+    adam, sgd = KerasAdam(parts.parameters(), 1e-4), KerasSGDConfig(lr=1e-3).build(parts.parameters())
     checks = {2: "w_after_adam3", 5: "w_after_sgd3", 7: "w_after_sgd_lrdrop2"}
     for step, (features, labels) in enumerate(zip(vectors["features"], vectors["labels"], strict=True)):
         optimizer = adam if step < 3 else sgd
@@ -103,7 +103,7 @@ def test_stage_one_of_the_heads() -> None:
         parts.zero_grad()
         tag_embed_BD = parts["tag_encoder"](labels)
         reconstruction = reconstruction_loss(parts["tag_decoder"](tag_embed_BD).sigmoid(), labels)
-        alignment = pairwise_margin(tag_embed_BD, parts["projector"](features), labels, 0.4)
+        alignment = PairwiseMarginConfig(margin=0.4).loss(tag_embed_BD, parts["projector"](features), labels)
         losses = torch.stack([reconstruction, alignment, reconstruction + alignment])
         assert_close(losses.double(), vectors["stage1_losses_ae_pw_total"][step], LOSS, f"losses of step {step + 1}")
         losses[2].backward()

@@ -209,7 +209,7 @@ def test_scoring_cannot_see_the_test_split(
         seen.append([len(manifest.row_groups(split)) for split in ("valid", "test")])
         return make_batches(run, manifest, uri)
 
-    monkeypatch.setattr(writing, "make_batches", spy)
+    monkeypatch.setattr("atose_ray.training.run.make_batches", spy)
     examples_of(load_model(finished[1]), tiny_store, CPU)
     assert len(seen) == 1 and seen[0][0] > 0 and seen[0][1] == 0
 

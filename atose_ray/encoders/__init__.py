@@ -9,23 +9,11 @@ from atose_ray.encoders.harmonic_cnn import HarmonicCNNConfig
 from atose_ray.encoders.pretrained import PretrainedConfig
 from atose_ray.encoders.sample_cnn import SampleCNNConfig
 from atose_ray.encoders.tag_sinc_net import TagSincNetConfig
-from atose_ray.types import ByKind
+from atose_ray.types import ByKind, by_kind
 
-ENCODERS: dict[str, type[EncoderConfig]] = {
-    "sample_cnn": SampleCNNConfig,
-    "harmonic_cnn": HarmonicCNNConfig,
-    "tag_sinc_net": TagSincNetConfig,
-    "pretrained": PretrainedConfig,
-}
+ENCODERS: dict[str, type[EncoderConfig]] = by_kind(
+    SampleCNNConfig, HarmonicCNNConfig, TagSincNetConfig, PretrainedConfig
+)
 AnyEncoderConfig = Annotated[SerializeAsAny[EncoderConfig], ByKind(ENCODERS)]
 
-__all__ = [
-    "ENCODERS",
-    "AnyEncoderConfig",
-    "Encoder",
-    "EncoderConfig",
-    "HarmonicCNNConfig",
-    "PretrainedConfig",
-    "SampleCNNConfig",
-    "TagSincNetConfig",
-]
+__all__ = ["Encoder", "EncoderConfig", "HarmonicCNNConfig", "PretrainedConfig", "SampleCNNConfig", "TagSincNetConfig"]

@@ -1,9 +1,6 @@
 """The contract of an encoder: audio or frames of any length the config allows in, one vector per clip out.
 
-A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`.
-"""
-
-from __future__ import annotations
+A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, TypeVar
@@ -22,8 +19,7 @@ class Encoder(nn.Module, ABC):
     embed_dim: size E of what comes out. min_length: the shortest input that `forward` takes, in samples or frames;
     longer is fine. hop_seconds: from one step of the sequence to the next; None where there is no time axis, so S = 1.
     autocast_dtype: what all three compute in where that is safe (training/precision.py sets it); None is as it comes.
-    Parts of an encoder that need float32 say so themselves. What comes out is float32 either way.
-    """
+    Parts of an encoder that need float32 say so themselves. What comes out is float32 either way."""
 
     embed_dim: int
     min_length: int
@@ -61,10 +57,7 @@ class Encoder(nn.Module, ABC):
         return seq_BSE[:, 0]
 
     def statistics(self, inputs: torch.Tensor) -> torch.Tensor | None:
-        """[B, T] or [B, F, M] -> sums over a batch that `fit` makes buffers of; None where nothing is fitted.
-
-        Sums of all batches of the train split, and of all ranks, are added up before the first stage.
-        """
+        """Inputs -> sums over a batch (later over the train split) that `fit` makes buffers of; None fits nothing."""
         return None
 
     def fit(self, total: torch.Tensor) -> None:
@@ -80,8 +73,7 @@ class EncoderConfig(Config):
 
     INPUT: what it takes. published_length: the crop it was published with, in samples or frames.
     bn_momentum: share of a batch in BatchNorm's running statistics (published: 0.01, Keras' 0.99). With fewer than a
-    few hundred steps these lag far behind the weights and validation scores with them: then take 0.1.
-    """
+    few hundred steps these lag far behind the weights and validation scores with them: then take 0.1."""
 
     INPUT: ClassVar[Literal["audio", "frames"]] = "audio"
     published_length: ClassVar[int]

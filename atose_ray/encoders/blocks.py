@@ -7,17 +7,16 @@ Every convolution keeps the length; every block ends in a max-pool without paddi
 
 The 1-D blocks run as 2-D ones of height 1, [B, C, 1, T], channels last in memory: on a CPU with AVX512-BF16 their
 convolutions take half of the time of [B, C, T] in bfloat16. Weights keep their 1-D shape. What follows a BatchNorm or a
-sum works in place: at these sizes a new tensor costs more than the arithmetic.
-"""
+sum works in place: at these sizes a new tensor costs more than the arithmetic."""
 
-from __future__ import annotations
-
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from atose_ray.tags.autoencoder import glorot
 
 BlockKind = Literal["basic", "se", "res", "rese"]
 POOL_1D = 3
@@ -28,15 +27,12 @@ class BiasedBatchNorm(nn.BatchNorm1d):
     """BatchNorm over [B, C, ...] whose running variance is the biased one: divided by n, not by n - 1, values."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected [B, C, ...], but got {tuple(input.shape)}")
+        """Any number of dimensions; torch.batch_norm itself refuses less than two."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, ...] -> the same shape."""
         if not self.training:
             return super().forward(input)
         assert self.running_var is not None and self.momentum is not None and self.num_batches_tracked is not None
-        self._check_input_dim(input)
         self.num_batches_tracked.add_(1)
         unbiased_C = self.running_var.clone()
         out = functional.batch_norm(
@@ -48,10 +44,7 @@ class BiasedBatchNorm(nn.BatchNorm1d):
 
 @torch.no_grad()
 def biased_variance_(running_C: torch.Tensor, unbiased_C: torch.Tensor, momentum: float, count: int) -> None:
-    """Update the running variance [C] in place as if the batch's had been biased.
-
-    unbiased_C: the running variance after the same update with the unbiased one; count: values per channel.
-    """
+    """Update the biased `running_C` in place; `unbiased_C` is torch's after the same `count` values a channel."""
     running_C.mul_((1 - momentum) / count).add_(unbiased_C, alpha=(count - 1) / count)
 
 
@@ -81,16 +74,6 @@ def conv_1d(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 
     return conv
 
 
-LayerT = TypeVar("LayerT", nn.Linear, FlatConv1d, nn.Conv2d)
-
-
-def glorot(layer: LayerT) -> LayerT:
-    """The layer with glorot_uniform weights and zero bias."""
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # made with bias=True
-    return layer
-
-
 class ReluDropout(nn.Module):
     """ReLU, then dropout with probability p, in place where it trains on a CPU. It has neither weights nor buffers."""
 
@@ -108,9 +91,7 @@ class ReluDropout(nn.Module):
 
 class _ReluDropout(torch.autograd.Function):
     """Dropout from 16 random bits a value: a quarter of the time of torch's, which draws one number each.
-
-    An output is positive just where its input is and was kept, so the backward pass needs no mask.
-    """
+    An output is positive just where its input is and was kept, so the backward pass needs no mask."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, p: float) -> torch.Tensor:
@@ -135,8 +116,7 @@ class Stem1d(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = conv_1d(1, channels, kernel=3, stride=3)
-        self.bn = batch_norm_1d(channels)
+        self.conv, self.bn = conv_1d(1, channels, kernel=3, stride=3), batch_norm_1d(channels)
 
     def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """The convolution is a dense layer over every three samples, which is several times as fast."""
@@ -170,8 +150,7 @@ class PlainBlock1d(Block1d):
 
     def __init__(self, in_channels: int, out_channels: int, se_ratio: int) -> None:
         super().__init__(out_channels, se_ratio)
-        self.conv = conv_1d(in_channels, out_channels)
-        self.bn = batch_norm_1d(out_channels)
+        self.conv, self.bn = conv_1d(in_channels, out_channels), batch_norm_1d(out_channels)
 
     def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
         x_BC1T = functional.relu(self.bn(self.conv(x_BC1T)), inplace=True)
@@ -181,21 +160,16 @@ class PlainBlock1d(Block1d):
 
 class ResidualBlock1d(Block1d):
     """[B, C, 1, T] -> [B, C', 1, T // 3]: shortcut + [conv, BN, ReLU, dropout, conv, BN, excitation], ReLU, pool.
-
-    The shortcut is the input, or a 1 x 1 convolution and BN where the number of channels changes.
-    """
+    The shortcut is the input, or a 1 x 1 convolution and BN where the number of channels changes."""
 
     def __init__(self, in_channels: int, out_channels: int, se_ratio: int, dropout: float) -> None:
         super().__init__(out_channels, se_ratio)
         self.changes_channels = in_channels != out_channels
         if self.changes_channels:
-            self.sc_conv = glorot(FlatConv1d(in_channels, out_channels, 1))
-            self.sc_bn = batch_norm_1d(out_channels)
-        self.conv1 = conv_1d(in_channels, out_channels)
-        self.bn1 = batch_norm_1d(out_channels)
+            self.sc_conv, self.sc_bn = glorot(FlatConv1d(in_channels, out_channels, 1)), batch_norm_1d(out_channels)
+        self.conv1, self.bn1 = conv_1d(in_channels, out_channels), batch_norm_1d(out_channels)
         self.relu_dropout = ReluDropout(dropout)
-        self.conv2 = conv_1d(out_channels, out_channels)
-        self.bn2 = batch_norm_1d(out_channels)
+        self.conv2, self.bn2 = conv_1d(out_channels, out_channels), batch_norm_1d(out_channels)
 
     def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
         shortcut_BC1T = self.sc_bn(self.sc_conv(x_BC1T)) if self.changes_channels else x_BC1T
@@ -210,9 +184,9 @@ class ResidualBlock1d(Block1d):
 def block_1d(kind: BlockKind, in_channels: int, out_channels: int, se_ratio: int, dropout: float) -> Block1d:
     """The 1-D block of a kind; `se_ratio` acts in se and rese, `dropout` in res and rese."""
     ratio = se_ratio if kind in ("se", "rese") else 0
-    if kind in ("res", "rese"):
-        return ResidualBlock1d(in_channels, out_channels, ratio, dropout)
-    return PlainBlock1d(in_channels, out_channels, ratio)
+    if kind in ("basic", "se"):
+        return PlainBlock1d(in_channels, out_channels, ratio)
+    return ResidualBlock1d(in_channels, out_channels, ratio, dropout)
 
 
 class ConvBlock2d(nn.Module):
@@ -220,8 +194,7 @@ class ConvBlock2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, pool: tuple[int, int]) -> None:
         super().__init__()
-        self.conv = glorot(nn.Conv2d(in_channels, out_channels, 3, padding=1))
-        self.bn = batch_norm_2d(out_channels)
+        self.conv, self.bn = glorot(nn.Conv2d(in_channels, out_channels, 3, padding=1)), batch_norm_2d(out_channels)
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -233,10 +206,8 @@ class ResidualBlock2d(nn.Module):
 
     def __init__(self, channels: int, pool: tuple[int, int]) -> None:
         super().__init__()
-        self.conv_1 = glorot(nn.Conv2d(channels, channels, 3, padding=1))
-        self.bn_1 = batch_norm_2d(channels)
-        self.conv_2 = glorot(nn.Conv2d(channels, channels, 3, padding=1))
-        self.bn_2 = batch_norm_2d(channels)
+        self.conv_1, self.bn_1 = glorot(nn.Conv2d(channels, channels, 3, padding=1)), batch_norm_2d(channels)
+        self.conv_2, self.bn_2 = glorot(nn.Conv2d(channels, channels, 3, padding=1)), batch_norm_2d(channels)
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:

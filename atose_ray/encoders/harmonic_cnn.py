@@ -9,10 +9,7 @@ and by 2 2 2 2 2 3 3 in time, down to one cell. Other lengths and rates keep all
 weights: a stage pools by the published factor, or by as many rows or frames as are left where these are fewer.
 62 frames (a second at 16 kHz) are thus pooled 2 2 2 2 3->1, and the last two stages do not pool in time. The plan is
 made once, for the clips the encoder is built for; longer audio goes to the global pooling. The shortest clip is
-4096 samples (16 frames), which the first four stages still pool in full.
-"""
-
-from __future__ import annotations
+4096 samples (16 frames), which the first four stages still pool in full."""
 
 import math
 from typing import ClassVar, Literal, cast
@@ -34,8 +31,7 @@ class HarmonicCNNConfig(EncoderConfig):
     """channels: width of the first three stages; the embedding is 8 times as wide.
 
     layout: what the front end's six channels are. "published": six neighbouring centres of one harmonic, as the
-    published code has it. "harmonic": the six harmonics of one centre, as the paper means.
-    """
+    published code has it. "harmonic": the six harmonics of one centre, as the paper means."""
 
     published_length: ClassVar[int] = 80000
 
@@ -44,16 +40,13 @@ class HarmonicCNNConfig(EncoderConfig):
     layout: Layout = "published"
 
     def min_length(self) -> int:
-        """16 frames: 4096 samples."""
         return MIN_FRAMES * HOP_SAMPLES
 
-    def build(self, spec: DataSpec) -> HarmonicCNN:
-        """A HarmonicCNN for the rate and length of `spec`."""
+    def build(self, spec: DataSpec) -> "HarmonicCNN":
         self.check(spec)
         return self.with_momentum(HarmonicCNN(self, spec.audio.sample_rate_hz, spec.input.length))
 
     def check(self, spec: DataSpec) -> None:
-        """Raises ValueError for frames, and for clips or a rate too small."""
         super().check(spec)
         levels_of(spec.audio.sample_rate_hz)
 

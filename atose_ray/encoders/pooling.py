@@ -2,10 +2,7 @@
 
 Attention: each of H heads weighs the S steps by a softmax over a linear score, separately for its share of the E
 values (Lin et al., "A Structured Self-attentive Sentence Embedding", ICLR 2017, without the hidden layer); its scores
-begin at zero, so that an untrained one is the mean.
-"""
-
-from __future__ import annotations
+begin at zero, so that an untrained one is the mean."""
 
 from typing import Literal
 
@@ -24,35 +21,25 @@ class PoolingConfig(Config):
 
     def build(self, embed_dim: int) -> nn.Module:
         """[B, S, E] -> [B, E] for E = embed_dim. Raises ValueError where the heads do not divide it."""
-        if self.kind != "attention":
-            return Pooling(self.kind)
-        if embed_dim % self.heads:
+        if self.kind == "attention" and embed_dim % self.heads:
             raise ValueError(f"heads must divide the width of the sequence, but got {self.heads} and {embed_dim}")
-        return AttentionPooling(embed_dim, self.heads)
+        return Pooling(self, embed_dim)
 
 
 class Pooling(nn.Module):
-    """[B, S, E] -> [B, E]: mean or maximum over the steps."""
+    """[B, S, E] -> [B, E]: mean or maximum over the steps, or a mean with its own weights in each of H shares of E."""
 
-    def __init__(self, kind: Literal["mean", "max"]) -> None:
+    def __init__(self, config: PoolingConfig, embed_dim: int) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind = config.kind
+        if self.kind == "attention":
+            self.score = nn.Linear(embed_dim, config.heads)
+            nn.init.zeros_(self.score.weight)
+            nn.init.zeros_(self.score.bias)
 
     def forward(self, seq_BSE: torch.Tensor) -> torch.Tensor:
-        return seq_BSE.mean(dim=1) if self.kind == "mean" else seq_BSE.amax(dim=1)
-
-
-class AttentionPooling(nn.Module):
-    """[B, S, E] -> [B, E]: a weighted mean over the steps, by its own weights in each of H shares of the E values."""
-
-    def __init__(self, embed_dim: int, heads: int = 1) -> None:
-        super().__init__()
-        self.score = nn.Linear(embed_dim, heads)
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
-
-    def forward(self, seq_BSE: torch.Tensor) -> torch.Tensor:
+        if self.kind != "attention":
+            return seq_BSE.mean(dim=1) if self.kind == "mean" else seq_BSE.amax(dim=1)
         weight_BSH = torch.softmax(self.score(seq_BSE), dim=1)
-        batch, steps, heads = weight_BSH.shape
-        pooled_BHX: torch.Tensor = (weight_BSH[..., None] * seq_BSE.view(batch, steps, heads, -1)).sum(dim=1)
+        pooled_BHX: torch.Tensor = (weight_BSH[..., None] * seq_BSE.view(*weight_BSH.shape, -1)).sum(dim=1)
         return pooled_BHX.flatten(1)

@@ -1,10 +1,7 @@
 """An encoder that was trained before: `encoder: {kind: pretrained, model: URI}` takes it from a model folder.
 
 When a run is resolved (training/resolve.py) this becomes the folder's own encoder config, its crop length, and an
-`init_from` with the hash of its weights: what is trained from it stands alone, and says what it began with.
-"""
-
-from __future__ import annotations
+`init_from` with the hash of its weights: what is trained from it stands alone, and says what it began with."""
 
 from typing import Literal
 
@@ -25,5 +22,4 @@ class PretrainedConfig(EncoderConfig):
         raise ValueError(f"encoder pretrained: {self.model} is not looked up yet; resolve the run first")
 
     def check(self, spec: DataSpec) -> None:
-        """As `build`."""
         self.build(spec)

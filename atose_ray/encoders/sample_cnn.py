@@ -8,10 +8,7 @@ Architectures for Audio Classification", IEEE JSTSP 2019 (se, res, rese). In the
 Depth follows the clip: stem and blocks shorten by 3 each, so a clip of T samples carries n blocks where
 3^(n + 1) <= T, from three up to the published nine, which 59049 = 3^10 samples fill exactly. A one-second keyword
 (16000 samples) passes seven blocks and not padded. What is longer goes to the global pooling. The stem is
-`channels` wide; so are two blocks, the last has 4 times and the others twice as many.
-"""
-
-from __future__ import annotations
+`channels` wide; so are two blocks, the last has 4 times and the others twice as many."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal, cast
@@ -22,7 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from atose_ray.encoders.base import Encoder, EncoderConfig
-from atose_ray.encoders.blocks import BlockKind, Stem1d, batch_norm_1d, block_1d, glorot
+from atose_ray.encoders.blocks import BlockKind, Stem1d, batch_norm_1d, block_1d
+from atose_ray.tags.autoencoder import glorot
 from atose_ray.types import DataSpec
 
 MIN_BLOCKS, MAX_BLOCKS = 3, 9
@@ -33,8 +31,7 @@ class SampleBodyConfig(EncoderConfig):
     """block: what stands between two pools. channels: width of the stem; the embedding is 8 times as wide.
 
     se_ratio: hidden units per channel of the excitation in se and rese (published: 16).
-    dropout: between the two convolutions of res and rese.
-    """
+    dropout: between the two convolutions of res and rese."""
 
     published_length: ClassVar[int] = 59049
 
@@ -44,7 +41,6 @@ class SampleBodyConfig(EncoderConfig):
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     def min_length(self) -> int:
-        """What the stem and three blocks need: 81 samples."""
         return samples_for(MIN_BLOCKS)
 
 
@@ -54,8 +50,7 @@ class SampleCNNConfig(SampleBodyConfig):
     kind: Literal["sample_cnn"] = "sample_cnn"
     block: BlockKind = "se"
 
-    def build(self, spec: DataSpec) -> SampleCNN:
-        """A SampleCNN as deep as the clips of `spec` allow."""
+    def build(self, spec: DataSpec) -> "SampleCNN":
         self.check(spec)
         return self.with_momentum(SampleCNN(self, spec.input.length))
 

@@ -8,8 +8,6 @@ The audio is padded with half a filter of zeros on both sides and filtered; a st
 SampleCNN. Departures: bank and stem run as one operator, equal up to rounding and many times faster (`audio/sinc.py`).
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast
 
 import torch
@@ -28,8 +26,7 @@ class TagSincNetConfig(SampleBodyConfig):
 
     published_filters: true is the published bank: it lacks a pi and is built for 22050 Hz, whatever the rate of the
     audio, so its 256 bands cover 18 Hz to 2.55 kHz of audio at 16 kHz. false is the honest bank, built for the rate of
-    the audio, whose bands go up to half of it.
-    """
+    the audio, whose bands go up to half of it."""
 
     kind: Literal["tag_sinc_net"] = "tag_sinc_net"
     block: BlockKind = "rese"
@@ -44,18 +41,15 @@ class TagSincNetConfig(SampleBodyConfig):
             raise ValueError(f"filter_length must be odd, so that a filter has a middle tap, but got {length}")
         return length
 
-    def build(self, spec: DataSpec) -> TagSincNet:
-        """A TagSincNet as deep as the clips of `spec` allow."""
+    def build(self, spec: DataSpec) -> "TagSincNet":
         self.check(spec)
         return self.with_momentum(TagSincNet(self, spec.input.length, self.bank_rate_hz(spec)))
 
     def check(self, spec: DataSpec) -> None:
-        """Raises ValueError for frames, and for clips or a rate too small."""
         super().check(spec)
         mel_bands_hz(self.filters, self.bank_rate_hz(spec))
 
     def bank_rate_hz(self, spec: DataSpec) -> int:
-        """The rate that the filters are built for."""
         return PUBLISHED_RATE_HZ if self.published_filters else spec.audio.sample_rate_hz
 
 
@@ -64,8 +58,7 @@ class SincStem(nn.Module):
 
     def __init__(self, filters: int, channels: int) -> None:
         super().__init__()
-        self.conv = conv_1d(filters, channels, kernel=3, stride=3)
-        self.bn = batch_norm_1d(channels)
+        self.conv, self.bn = conv_1d(filters, channels, kernel=3, stride=3), batch_norm_1d(channels)
 
     def forward(self, audio_BT: torch.Tensor, bank_SL: torch.Tensor) -> torch.Tensor:
         x_BC1F = sinc_stem(audio_BT, bank_SL, self.conv)[:, :, None]

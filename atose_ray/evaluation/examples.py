@@ -2,10 +2,7 @@
 
 A mistake needs a decision. Of exclusive tags it is the highest score. Where a clip carries any number of tags, a tag is
 given to as many clips as carry it, those it scores highest (the break-even point of precision and recall), so that a
-rare tag with low scores is judged by its own measure.
-"""
-
-from __future__ import annotations
+rare tag with low scores is judged by its own measure."""
 
 import base64
 from collections import Counter
@@ -16,15 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from scipy.special import logit
+from scipy.stats import rankdata
 
 from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
 from atose_ray.data.shards import Manifest, from_file, read_index, read_row_group
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.storage import Store
-from atose_ray.types import AudioInput
+from atose_ray.types import Array, AudioInput
 
-Array = npt.NDArray[Any]
 WORST, WORST_OF_TAG, WORST_OF_CLIP = 20, 3, 2
 EXCERPT_S, EXCERPT_HZ = 4.0, 8000  # 40 of them are 3.4 MB as base64
 MAP_TAGS = 100  # tags of a confusion map: those with the most mistakes
@@ -37,8 +35,7 @@ class Mistake:
     """A tag that a clip got and does not carry, or carries and did not get. clip, tag: indices into scores_NC.
 
     rank: of exclusive tags, the tag's place among the clip's scores; else the clip's place among the tag's. From 1.
-    severity: the higher the worse, comparable within one list.
-    """
+    severity: the higher the worse, comparable within one list."""
 
     clip: int
     tag: int
@@ -49,17 +46,14 @@ class Mistake:
 
 def mistakes_of(scores: ClipScores, exclusive: bool) -> tuple[dict[str, Any], list[int]]:
     """Confusion, false positives and false negatives, JSON types only; and the numbers of the clips that they name."""
-    lists = dict(zip(("false_positives", "false_negatives"), worst_mistakes(scores, exclusive), strict=True))
-    lines = {name: [_line(one, scores) for one in mistakes] for name, mistakes in lists.items()}
-    shown = sorted({one.clip for mistakes in lists.values() for one in mistakes})
-    return {"confusion": confusion(scores, exclusive), **lines}, shown
+    positives, negatives = worst_mistakes(scores, exclusive)
+    lines = {"false_positives": _lines(positives, scores), "false_negatives": _lines(negatives, scores)}
+    return {"confusion": confusion(scores, exclusive), **lines}, sorted({one.clip for one in positives + negatives})
 
 
 def decision(scores_NC: Array, tags_NC: Array, exclusive: bool) -> tuple[Array, Array]:
     """[N, C], [N, C] -> which tags are given, bool [N, C], and the score each tag needs, [C] (exclusive: zeros).
-
-    A tag that no clip carries is given to none; of equal scores at the break-even point all are given.
-    """
+    A tag that no clip carries is given to none; of equal scores at the break-even point all are given."""
     given_NC = np.zeros(scores_NC.shape, bool)
     if exclusive:
         given_NC[np.arange(len(scores_NC)), scores_NC.argmax(axis=1)] = True
@@ -74,25 +68,22 @@ def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], 
     """The worst false positives and false negatives, worst first: WORST of each at most, WORST_OF_TAG of a tag.
 
     A clip stands in the two lists together at most WORST_OF_CLIP times; of exclusive tags once, as each wrong clip is
-    a false positive of one tag and a false negative of another.
-    """
+    a false positive of one tag and a false negative of another."""
     scores_NC, tags_NC = scores.scores_NC, scores.tags_NC > 0
     given_NC, needed_C = decision(scores_NC, tags_NC, exclusive)
-    rank_NC = _ranks(scores_NC, axis=1 if exclusive else 0)
+    rank_NC = rankdata(-scores_NC, "ordinal", axis=1 if exclusive else 0)
     if exclusive:
         above_NC = scores_NC - (scores_NC * tags_NC).sum(axis=1, keepdims=True)  # over the clip's own tag
         below_NC = rank_NC - scores_NC  # its own tag far down the clip's list, then with a low score
     else:
-        above_NC = _logit(scores_NC) - _logit(needed_C)
+        above_NC = logit(scores_NC.clip(LEAST, 1 - LEAST)) - logit(needed_C.clip(LEAST, 1 - LEAST))
         below_NC = -above_NC
     used: Counter[int] = Counter()
     lists = []
     for wrong_NC, severity_NC in ((given_NC & ~tags_NC, above_NC), (~given_NC & tags_NC, below_NC)):
-        places = [(int(clip), int(tag)) for clip, tag in zip(*np.nonzero(wrong_NC), strict=True)]
-        mistakes = [
-            Mistake(clip, tag, float(scores_NC[clip, tag]), int(rank_NC[clip, tag]), float(severity_NC[clip, tag]))
-            for clip, tag in places
-        ]
+        places = np.nonzero(wrong_NC)
+        columns = (*places, scores_NC[places], rank_NC[places], severity_NC[places])
+        mistakes = [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
         lists.append(_chosen(mistakes, used, 1 if exclusive else WORST_OF_CLIP))
     return lists[0], lists[1]
 
@@ -109,48 +100,41 @@ def _chosen(mistakes: Iterable[Mistake], used: Counter[int], of_clip: int) -> li
     return chosen
 
 
-def _ranks(scores_NC: Array, axis: int) -> Array:
-    """The place of each score from the highest, from 1, int [N, C]."""
-    return np.argsort(np.argsort(-scores_NC, axis=axis, kind="stable"), axis=axis, kind="stable") + 1
-
-
-def _logit(score: Array) -> Array:
-    inside = np.clip(score, LEAST, 1 - LEAST)
-    return np.asarray(np.log(inside / (1 - inside)))
-
-
 def confusion(scores: ClipScores, exclusive: bool) -> dict[str, Any]:
     """Which tags are taken for which: {"tags": indices, "carry": clips with each, "counts": rows of whole numbers}.
 
     counts[a][b], a = b: clips with tag a that were given it. Else, of exclusive tags, clips with tag a that were given
     b; where clips carry several, clips with tag a and without b that were given b. Of many tags only the MAP_TAGS with
-    the most mistakes, in the order of the data.
-    """
+    the most mistakes, in the order of the data."""
     tags_NC = (scores.tags_NC > 0).astype(np.int64)
     given_NC = decision(scores.scores_NC, tags_NC, exclusive)[0].astype(np.int64)
     counts_CC = tags_NC.T @ (given_NC * (1 - tags_NC))
     mistakes_C = counts_CC.sum(axis=0) + counts_CC.sum(axis=1)
     np.fill_diagonal(counts_CC, (tags_NC * given_NC).sum(axis=0))
     kept = np.sort(np.argsort(-mistakes_C, kind="stable")[:MAP_TAGS])
-    return {
-        "tags": kept.tolist(),
-        "carry": tags_NC.sum(axis=0)[kept].tolist(),
-        "counts": counts_CC[np.ix_(kept, kept)].tolist(),
-    }
+    counts = counts_CC[np.ix_(kept, kept)].tolist()
+    return {"tags": kept.tolist(), "carry": tags_NC.sum(axis=0)[kept].tolist(), "counts": counts}
 
 
-def _line(one: Mistake, scores: ClipScores) -> dict[str, Any]:
-    row_C = scores.scores_NC[one.clip]
-    top = [[int(tag), round(float(row_C[tag]), 4)] for tag in np.argsort(-row_C, kind="stable")[:TOP]]
-    clip_id = int(scores.clip_id_N[one.clip])
-    return {"clip": str(clip_id), "tag": one.tag, "score": one.score, "rank": one.rank, "top": top}
+def _lines(mistakes: list[Mistake], scores: ClipScores) -> list[dict[str, Any]]:
+    lines = []
+    for one in mistakes:
+        row_C = scores.scores_NC[one.clip]
+        top = [[int(tag), round(float(row_C[tag]), 4)] for tag in np.argsort(-row_C, kind="stable")[:TOP]]
+        clip = str(scores.clip_id_N[one.clip])
+        lines.append({"clip": clip, "tag": one.tag, "score": one.score, "rank": one.rank, "top": top})
+    return lines
 
 
 def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
     """clip id -> name, tags, seconds and excerpt (of audio) of the clips shown. Reads the row groups they lie in."""
     spec = manifest.data_spec
     row_of = {int(scores.clip_id_N[row]): row for row in shown}
-    names = _names(folder, manifest)
+    names: dict[int, str] = {}
+    for shard in manifest.shards:
+        if shard.split == "valid":
+            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["clip_id", "name"]))
+            names |= dict(zip(table["clip_id"].to_pylist(), table["name"].to_pylist(), strict=True))
     clips: dict[str, Any] = {}
     for place in manifest.row_groups("valid"):
         if row_of.keys().isdisjoint(read_index(folder, place, len(spec.tags)).clip_id_N.tolist()):
@@ -169,16 +153,6 @@ def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: li
                     "wav": base64.b64encode(wav).decode() or None,
                 }
     return clips
-
-
-def _names(folder: Store, manifest: Manifest) -> dict[int, str]:
-    """clip id -> name of the validation split's clips; reads no audio."""
-    names: dict[int, str] = {}
-    for shard in manifest.shards:
-        if shard.split == "valid":
-            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["clip_id", "name"]))
-            names |= dict(zip(table["clip_id"].to_pylist(), table["name"].to_pylist(), strict=True))
-    return names
 
 
 def excerpt(pcm_T: npt.NDArray[np.int16], scale: float, rate_hz: int) -> tuple[int, bytes]:

@@ -3,19 +3,13 @@
 Source: Appl. Sci. 2023, 13(15), 9002, and its code. 16 windows of every clip are scored, each alone: nothing is
 averaged over a clip. All (window, tag) pairs form one ranking (micro), of which TF-Keras' AUC looks at 200 fixed
 thresholds. Such numbers must never be compared with those of the protocol `clip`: the same scores gave 0.857 / 0.566
-here and 0.900 / 0.653 there.
-"""
-
-from __future__ import annotations
-
-from typing import Any
+here and 0.900 / 0.653 there."""
 
 import numpy as np
-import numpy.typing as npt
 
 from atose_ray.evaluation.metrics import check_scores
+from atose_ray.types import Array
 
-Array = npt.NDArray[Any]
 THRESHOLDS = 200
 EDGE = 1e-7  # Keras' epsilon: the outer thresholds lie this far outside [0, 1]
 
@@ -24,25 +18,21 @@ def keras_auc(scores: Array, labels: Array) -> tuple[float, float]:
     """Scores in [0, 1] and labels in {0, 1} of one shape -> (ROC-AUC, PR-AUC) as TF-Keras' AUC gives them.
 
     At each of 200 thresholds, -1e-7, 1/199, 2/199, ..., 1 + 1e-7, a score above it counts as positive. ROC: trapezoids.
-    PR: Davis & Goadrich 2006, which is not average precision. The classes are all pairs in one ranking.
-    """
+    PR: Davis & Goadrich 2006, which is not average precision. The classes are all pairs in one ranking."""
     thresholds = np.linspace(0, 1, THRESHOLDS)
     thresholds[[0, -1]] = -EDGE, 1 + EDGE
     flat, positive = scores.ravel().astype(np.float32), labels.ravel() > 0.5
     true_T = _above(flat[positive], thresholds)
     false_T = _above(flat[~positive], thresholds)
-    return _roc_area(true_T, false_T), _pr_area(true_T, false_T)
+    recall_T, fall_out_T = true_T / max(true_T[0], 1), false_T / max(false_T[0], 1)
+    roc_area = np.sum((fall_out_T[:-1] - fall_out_T[1:]) * (recall_T[:-1] + recall_T[1:]) / 2)
+    return float(roc_area), _pr_area(true_T, false_T)
 
 
 def _above(scores: Array, thresholds: Array) -> Array:
     """How many scores are above each threshold, in the float32 that Keras compares in."""
     below = np.searchsorted(np.sort(scores), thresholds.astype(np.float32), side="right")
     return np.asarray((len(scores) - below).astype(np.float64))
-
-
-def _roc_area(true_T: Array, false_T: Array) -> float:
-    recall, fall_out = true_T / max(true_T[0], 1), false_T / max(false_T[0], 1)
-    return float(np.sum((fall_out[:-1] - fall_out[1:]) * (recall[:-1] + recall[1:]) / 2))
 
 
 def _pr_area(true_T: Array, false_T: Array) -> float:
@@ -64,8 +54,7 @@ def jetatag_metrics(scores_NKC: Array, tags_NC: Array, exclusive: bool) -> dict[
     harmonic_mean_roc_pr_micro_crops_200  of these two; the published code prints it as "F1"
     accuracy_crops           share of windows whose highest score is their clip's tag (exclusive tags only)
 
-    Raises ValueError when shapes differ or no pair is positive or none negative, NonFiniteError for NaN or inf.
-    """
+    Raises ValueError when shapes differ or no pair is positive or none negative, NonFiniteError for NaN or inf."""
     if scores_NKC.ndim != 3 or 0 in scores_NKC.shape:
         raise ValueError(f"scores must be [clips, windows, tags], none of them 0, but got {scores_NKC.shape}")
     check_scores(scores_NKC.mean(axis=1), tags_NC)

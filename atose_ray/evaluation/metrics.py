@@ -2,19 +2,16 @@
 
 Protocol `clip`: a clip's score is the mean of its crops' scores, and every clip counts once. Rankings are
 scikit-learn's. Tags without a positive or without a negative have no ranking: they are left out of macro means,
-and `tags_scored` says how many of `tags_total` counted.
-"""
-
-from __future__ import annotations
+and `tags_scored` says how many of `tags_total` counted."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import sklearn
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-Array = npt.NDArray[Any]
+from atose_ray.tags.vectors import unit_rows
+from atose_ray.types import Array
 
 JOINT_CLIPS = 2000
 COUNTS = ("tags_scored", "tags_total", "clips")  # how much was scored, beside how well
@@ -30,11 +27,10 @@ def clip_metrics(scores_NC: Array, tags_NC: Array, exclusive: bool) -> dict[str,
     pr_auc_macro     mean over tags of average precision (sum over ranks of precision times recall step)
     roc_auc_macro    mean over tags of the area under the ROC curve
     pr_auc_micro     average precision of all N*C (clip, tag) pairs in one ranking
-    f1_macro_at_0.5  mean over the scored tags of F1 at score > 0.5
+    f1_macro_at_0.5  mean over the scored tags of F1 = 2 TP / (2 TP + FP + FN) at score > 0.5
     accuracy         share of clips whose highest score is their tag (exclusive tags only)
 
-    Raises ValueError when no tag can be ranked, NonFiniteError when a score is not finite.
-    """
+    Raises ValueError when no tag can be ranked, NonFiniteError when a score is not finite."""
     check_scores(scores_NC, tags_NC)
     scored = rankable(tags_NC)
     if not scored.any():
@@ -43,6 +39,8 @@ def clip_metrics(scores_NC: Array, tags_NC: Array, exclusive: bool) -> dict[str,
             "exists; give the split more clips"
         )
     scores, tags = scores_NC[:, scored], tags_NC[:, scored]
+    predicted = scores > 0.5
+    f1 = 2 * (predicted * tags).sum(axis=0) / np.maximum(predicted.sum(axis=0) + tags.sum(axis=0), 1)
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # checked above
         rankings = {
             "pr_auc_macro": float(average_precision_score(tags, scores, average="macro")),
@@ -51,7 +49,7 @@ def clip_metrics(scores_NC: Array, tags_NC: Array, exclusive: bool) -> dict[str,
         }
     metrics = {
         **rankings,
-        "f1_macro_at_0.5": float(np.mean(f1_per_tag(scores > 0.5, tags))),
+        "f1_macro_at_0.5": float(np.mean(f1)),
         "tags_scored": float(scored.sum()),
         "tags_total": float(len(scored)),
         "clips": float(len(tags_NC)),
@@ -70,9 +68,8 @@ def joint_space_metrics(audio_ND: Array, tag_ND: Array, tags_NC: Array) -> dict[
                       they share one point, the lower the more they spread (Wang & Isola 2020)
     tag_uniformity    the same over the vectors of the distinct tag sets
 
-    Of the first 2,000 clips; a figure without a pair is left out.
-    """
-    audio, tag, sets = _unit(audio_ND[:JOINT_CLIPS]), _unit(tag_ND[:JOINT_CLIPS]), tags_NC[:JOINT_CLIPS]
+    Of the first 2,000 clips; a figure without a pair is left out."""
+    audio, tag, sets = unit_rows(audio_ND[:JOINT_CLIPS]), unit_rows(tag_ND[:JOINT_CLIPS]), tags_NC[:JOINT_CLIPS]
     _, distinct, tag_set_N = np.unique(sets, axis=0, return_index=True, return_inverse=True)
     cosine_NN = audio @ tag.T
     other_NN = tag_set_N.ravel()[:, None] != tag_set_N.ravel()[None]
@@ -86,22 +83,15 @@ def joint_space_metrics(audio_ND: Array, tag_ND: Array, tags_NC: Array) -> dict[
     return named
 
 
-def _unit(vectors_ND: Array) -> Array:
-    length_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return np.asarray(np.divide(vectors_ND, length_N1, out=np.zeros_like(vectors_ND), where=length_N1 > 0))
-
-
 def per_tag_table(scores_NC: Array, tags_NC: Array, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """[N, C], [N, C] -> one row per tag: average precision and ROC-AUC (None where undefined), positives, clips."""
     check_scores(scores_NC, tags_NC)
     scored = rankable(tags_NC)
-    rows = []
-    for index, name in enumerate(names):
-        row: dict[str, Any] = {"tag": name, "positives": int(tags_NC[:, index].sum()), "clips": len(tags_NC)}
-        pair = tags_NC[:, index], scores_NC[:, index]
-        row["average_precision"] = float(average_precision_score(*pair)) if scored[index] else None
-        row["roc_auc"] = float(roc_auc_score(*pair)) if scored[index] else None
-        rows.append(row)
+    figures = {"average_precision": average_precision_score, "roc_auc": roc_auc_score}
+    rows: list[dict[str, Any]] = []
+    for name, ranks, tags_N, scores_N in zip(names, scored, tags_NC.T, scores_NC.T, strict=True):
+        row = {key: float(figure(tags_N, scores_N)) if ranks else None for key, figure in figures.items()}
+        rows.append({"tag": name, "positives": int(tags_N.sum()), "clips": len(tags_NC), **row})
     return rows
 
 
@@ -109,13 +99,6 @@ def rankable(tags_NC: Array) -> Array:
     """[N, C] -> bool [C]: tags with at least one positive and one negative clip."""
     positives = tags_NC.sum(axis=0)
     return np.asarray((positives > 0) & (positives < len(tags_NC)))
-
-
-def f1_per_tag(predicted_NC: Array, tags_NC: Array) -> Array:
-    """bool [N, C], {0, 1} [N, C] -> F1 [C] = 2 TP / (2 TP + FP + FN); 0 for a tag neither present nor predicted."""
-    hits = (predicted_NC * tags_NC).sum(axis=0)
-    total = predicted_NC.sum(axis=0) + tags_NC.sum(axis=0)
-    return np.asarray(2 * hits / np.maximum(total, 1))
 
 
 def mean_prevalence(tags_NC: Array) -> float:

@@ -1,9 +1,6 @@
 """How a split is scored, as objects with a name; and the law that only scores of one protocol are compared.
 
-A new protocol is a `Protocol` and one line in `PROTOCOLS`.
-"""
-
-from __future__ import annotations
+A new protocol is a `Protocol` and one line in `PROTOCOLS`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +13,7 @@ from atose_ray.evaluation.jetatag import jetatag_metrics
 from atose_ray.evaluation.metrics import COUNTS, clip_metrics, joint_space_metrics
 from atose_ray.evaluation.scoring import ClipScores, score_clips
 from atose_ray.methods import Method
-from atose_ray.types import AnyBatch, TagSet
-
-WINDOW_COUNTS = ("crops_per_clip",)
+from atose_ray.types import AnyBatch
 
 
 @dataclass(frozen=True)
@@ -33,15 +28,10 @@ class Protocol:
     metrics: Callable[[ClipScores, bool], dict[str, float]]
 
     def evaluate(
-        self,
-        method: Method,
-        batches: Iterator[AnyBatch],
-        stage: str,
-        device: torch.device,
-        tags: TagSet | None = None,
+        self, method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device
     ) -> dict[str, float]:
-        """Score the windows that `batches` holds and take the metrics. tags: None is those of the training."""
-        return self.metrics(score_clips(method, batches, stage, device, tags), method.spec.exclusive)
+        """Score the windows that `batches` holds and take the metrics."""
+        return self.metrics(score_clips(method, batches, stage, device), method.spec.exclusive)
 
 
 def _clip(scores: ClipScores, exclusive: bool) -> dict[str, float]:
@@ -51,10 +41,6 @@ def _clip(scores: ClipScores, exclusive: bool) -> dict[str, float]:
     return {**named, **joint_space_metrics(scores.audio_ND, scores.tag_ND, scores.tags_NC)}
 
 
-def _jetatag(scores: ClipScores, exclusive: bool) -> dict[str, float]:
-    return jetatag_metrics(scores.windows_NKC, scores.tags_NC, exclusive)
-
-
 CLIP = Protocol(
     "clip", "a clip's score is the mean of its evenly spaced crops', and every clip counts once", eval_starts, _clip
 )
@@ -62,7 +48,7 @@ JETATAG = Protocol(
     "jetatag",
     "16 windows per clip, each alone, all tags in one ranking, 200 thresholds (ATOSE / JETATAG)",
     lambda length, crop, crops: published_starts(length, crop),
-    _jetatag,
+    lambda scores, exclusive: jetatag_metrics(scores.windows_NKC, scores.tags_NC, exclusive),
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (CLIP, JETATAG)}
 FORMER_NAMES = {"published": "jetatag"}  # in what `evaluate --json` printed up to 0.1.0
@@ -76,10 +62,7 @@ ALIKE = {
 
 
 def check_comparable(here: Mapping[str, Any], other: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError unless both results were taken alike: protocol, data set and its content, split, tags.
-
-    name: what the message calls `other`.
-    """
+    """Raises ValueError unless both results were taken alike (ALIKE). name: what the message calls `other`."""
     for field, hint in ALIKE.items():
         if here[field] != other[field]:
             raise ValueError(
@@ -98,4 +81,6 @@ def _shown(value: Any, beside: Any) -> str:
 
 def differences(here: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     """here - other of every score that both have; counts are no scores."""
-    return {name: here[name] - other[name] for name in here if name in other and name not in (*COUNTS, *WINDOW_COUNTS)}
+    return {
+        name: here[name] - other[name] for name in here if name in other and name not in (*COUNTS, "crops_per_clip")
+    }

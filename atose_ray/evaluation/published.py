@@ -1,7 +1,5 @@
 """Published figures (published.yaml), each beside the protocol that it was taken with."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 
@@ -15,8 +13,7 @@ class Figures(Config):
     """Published scores of one data set under one protocol.
 
     tags: how many the data set had. metrics: what we call these scores. systems: name -> scores in that order, as
-    shares of 1. incomparable: why there are none, where there seem to be some.
-    """
+    shares of 1. incomparable: why there are none, where there seem to be some."""
 
     source: str = ""
     tags: int = 0

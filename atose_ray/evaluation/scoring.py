@@ -1,25 +1,20 @@
 """The one scorer: windows of a split's clips -> a score per clip and tag, gathered over all ranks.
 
-The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic).
-"""
-
-from __future__ import annotations
+The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
 from atose_ray.evaluation.metrics import mean_prevalence, per_tag_table
 from atose_ray.methods import Method
 from atose_ray.ranks import world
-from atose_ray.types import AnyBatch, TagSet
+from atose_ray.types import AnyBatch, Array, TagSet
 
-Array = npt.NDArray[Any]
 COLLAPSE_COSINE = 0.9
 
 
@@ -28,8 +23,7 @@ class ClipScores:
     """clip_id_N int64 ascending; scores_NC float64, the mean over a clip's windows; tags_NC {0, 1}. Of a method with a
     joint space also audio_ND and tag_ND float64: mean of a clip's audio vectors, and the vector of its tags.
 
-    windows_RC, clip_R: the score of every window, and the number of its clip among the N, in the order of the clips.
-    """
+    windows_RC, clip_R: the score of every window, and the number of its clip among the N, in the order of the clips."""
 
     clip_id_N: Array
     scores_NC: Array
@@ -56,9 +50,7 @@ def score_clips(
     method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device, tags: TagSet | None = None
 ) -> ClipScores:
     """Score a split in eval mode; every rank returns the scores of all ranks' clips.
-
-    tags: what is scored; None is the tags of the training. Raises ValueError when there is no clip.
-    """
+    tags: what is scored; None is the tags of the training. Raises ValueError when there is no clip."""
     method.eval()
     tags = tags or TagSet(method.spec.tags)
     rows: list[tuple[Array, ...]] = []
@@ -68,7 +60,10 @@ def score_clips(
         tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, tags, stage).double(), *joint)
         rows.append(tuple(tensor.cpu().numpy() for tensor in tensors))
     mine = tuple(np.concatenate(column) for column in zip(*rows, strict=True)) if rows else None
-    parts = [part for part in _gather(mine) if part is not None]
+    gathered: list[Any] = [mine] * world()
+    if world() > 1:
+        dist.all_gather_object(gathered, mine)
+    parts = [part for part in gathered if part is not None]
     if not parts:
         raise ValueError("there is no clip to evaluate: the split is empty")
     clip_id, labels, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -85,14 +80,6 @@ def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:
     total_NX = np.zeros((len(windows_N), values_RX.shape[1]))
     np.add.at(total_NX, clip_R, values_RX)
     return np.asarray(total_NX / windows_N[:, None])
-
-
-def _gather(mine: Any) -> list[Any]:
-    if world() == 1:
-        return [mine]
-    parts: list[Any] = [None] * world()
-    dist.all_gather_object(parts, mine)
-    return parts
 
 
 def tag_facts(method: Method, scores: ClipScores) -> dict[str, Any]:
@@ -113,9 +100,6 @@ def tag_embedding_cosine(method: Method) -> Array | None:
 
 
 def has_collapsed(cosine_CC: Array) -> bool:
-    """Whether the tags share almost one direction: mean off-diagonal cosine above 0.9.
-
-    The published pairwise loss does this on MTAT (mean cosine 0.953).
-    """
+    """Whether tags share almost one direction: mean off-diagonal cosine > 0.9 (published loss on MTAT: 0.953)."""
     count = len(cosine_CC)
     return bool(count > 1 and (cosine_CC.sum() - np.trace(cosine_CC)) / (count * (count - 1)) > COLLAPSE_COSINE)

@@ -1,24 +1,19 @@
 """How sure is a score, and is one model better than another or only luckier with these clips or this seed?
 
 Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshirani 1993; both models are scored on the
-same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds.
-"""
-
-from __future__ import annotations
+same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from atose_ray.config import OBJECTIVES
 from atose_ray.evaluation.metrics import check_scores
+from atose_ray.types import Array
 
-Array = npt.NDArray[Any]
 RESAMPLES = 1000
 BLOCK_NUMBERS = 1 << 23  # of a block of resamples, so that it stays within some 100 MB
 
@@ -34,27 +29,12 @@ class Comparison:
     better: float
     resamples: int
 
-    @property
-    def decided(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric over all clips, and its 95 % percentile interval over resampled clips."""
-
-    value: float
-    low: float
-    high: float
-
 
 @dataclass(frozen=True)
 class Spread:
     """Scores of trainings that differ only in their seed. low, high: 95 % interval of the mean (Student);
     of one training they are the score itself."""
 
-    values: tuple[float, ...]
     mean: float
     deviation: float
     low: float
@@ -65,12 +45,10 @@ def spread(values: list[float]) -> Spread:
     """Mean, sample standard deviation and confidence interval. Raises ValueError for no value."""
     if not values:
         raise ValueError("expected the score of one training or more, but got none")
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return Spread(tuple(values), mean, 0.0, mean, mean)
-    deviation = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
-    return Spread(tuple(values), mean, deviation, mean - half, mean + half)
+    mean, one = float(np.mean(values)), len(values) == 1
+    deviation = 0.0 if one else float(np.std(values, ddof=1))
+    half = 0.0 if one else float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return Spread(mean, deviation, mean - half, mean + half)
 
 
 def paired_bootstrap(
@@ -84,24 +62,19 @@ def paired_bootstrap(
     """Scores [N, C] of S trainings of A and of B, on the same clips with {0, 1} tags -> is A better?
 
     A's figure on a resample is the mean of its trainings' metrics. Raises ValueError for another metric than those of
-    config.OBJECTIVES, no training, shapes that differ or scores not finite.
-    """
+    config.OBJECTIVES, no training, shapes that differ or scores not finite."""
     if not a_SNC or not b_SNC:
         raise ValueError("expected the scores of one training or more on each side, but got none")
-    differences_R, whole = _bootstrapped([*a_SNC, *b_SNC], tags_NC, metric, resamples, seed, first=len(a_SNC))
+    differences_R, whole = _bootstrapped([*a_SNC, *b_SNC], tags_NC, metric, resamples, seed, len(a_SNC))
     low, high = np.percentile(differences_R, (2.5, 97.5))
     better = np.mean(differences_R > 0) + np.mean(differences_R == 0) / 2
     return Comparison(whole, float(low), float(high), float(better), resamples)
 
 
-def interval(scores_NC: Array, tags_NC: Array, metric: str, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Scores and {0, 1} tags [N, C] -> how sure a metric is with so many clips (percentile bootstrap).
-
-    Raises ValueError as `paired_bootstrap`.
-    """
-    values_R, whole = _bootstrapped([scores_NC], tags_NC, metric, resamples, seed, first=1)
-    low, high = np.percentile(values_R, (2.5, 97.5))
-    return Interval(whole, float(low), float(high))
+def interval(scores_NC: Array, tags_NC: Array, metric: str) -> list[float]:
+    """Scores and {0, 1} tags [N, C] -> 95 % interval of a metric over resampled clips. Raises as `paired_bootstrap`."""
+    values_R, _ = _bootstrapped([scores_NC], tags_NC, metric, RESAMPLES, 0, 1)
+    return [float(end) for end in np.percentile(values_R, (2.5, 97.5))]
 
 
 def _bootstrapped(
@@ -127,10 +100,7 @@ def _bootstrapped(
 
 
 def resampled(scores_NC: Array, tags_NC: Array, weight_RN: Array, metric: str) -> Array:
-    """[N, C], [N, C], how often each clip was drawn [R, N] -> the metric of each resample [R].
-
-    Tags without a positive or a negative among the drawn clips are left out of a macro mean.
-    """
+    """[N, C], [N, C], draws of each clip [R, N] -> metric of each resample [R]; macro over the tags it can rank."""
     if metric == "accuracy":
         right_N = scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)
         return np.asarray(weight_RN @ right_N / weight_RN.sum(axis=1))
@@ -139,27 +109,26 @@ def resampled(scores_NC: Array, tags_NC: Array, weight_RN: Array, metric: str) -
         return average_precision(scores_NC.ravel(), tags_NC.ravel(), flat_RN)
     if metric == "f1_macro_at_0.5":
         predicted_NC = scores_NC > 0.5
-        hits_RC = weight_RN @ (predicted_NC * tags_NC)
-        total_RC = weight_RN @ (predicted_NC + tags_NC)
-        values_CR = np.divide(2 * hits_RC, total_RC, out=np.zeros(hits_RC.shape), where=total_RC > 0).T
+        values_CR = _share(2 * (weight_RN @ (predicted_NC * tags_NC)), weight_RN @ (predicted_NC + tags_NC)).T
     else:
         ranking = average_precision if metric == "pr_auc_macro" else roc_auc
         values_CR = np.stack([ranking(scores_NC[:, c], tags_NC[:, c], weight_RN) for c in range(tags_NC.shape[1])])
     positives_CR = (weight_RN @ tags_NC).T
     rankable_CR = (positives_CR > 0) & (positives_CR < weight_RN.sum(axis=1))
-    kept_R = rankable_CR.sum(axis=0)
-    total_R = np.where(rankable_CR, values_CR, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total_R, kept_R, out=np.zeros(len(kept_R)), where=kept_R > 0))
+    return _share(np.where(rankable_CR, values_CR, 0.0).sum(axis=0), rankable_CR.sum(axis=0))
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """part / whole, 0 where the whole is."""
+    return np.asarray(np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0))
 
 
 def average_precision(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
     """Sum over distinct scores of precision times recall step, with every clip counted as often as drawn: [R]."""
     true_RK, all_RK = _cumulated(scores_N, labels_N, weight_RN)
-    precision_RK = np.divide(true_RK, all_RK, out=np.zeros(true_RK.shape), where=all_RK > 0)
+    precision_RK = _share(true_RK, all_RK)
     step_RK = np.diff(true_RK, axis=1, prepend=0)
-    positives_R = true_RK[:, -1]
-    area_R = (precision_RK * step_RK).sum(axis=1)
-    return np.asarray(np.divide(area_R, positives_R, out=np.zeros(len(area_R)), where=positives_R > 0))
+    return _share((precision_RK * step_RK).sum(axis=1), true_RK[:, -1])
 
 
 def roc_auc(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
@@ -168,8 +137,7 @@ def roc_auc(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
     false_RK = all_RK - true_RK
     middle_RK = true_RK - np.diff(true_RK, axis=1, prepend=0) / 2
     area_R = (np.diff(false_RK, axis=1, prepend=0) * middle_RK).sum(axis=1)
-    pairs_R = true_RK[:, -1] * false_RK[:, -1]
-    return np.asarray(np.divide(area_R, pairs_R, out=np.zeros(len(area_R)), where=pairs_R > 0))
+    return _share(area_R, true_RK[:, -1] * false_RK[:, -1])
 
 
 def _cumulated(scores_N: Array, labels_N: Array, weight_RN: Array) -> tuple[Array, Array]:

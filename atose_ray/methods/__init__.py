@@ -8,23 +8,9 @@ from atose_ray.methods.base import EmbeddingMethod, Method, MethodConfig
 from atose_ray.methods.joint_embedding import JointEmbeddingConfig
 from atose_ray.methods.stages import StageConfig
 from atose_ray.methods.supervised import ProbeConfig, SupervisedConfig
-from atose_ray.types import ByKind
+from atose_ray.types import ByKind, by_kind
 
-METHODS: dict[str, type[MethodConfig]] = {
-    "supervised": SupervisedConfig,
-    "joint_embedding": JointEmbeddingConfig,
-    "probe": ProbeConfig,
-}
+METHODS: dict[str, type[MethodConfig]] = by_kind(SupervisedConfig, JointEmbeddingConfig, ProbeConfig)
 AnyMethodConfig = Annotated[SerializeAsAny[MethodConfig], ByKind(METHODS)]
 
-__all__ = [
-    "METHODS",
-    "AnyMethodConfig",
-    "EmbeddingMethod",
-    "JointEmbeddingConfig",
-    "Method",
-    "MethodConfig",
-    "ProbeConfig",
-    "StageConfig",
-    "SupervisedConfig",
-]
+__all__ = ["EmbeddingMethod", "JointEmbeddingConfig", "Method", "MethodConfig", "StageConfig", "SupervisedConfig"]

@@ -1,21 +1,18 @@
 """The contract of a method: named parts, stages that train some of them, and a score of any tag set in every stage.
 
 A new method is one file with a `MethodConfig` and a `Method` (or an `EmbeddingMethod`, where a clip's embedding is all
-it needs), and one line in `methods/__init__.py`.
-"""
-
-from __future__ import annotations
+it needs), and one line in `methods/__init__.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from atose_ray.encoders.base import Encoder
-from atose_ray.methods.stages import CACHED_CROPS, StageConfig, check_cache, check_carry
+from atose_ray.methods.stages import CACHED_CROPS, StageConfig, check_carry
 from atose_ray.types import AnyBatch, Config, DataSpec, EmbeddedBatch, TagSet
 
 
@@ -26,8 +23,7 @@ class MethodConfig(Config):
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
     COMPARABLE: stages whose scores may be ranked against those of other methods' stages.
     embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
-    reads_vectors: whether it is built with tag vectors. scores_unseen: whether it scores tags that it never saw.
-    """
+    reads_vectors: whether it is built with tag vectors. scores_unseen: whether it scores tags that it never saw."""
 
     embeds_tags: ClassVar[bool] = False
     reads_vectors: ClassVar[bool] = False
@@ -41,26 +37,25 @@ class MethodConfig(Config):
     stages: tuple[StageConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _stages_exist(self) -> MethodConfig:
-        for stage in self.stages:
+    def _stages_fit(self) -> "MethodConfig":
+        for before, stage in zip((None, *self.stages), self.stages, strict=False):
             if stage.name not in self.STAGES:
                 raise ValueError(
                     f"stages of {self.kind} are {', '.join(self.STAGES)}, but a stage is named {stage.name!r}"
                 )
-            wrong = [part for part in stage.trains or () if part not in self.USES[stage.name]]
-            if wrong or stage.trains == ():
+            trained, useful = self.trained_parts(stage), self.USES[stage.name]
+            if not trained or not set(trained) <= set(useful):
                 raise ValueError(
-                    f"stage {stage.name!r} of {self.kind} can train {', '.join(self.USES[stage.name])}, "
-                    f"but got trains={list(stage.trains or ())}"
+                    f"stage {stage.name!r} of {self.kind} can train {', '.join(useful)}, but got trains={list(trained)}"
                 )
-            check_cache(stage, self.trained_parts(stage))
-        for before, after in zip((None, *self.stages), self.stages, strict=False):
-            if after.carry:
-                check_carry(before, after, before is not None and self._train_alike(before, after))
+            if isinstance(stage.cache, int) and "encoder" in trained:
+                raise ValueError(
+                    f"cache={stage.cache} of stage {stage.name!r} needs a frozen encoder, but the stage trains "
+                    f"{', '.join(trained)}; leave cache out, or the encoder"
+                )
+            if stage.carry:
+                check_carry(before, stage, before is not None and self.trained_parts(before) == trained)
         return self
-
-    def _train_alike(self, one: StageConfig, other: StageConfig) -> bool:
-        return self.trained_parts(one) == self.trained_parts(other)
 
     def cached_crops(self, index: int) -> int:
         """Crops per clip that stage `index` keeps embedded; 0 where its encoder trains or its cache is off."""
@@ -70,7 +65,6 @@ class MethodConfig(Config):
         return stage.cache or CACHED_CROPS
 
     def trained_parts(self, stage: StageConfig) -> tuple[str, ...]:
-        """The parts that this stage trains."""
         return self.STAGES[stage.name] if stage.trains is None else stage.trains
 
     @property
@@ -79,33 +73,27 @@ class MethodConfig(Config):
         return sum(stage.epochs for stage in self.stages)
 
     @abstractmethod
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Method:
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Method":
         """The method around an encoder, for the tags of `spec`; `tags` brings their vectors where it reads them."""
 
 
 class Method(nn.Module, ABC):
     """Parts are direct children, `encoder` one of them. `forward` gives losses, so that DDP's hooks fire.
-
-    gather: [B, X] -> the rows of all DDP workers; for losses that compare a clip with the others of its batch.
-    """
+    gather: [B, X] -> the rows of all DDP workers; for losses that compare a clip with the others of its batch."""
 
     encoder: Encoder
 
     def __init__(self, encoder: Encoder, spec: DataSpec) -> None:
         super().__init__()
         self.spec, self.encoder = spec, encoder
-        self.gather: Callable[[torch.Tensor], torch.Tensor] = _own_rows
+        self.gather: Callable[[torch.Tensor], torch.Tensor] = lambda rows_BX: rows_BX
 
     def forward(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """`losses`."""
         return self.losses(batch, stage)
 
     @abstractmethod
     def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """Losses of a batch in a stage: `loss` (what is minimised) and its named terms, all scalars.
-
-        An EmbeddedBatch comes only in stages that do not train the encoder.
-        """
+        """`loss` (minimised) and its named terms, scalars. An EmbeddedBatch comes only where the encoder rests."""
 
     @abstractmethod
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
@@ -127,9 +115,7 @@ class Method(nn.Module, ABC):
 
     def train_only(self, parts: tuple[str, ...]) -> list[nn.Parameter]:
         """Freeze all parts but these: no gradient, and eval(), so that BatchNorm and dropout stand still.
-
-        Returns the parameters that train. Raises ValueError when a part does not exist.
-        """
+        Returns the parameters that train. Raises ValueError when a part does not exist."""
         children: dict[str, nn.Module] = dict(self.named_children())
         missing = [part for part in parts if part not in children]
         if missing:
@@ -152,7 +138,6 @@ class EmbeddingMethod(Method):
         """[B, E] -> [B, C] in [0, 1]: how this stage scores every tag of the spec."""
 
     def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """`embedding_losses` of the encoded batch."""
         return self.embedding_losses(self.embed(batch).embed_BE, batch.tags_BC, stage)
 
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
@@ -168,16 +153,6 @@ class EmbeddingMethod(Method):
         return scores_BC[:, [column[name] for name in tags.names]]
 
 
-def _own_rows(rows_BX: torch.Tensor) -> torch.Tensor:
-    return rows_BX
-
-
 def log_terms(**terms: torch.Tensor) -> dict[str, torch.Tensor]:
     """Named loss terms, `loss` being their sum."""
     return {"loss": torch.stack(list(terms.values())).sum(), **{name: term.detach() for name, term in terms.items()}}
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many numbers a module can train."""
-    parameters: Any = module.parameters()
-    return sum(int(parameter.numel()) for parameter in parameters)

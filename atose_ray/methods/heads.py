@@ -2,18 +2,15 @@
 
 Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002 (WaveProjector, SupervisedClassifier). The linear head is the
 usual one of tagging and of probing; with few steps it learns faster than the published one, whose unit norm keeps the
-logits small until the last layer's weights have grown.
-"""
+logits small until the last layer's weights have grown."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from atose_ray.tags.autoencoder import DenseLeaky, init_dense, unit_norm
+from atose_ray.tags.autoencoder import DenseLeaky, glorot, unit_norm
 from atose_ray.types import Config
 
 
@@ -37,19 +34,11 @@ class Classifier(nn.Module):
         self.dense = DenseLeaky(embed, hidden)
         self.dense2 = DenseLeaky(hidden, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.dense3 = init_dense(nn.Linear(hidden, tags))
+        self.dense3 = glorot(nn.Linear(hidden, tags))
 
     def forward(self, embed_BE: torch.Tensor) -> torch.Tensor:
         unit_BX = unit_norm(self.dense2(self.dense(embed_BE)))
-        logits_BC: torch.Tensor = self.dense3(self.dropout(unit_BX))
-        return logits_BC
-
-
-class LinearClassifier(nn.Sequential):
-    """[B, E] -> [B, C] logits: dropout, dense."""
-
-    def __init__(self, embed: int, tags: int, dropout: float = 0.0) -> None:
-        super().__init__(nn.Dropout(dropout), init_dense(nn.Linear(embed, tags)))
+        return cast(torch.Tensor, self.dense3(self.dropout(unit_BX)))
 
 
 class MLPHeadConfig(Config):
@@ -60,19 +49,17 @@ class MLPHeadConfig(Config):
     dropout: float = Field(default=0.5, ge=0, lt=1)
 
     def build(self, embed: int, tags: int) -> nn.Module:
-        """The head on `embed` features for `tags` tags."""
         return Classifier(embed, tags, hidden=self.hidden, dropout=self.dropout)
 
 
 class LinearHeadConfig(Config):
-    """One dense layer on the embedding. dropout: before it."""
+    """[B, E] -> [B, C] logits: one dense layer on the embedding. dropout: before it."""
 
     kind: Literal["linear"] = "linear"
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self, embed: int, tags: int) -> nn.Module:
-        """The head on `embed` features for `tags` tags."""
-        return LinearClassifier(embed, tags, dropout=self.dropout)
+        return nn.Sequential(nn.Dropout(self.dropout), glorot(nn.Linear(embed, tags)))
 
 
 HeadConfigs = Annotated[MLPHeadConfig | LinearHeadConfig, Field(discriminator="kind")]

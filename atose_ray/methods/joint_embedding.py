@@ -10,10 +10,7 @@ Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002, and its published code.
 
 Departures: the published code leaves stage 1 without a score. Here it scores by decoding the projected audio, so that
 a search can prune in stage 1. The unit norms are safe at an all-zero row, where the published ones give NaN. Stage
-"joint" is ours.
-"""
-
-from __future__ import annotations
+"joint" is ours."""
 
 from typing import ClassVar, Literal, cast
 
@@ -35,8 +32,7 @@ class JointEmbeddingConfig(MethodConfig):
     """latent: size D of the joint space (published: 128 MTAT, 50 DCASE, 64 Speech Commands).
 
     objective: what ties a clip's audio vector to its tag vector. head: the classifier of stages "classify", "joint".
-    joint_weight: of the joint embedding's losses beside the classifier's in stage "joint".
-    """
+    joint_weight: of the joint embedding's losses beside the classifier's in stage "joint"."""
 
     embeds_tags: ClassVar[bool] = True
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -55,8 +51,7 @@ class JointEmbeddingConfig(MethodConfig):
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> JointEmbedding:
-        """The method around an encoder."""
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "JointEmbedding":
         return JointEmbedding(self, encoder, spec)
 
 
@@ -91,7 +86,6 @@ class JointEmbedding(EmbeddingMethod):
         return probabilities(logits_BC, self.spec.exclusive)
 
     def joint_embeddings(self, batch: AnyBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """B clips -> unit vectors of their audio and of their tags, [B, D] each."""
         return self.projector(self.embed(batch).embed_BE), self.tag_encoder(batch.tags_BC)
 
     @torch.no_grad()

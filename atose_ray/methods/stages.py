@@ -1,7 +1,5 @@
 """A stage list is data: the published recipe is seven phases in a YAML file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -13,8 +11,7 @@ CACHED_CROPS = 8
 
 
 def _off_is_a_word(value: Any) -> Any:
-    """YAML reads a bare `off` as false."""
-    return "off" if value is False else value
+    return "off" if value is False else value  # YAML reads a bare `off` as false
 
 
 CacheField = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["off"] | None, BeforeValidator(_off_is_a_word)]
@@ -30,8 +27,7 @@ class StageConfig(Config):
         same parts with the same kind of optimizer. Schedule and warm-up start anew.
     trains: None takes the method's own choice for this stage.
     cache: crops of every clip whose embeddings are kept where the encoder is frozen, so that each crop is encoded once
-        (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8.
-    """
+        (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8."""
 
     name: str
     epochs: int = Field(ge=1, le=10_000)
@@ -45,15 +41,6 @@ class StageConfig(Config):
         """The optimizer of this phase, its rate scaled; `default` is the run's."""
         chosen = self.optimizer or default
         return chosen.model_copy(update={"lr": chosen.lr * self.lr_scale})
-
-
-def check_cache(stage: StageConfig, trained: tuple[str, ...]) -> None:
-    """Raises ValueError when a phase asks for cached embeddings of an encoder that it trains."""
-    if isinstance(stage.cache, int) and "encoder" in trained:
-        raise ValueError(
-            f"cache={stage.cache} of stage {stage.name!r} needs a frozen encoder, but the stage trains "
-            f"{', '.join(trained)}; leave cache out, or the encoder"
-        )
 
 
 def check_carry(before: StageConfig | None, stage: StageConfig, train_alike: bool) -> None:

@@ -4,10 +4,7 @@
 alone, on an encoder that stays as it came: freshly initialised, or trained before (`encoder: pretrained`, `init_from`).
 Its score says how much of the tags a linear map, or a small MLP, finds in the embedding (Alain & Bengio 2016).
 
-Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2.
-"""
-
-from __future__ import annotations
+Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002: the classifier head of stage 2."""
 
 from typing import ClassVar, Literal
 
@@ -33,8 +30,7 @@ class SupervisedConfig(MethodConfig):
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Supervised:
-        """The method around an encoder."""
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
         return Supervised(self.head, encoder, spec)
 
 
@@ -49,8 +45,7 @@ class ProbeConfig(MethodConfig):
     head: HeadConfigs = LinearHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="probe", epochs=100),)
 
-    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> Supervised:
-        """The method around an encoder."""
+    def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
         return Supervised(self.head, encoder, spec)
 
 

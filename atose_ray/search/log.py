@@ -20,8 +20,9 @@ from atose_ray.search.progress import MIN_ENDED, last_sign, measure
 from atose_ray.search.record import TrialRecord, load_trial
 from atose_ray.storage import Store
 from atose_ray.storage.lease import RUN_LEASE
+from atose_ray.training.checkpoint import CHECKPOINT
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, forget_checkpoint
+from atose_ray.training.run import Job
 
 SESSIONS, BEFORE = "sessions.jsonl", "sittings.jsonl"  # what the file was called in studies of the first release
 Output = Callable[[str, EpochRecord], None]
@@ -126,6 +127,6 @@ def close(job: Job, event: Ended) -> None:
         if event.cause is not None:
             folder.note(event.cause, event.trace)
         folder.end(event.state, event.reason)
-    forget_checkpoint(job)
+    folder.store.delete(CHECKPOINT)
     folder.store.delete(RUN_LEASE)
     upload_board(folder, str(job.about["name"]))

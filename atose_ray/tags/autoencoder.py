@@ -1,10 +1,9 @@
 """The tag autoencoder: a clip's tags to a unit vector of the joint space, and a vector of that space to tags.
 
 Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002. Its unit norm divides 0 by 0 for a clip without tags as long as
-the biases are zero, which is how they start; here such a row stays zero, and gets a finite gradient.
-"""
+the biases are zero, which is how they start; here such a row stays zero, and gets a finite gradient."""
 
-from __future__ import annotations
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -12,6 +11,14 @@ from torch.nn import functional
 
 LEAKY_SLOPE = 0.3
 ZERO_NORM = 1e-12
+LayerT = TypeVar("LayerT", nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def glorot(layer: LayerT) -> LayerT:
+    """The layer with glorot_uniform weights and zero bias."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # made with bias=True
+    return layer
 
 
 class DenseLeaky(nn.Linear):
@@ -19,17 +26,10 @@ class DenseLeaky(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        init_dense(self)
+        glorot(self)
 
     def forward(self, x_BX: torch.Tensor) -> torch.Tensor:
         return functional.leaky_relu(super().forward(x_BX), LEAKY_SLOPE)
-
-
-def init_dense(layer: nn.Linear) -> nn.Linear:
-    """The layer with glorot_uniform weights and zero bias."""
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def unit_norm(x_BD: torch.Tensor) -> torch.Tensor:
@@ -62,8 +62,7 @@ class TagDecoder(nn.Module):
     def __init__(self, latent: int, tags: int) -> None:
         super().__init__()
         self.dense = DenseLeaky(latent, latent)
-        self.dense2 = init_dense(nn.Linear(latent, tags))
+        self.dense2 = glorot(nn.Linear(latent, tags))
 
     def forward(self, embed_BD: torch.Tensor) -> torch.Tensor:
-        logits_BC: torch.Tensor = self.dense2(self.dense(embed_BD))
-        return logits_BC
+        return cast(torch.Tensor, self.dense2(self.dense(embed_BD)))

@@ -1,28 +1,22 @@
 """Vectors of tag names, for methods that score tags they never saw. One class and one line in `VECTORS` each.
 
 They are resolved once, when a run is (training/resolve.py): their hash is part of the run's identity, and the model
-keeps them as buffers.
-"""
-
-from __future__ import annotations
+keeps them as buffers."""
 
 import hashlib
 import io
 from abc import abstractmethod
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field, SerializeAsAny
 
 from atose_ray.storage import read_uri
-from atose_ray.types import ByKind, Config
-
-Array = npt.NDArray[Any]
+from atose_ray.types import Array, ByKind, Config, by_kind
 
 
 class TagVectorsConfig(Config):
@@ -38,11 +32,9 @@ class TagVectorsConfig(Config):
     @abstractmethod
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:
         """C names -> float32 [C, V]. tags_NC: {0, 1}, of the train split; given where the names are its tags.
+        Raises ValueError for names that have no vector, and OSError where a file cannot be read."""
 
-        Raises ValueError for names that have no vector, and OSError where a file cannot be read.
-        """
-
-    def resolved(self, names: tuple[str, ...], vectors_CV: Array) -> TagVectorsConfig:
+    def resolved(self, names: tuple[str, ...], vectors_CV: Array) -> "TagVectorsConfig":
         """This config with the width and the hash of what it gave."""
         digest = hashlib.sha256("\0".join(names).encode() + np.ascontiguousarray(vectors_CV, "<f4").tobytes())
         return self.model_copy(update={"width": vectors_CV.shape[1], "content_hash": digest.hexdigest()[:16]})
@@ -56,7 +48,6 @@ class TableVectorsConfig(TagVectorsConfig):
     file: str = Field(min_length=1)
 
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:
-        """The rows of the table."""
         known, table_CV = read_table(self.file, read_uri(self.file))
         row = {name: index for index, name in enumerate(known)}
         missing = [name for name in names if name not in row]
@@ -100,13 +91,10 @@ class RandomVectorsConfig(TagVectorsConfig):
     seed: int = Field(default=0, ge=0)
 
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:
-        """Of any name."""
-        drawn = [_generator(self.seed, name).standard_normal(self.size) for name in names]
-        return _unit(np.array(drawn, np.float64).reshape(len(names), self.size))
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng((seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")))
+        digests = [hashlib.sha256(name.encode()).digest()[:8] for name in names]
+        seeds = [(self.seed, int.from_bytes(digest, "little")) for digest in digests]
+        drawn = [np.random.default_rng(seed).standard_normal(self.size) for seed in seeds]
+        return unit_rows(np.array(drawn, np.float64).reshape(len(names), self.size)).astype(np.float32)
 
 
 class CoOccurrenceConfig(TagVectorsConfig):
@@ -119,7 +107,6 @@ class CoOccurrenceConfig(TagVectorsConfig):
     size: int = Field(default=64, ge=1, le=4096)
 
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:
-        """Of the tags of the train split."""
         if tags_NC is None:
             raise ValueError(
                 f"tag_vectors co_occurrence knows the tags of its training data only, not {', '.join(names)}; to score "
@@ -130,18 +117,14 @@ class CoOccurrenceConfig(TagVectorsConfig):
         expected_CC = np.outer(share_C, share_C)
         ratio_CC = np.divide(joint_CC, expected_CC, out=np.ones_like(joint_CC), where=expected_CC > 0)
         left_CC, value_C, _ = np.linalg.svd(np.log(np.maximum(ratio_CC, 1.0)))
-        return _unit((left_CC * np.sqrt(value_C))[:, : self.size])
+        return unit_rows((left_CC * np.sqrt(value_C))[:, : self.size]).astype(np.float32)
 
 
-def _unit(vectors_CV: Array) -> Array:
-    length_C1 = np.linalg.norm(vectors_CV, axis=1, keepdims=True)
-    unit_CV = np.divide(vectors_CV, length_C1, out=np.zeros_like(vectors_CV), where=length_C1 > 0)
-    return np.asarray(unit_CV, np.float32)
+def unit_rows(vectors_NX: Array) -> Array:
+    """[N, X] -> [N, X] rows of length 1; a zero row stays zero."""
+    length_N1 = np.linalg.norm(vectors_NX, axis=1, keepdims=True)
+    return np.asarray(np.divide(vectors_NX, length_N1, out=np.zeros_like(vectors_NX), where=length_N1 > 0))
 
 
-VECTORS: dict[str, type[TagVectorsConfig]] = {
-    "table": TableVectorsConfig,
-    "random": RandomVectorsConfig,
-    "co_occurrence": CoOccurrenceConfig,
-}
+VECTORS: dict[str, type[TagVectorsConfig]] = by_kind(TableVectorsConfig, RandomVectorsConfig, CoOccurrenceConfig)
 AnyTagVectorsConfig = Annotated[SerializeAsAny[TagVectorsConfig], ByKind(VECTORS)]

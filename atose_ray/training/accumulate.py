@@ -1,10 +1,7 @@
 """Out of memory once: from there on a step takes its batch in two halves and adds their gradients up.
 
 The gradient is that of the whole batch where the loss is a mean over clips. Where clips of a batch see each other
-(BatchNorm in training, the negatives of InfoNCE) they see half as many: a run that was halved says so in its log.
-"""
-
-from __future__ import annotations
+(BatchNorm in training, the negatives of InfoNCE) they see half as many: a run that was halved says so in its log."""
 
 import torch
 from torch import nn
@@ -28,20 +25,16 @@ class Accumulator:
     """Takes the backward pass of one batch after another, in halves once memory ran out.
 
     A run that goes on remembers it by its log. Several workers cannot change course in the middle of a step: there the
-    error ends the worker group, and the next one begins halved.
-    """
+    error ends the worker group, and the next one begins halved."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.pieces = 2 if any(event.get("cause") == OUT_OF_MEMORY for event in folder.events()) else 1
 
     def backward(self, module: nn.Module, batch: AnyBatch, stage: str) -> float:
-        """Add the batch's gradients to the module's; returns its loss.
-
-        Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers.
-        """
+        """`backward`. Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers."""
         try:
-            return self._backward(module, batch, stage)
+            return backward(module, batch, stage, self.pieces)
         except torch.OutOfMemoryError as error:
             clips = -(-len(batch.clip_id_B) // self.pieces)
             if self.pieces == 2 or clips < 2:
@@ -52,32 +45,23 @@ class Accumulator:
             self.folder.note(OUT_OF_MEMORY, HALVED.format(clips=clips))
             if world() > 1:
                 raise
-        for parameter in module.parameters():
-            parameter.grad = None
+        module.zero_grad()
         self.pieces = 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.backward(module, batch, stage)
 
-    def _backward(self, module: nn.Module, batch: AnyBatch, stage: str) -> float:
-        if self.pieces == 1:
-            return backward(module, batch, stage)
-        total, clips = 0.0, len(batch.clip_id_B)
-        for first, last in halves(clips):
-            part = type(batch)(*(tensor[first:last] for tensor in batch))
-            loss = module(part, stage)["loss"] * ((last - first) / clips)
-            loss.backward()
-            total += float(loss.detach())
-        return total
 
-
-def backward(module: nn.Module, batch: AnyBatch, stage: str) -> float:
-    """Add the gradients of a batch, taken in one piece, to the module's; returns its loss."""
-    loss = module(batch, stage)["loss"]
-    loss.backward()
-    return float(loss.detach())
-
-
-def halves(clips: int) -> tuple[tuple[int, int], ...]:
-    """Bounds of the halves of a batch; a clip alone is no batch for BatchNorm, so three clips or fewer stay whole."""
-    return ((0, clips),) if clips < 4 else ((0, clips // 2), (clips // 2, clips))
+def backward(module: nn.Module, batch: AnyBatch, stage: str, pieces: int = 1) -> float:
+    """Add the batch's gradients to the module's; returns its loss. pieces: 1, or 2 for halves.
+    A clip alone is no batch for BatchNorm, so three clips or fewer stay whole."""
+    total, clips = 0.0, len(batch.clip_id_B)
+    halves = zip(*(tensor.tensor_split(pieces) for tensor in batch), strict=True)
+    parts = [batch] if pieces == 1 or clips < 4 else [type(batch)(*half) for half in halves]
+    for part in parts:
+        loss = module(part, stage)["loss"]
+        if part is not batch:
+            loss = loss * (len(part.clip_id_B) / clips)
+        loss.backward()
+        total += float(loss.detach())
+    return total

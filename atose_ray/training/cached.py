@@ -5,17 +5,12 @@ epochs are those very epochs, and their embeddings are kept; from then on a clip
 stage of at most K epochs is thus the uncached stage to the last bit of the encoder's arithmetic.
 
 Under DDP every rank embeds its share of an epoch, and the ranks exchange their embeddings, so that each holds the
-table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank).
-"""
-
-from __future__ import annotations
+table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -25,9 +20,8 @@ from atose_ray.data.memory import free_device_bytes, free_host_bytes
 from atose_ray.data.sampling import uniform
 from atose_ray.methods import Method, MethodConfig
 from atose_ray.ranks import rank, world
-from atose_ray.types import AnyBatch, EmbeddedBatch, Split
+from atose_ray.types import AnyBatch, Array, EmbeddedBatch, Split
 
-Array = npt.NDArray[Any]
 CROP_SALT = 0x5EED
 ROOM = 0.8  # of the free memory, which embeddings may fill
 
@@ -45,20 +39,17 @@ def cached_span(method: MethodConfig, index: int) -> Span | None:
     crops = method.cached_crops(index)
     if not crops:
         return None
-    first = last = index
+    first, last = index, index + 1
     while first > 0 and method.cached_crops(first - 1) == crops:
         first -= 1
-    while last + 1 < len(method.stages) and method.cached_crops(last + 1) == crops:
+    while last < len(method.stages) and method.cached_crops(last) == crops:
         last += 1
-    epochs = sum(stage.epochs for stage in method.stages[first : last + 1])
-    return Span(sum(stage.epochs for stage in method.stages[:first]), min(crops, epochs))
+    epochs = [stage.epochs for stage in method.stages]
+    return Span(sum(epochs[:first]), min(crops, sum(epochs[first:last])))
 
 
 def check_room(run: RunConfig, method: Method, steps: int, device: torch.device) -> None:
-    """Raises ValueError, before the first epoch, when a stage would keep more embeddings than memory holds.
-
-    steps: batches per training epoch.
-    """
+    """Raises ValueError when a stage of `steps` batches an epoch would keep more embeddings than memory holds."""
     free = free_device_bytes(device) if device.type == "cuda" else free_host_bytes()
     width = method.encoder.embed_dim
     for index, stage in enumerate(run.method.stages):
@@ -76,8 +67,7 @@ class CachedEmbeddings:
     """BatchSource of EmbeddedBatch over another source: inputs until each crop was encoded once, then the table.
 
     The order of an epoch is that of the source while it is encoded, then a permutation of (seed, epoch). The encoder
-    must be in eval mode, as Method.train_only leaves it in a stage that does not train it.
-    """
+    must be in eval mode, as Method.train_only leaves it in a stage that does not train it."""
 
     def __init__(self, method: Method, source: BatchSource, span: Span, seed: int, device: torch.device) -> None:
         self.method, self.source, self.span, self.seed, self.device = method, source, span, seed, device
@@ -87,7 +77,6 @@ class CachedEmbeddings:
         self.table: Table | None = None
 
     def steps(self) -> int:
-        """Batches per training epoch: the same on every rank."""
         return self.source.steps()
 
     def evaluate(self, split: Split) -> Iterator[EmbeddedBatch]:
@@ -100,14 +89,12 @@ class CachedEmbeddings:
         """As many embeddings of every clip as the source has crops of it in an epoch."""
         position = epoch - self.span.first_epoch
         while len(self.encoded) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
-            for _ in self._encode_epoch(self.span.first_epoch + len(self.encoded)):
-                pass
+            list(self._encode_epoch(self.span.first_epoch + len(self.encoded)))
         if position < self.span.crops:
             yield from self._encode_epoch(epoch)
-            return
-        if self.table is None:
-            self.table = Table(self.encoded)
-        yield from self._recall(self.table, epoch)
+        else:
+            self.table = self.table or Table(self.encoded)
+            yield from self._recall(self.table, epoch)
 
     def _encode_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
         batches = []
@@ -115,21 +102,18 @@ class CachedEmbeddings:
             batches.append(self._encode(batch))
             yield batches[-1]
         self.sizes = [len(batch.clip_id_B) for batch in batches]
-        self.encoded.append(over_all_ranks(_joined(batches)))
+        self.encoded.append(over_all_ranks(EmbeddedBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))))
 
     @torch.no_grad()
     def _encode(self, batch: AnyBatch) -> EmbeddedBatch:
         return self.method.embed(batch.to(self.device))
 
-    def _recall(self, table: Table, epoch: int) -> Iterator[EmbeddedBatch]:
+    def _recall(self, table: "Table", epoch: int) -> Iterator[EmbeddedBatch]:
         clips = len(table.clip_id_N)
         order_N = np.random.default_rng((self.seed, epoch)).permutation(clips * table.per_epoch)
         mine_N = order_N[rank() * (len(order_N) // world()) :]
-        first = 0
-        for size in self.sizes:
-            row_B, draw_B = mine_N[first : first + size] % clips, mine_N[first : first + size] // clips
-            yield table.batch(row_B, self.seed, epoch * table.per_epoch + draw_B)
-            first += size
+        for some_B in np.split(mine_N[: sum(self.sizes)], np.cumsum(self.sizes)[:-1]):
+            yield table.batch(some_B % clips, self.seed, epoch * table.per_epoch + some_B // clips)
 
 
 class Table:
@@ -165,15 +149,10 @@ class Table:
 def _occurrence(row_N: Array) -> Array:
     """How many times each entry stood before it: [4, 2, 4, 4] -> [0, 0, 1, 2]."""
     order_N = np.argsort(row_N, kind="stable")
-    sorted_N = row_N[order_N]
-    first_N = np.searchsorted(sorted_N, sorted_N)
-    occurrence_N = np.empty_like(row_N)
+    first_N = np.searchsorted(row_N[order_N], row_N[order_N])
+    occurrence_N: Array = np.empty_like(row_N)
     occurrence_N[order_N] = np.arange(len(row_N)) - first_N
-    return np.asarray(occurrence_N)
-
-
-def _joined(batches: list[EmbeddedBatch]) -> EmbeddedBatch:
-    return EmbeddedBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    return occurrence_N
 
 
 def over_all_ranks(mine: EmbeddedBatch) -> EmbeddedBatch:

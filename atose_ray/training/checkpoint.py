@@ -1,10 +1,7 @@
 """A checkpoint at every epoch end, and the model folder that comes out at the end. Nothing here unpickles objects.
 
-Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the position is also the state
-of the random generators: a resumed run is bitwise the uninterrupted one.
-"""
-
-from __future__ import annotations
+Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the epoch is also the state of
+the random generators: a resumed run is bitwise the uninterrupted one."""
 
 import dataclasses
 import io
@@ -26,29 +23,14 @@ from atose_ray.types import DataSpec
 
 CHECKPOINT = "checkpoint.pt"
 BEST_WEIGHTS = "best.safetensors"
+WEIGHTS = "model.safetensors"  # of a model folder
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands after a finished epoch, and the best value of its metric so far.
-
-    stage: index into the run's stages; stage_epoch: epochs finished in it; epoch: epochs finished in all stages.
-    """
-
-    stage: int = 0
-    stage_epoch: int = 0
-    epoch: int = 0
-    best_value: float = float("-inf")
-
-
-def save_checkpoint(
-    folder: RunFolder, method: Method, optimizer: torch.optim.Optimizer, position: Position, record: EpochRecord
-) -> None:
+def save_checkpoint(folder: RunFolder, method: Method, optimizer: torch.optim.Optimizer, record: EpochRecord) -> None:
     """Write the state after an epoch; the old checkpoint stays until the new one is whole."""
     state = {
         "method": method.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "position": json.dumps(dataclasses.asdict(position)),
         "record": json.dumps(dataclasses.asdict(record)),
     }
     buffer = io.BytesIO()
@@ -56,14 +38,13 @@ def save_checkpoint(
     folder.store.write(CHECKPOINT, buffer.getvalue())
 
 
-def load_checkpoint(folder: RunFolder, method: Method) -> tuple[Position, EpochRecord, dict[str, Any]] | None:
-    """Load the weights of the last finished epoch; returns its position, record and optimizer state, or None."""
+def load_checkpoint(folder: RunFolder, method: Method) -> tuple[EpochRecord, dict[str, Any]] | None:
+    """Load the weights of the last finished epoch; returns its record and optimizer state, or None."""
     if not folder.store.exists(CHECKPOINT):
         return None
     state = torch.load(io.BytesIO(folder.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
     method.load_state_dict(state["method"])
-    record = EpochRecord(**json.loads(state["record"]))
-    return Position(**json.loads(state["position"])), record, state["optimizer"]
+    return EpochRecord(**json.loads(state["record"])), state["optimizer"]
 
 
 def save_weights(store: Store, name: str, method: Method) -> None:
@@ -89,51 +70,40 @@ class Model:
 
 
 def best_model(folder: RunFolder) -> Model:
-    """The model of a run's best epoch, in eval mode, on the CPU and in its run's precision.
-
-    Raises ValueError when the run has no finished epoch.
-    """
-    run = RunConfig.model_validate(folder.store.read_json("config.json"))
-    spec = DataSpec.model_validate(folder.store.read_json("data_spec.json"))
+    """A run's best epoch, in eval mode, on the CPU. Raises ValueError when the run has no finished epoch."""
+    if not folder.about():
+        raise ValueError(f"no run began in {folder.store.uri}, so it has no finished epoch and no model")
+    run, spec = folder.config()
     chosen = folder.best_epoch(run.metric)
-    method = run.build(spec)
-    load_weights(folder.store, BEST_WEIGHTS, method)
-    prepare_to_score(method, run.execution, torch.device("cpu"))
     head = {"metric": run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
-    return Model(method.eval(), run, spec, chosen.stage, {**head, "number": folder.about().get("number", 0)})
+    return _model(folder.store, BEST_WEIGHTS, run, spec, {**head, "number": folder.about().get("number", 0)})
 
 
 def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
     """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
-    save_weights(store, "model.safetensors", method)
-    store.write_json("config.json", run.model_dump(mode="json"))
-    store.write_json("data_spec.json", spec.model_dump(mode="json"))
+    save_weights(store, WEIGHTS, method)
+    RunFolder(store).save_config(run, spec)
     store.write_json("metrics.json", metrics)
 
 
 def load_model(folder: str | Store) -> Model:
-    """A model folder (`best/` of a study or of a run) -> Model in eval mode, on the CPU and in its run's precision.
-
-    Raises ValueError when the folder is not one.
-    """
+    """The model in `best/` of a study or of a run, in eval mode, on the CPU. Raises ValueError when it is none."""
     store = folder if isinstance(folder, Store) else Store(folder)
-    missing = [
-        name
-        for name in ("model.safetensors", "config.json", "data_spec.json", "metrics.json")
-        if not store.exists(name)
-    ]
+    missing = [name for name in (WEIGHTS, "config.json", "data_spec.json", "metrics.json") if not store.exists(name)]
     if missing:
         raise ValueError(
             f"{store.uri} is not a model folder: it lacks {', '.join(missing)}. Expected the folder `best` that "
             "tune or train wrote"
         )
     try:
-        run = RunConfig.model_validate(store.read_json("config.json"))
-        spec = DataSpec.model_validate(store.read_json("data_spec.json"))
+        run, spec = RunFolder(store).config()
     except ValidationError as error:
         raise ValueError(f"{store.uri} was written by another version: {explain(error, 'config.json')}") from error
+    return _model(store, WEIGHTS, run, spec, store.read_json("metrics.json"))
+
+
+def _model(store: Store, weights: str, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> Model:
     method = run.build(spec)
-    load_weights(store, "model.safetensors", method)
+    load_weights(store, weights, method)
     prepare_to_score(method, run.execution, torch.device("cpu"))
-    metrics = store.read_json("metrics.json")
     return Model(method.eval(), run, spec, metrics["stage"], metrics)

@@ -1,26 +1,20 @@
 """examples.json: what a model gets wrong on the validation split, written into the folder of its study.
 
 Never of the test split: whoever reads a list of mistakes goes on to mend something, and a test split that was looked at
-clip by clip is no test of the next model.
-"""
-
-from __future__ import annotations
+clip by clip is no test of the next model."""
 
 from typing import Any
 
 import torch
 
-from atose_ray.config import RunConfig
 from atose_ray.data.shards import data_store, load_manifest
 from atose_ray.evaluation.examples import mistakes_of, shown_clips
 from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.scoring import score_clips
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, load_model
-from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import make_batches, pick_device
+from atose_ray.training.run import score_split
 
 EXAMPLES = "examples.json"
 
@@ -29,35 +23,21 @@ def write_examples(best: Store, store: Store, device: torch.device | None = None
     """Score the validation split with the model folder `best` and write its examples.json, unless that is done.
 
     store: where the model's data set is. device: None is that of the run's config. Raises ValueError when the folder is
-    no model or the data is other data, StoreError when there is none.
-    """
-    metrics, config = best.read_json("metrics.json"), best.read_json("config.json")
-    identity = identity_of(RunConfig.model_validate(config), metrics["stage"], metrics["epoch"])
-    if not _is_done(best, EXAMPLES, identity):
-        found = examples_of(load_model(best), store, device)
-        best.write_json(EXAMPLES, {"number": metrics.get("number", 0), "identity": identity, **found})
+    no model or the data is other data, StoreError when there is none."""
+    _write(load_model(best), best, EXAMPLES, store, device)
 
 
 def write_trial_examples(run: Store, into: Store, name: str, store: Store, device: torch.device | None = None) -> None:
-    """The same for a run folder, with the weights of its best epoch, into the file `name` of the folder `into`.
+    """The same of a run's best epoch, into `into`/`name`. Raises ValueError when the run has no finished epoch."""
+    _write(best_model(RunFolder(run)), into, name, store, device)
 
-    Raises ValueError when the run has no finished epoch.
-    """
-    folder = RunFolder(run)
-    model = best_model(folder)
-    identity = identity_of(model.run, model.stage, model.metrics["epoch"])
-    if not _is_done(into, name, identity):
+
+def _write(model: Model, into: Store, name: str, store: Store, device: torch.device | None) -> None:
+    metrics = model.metrics
+    identity = {"signature": model.run.signature(), "stage": model.stage, "epoch": metrics["epoch"], "version": 1}
+    if not into.exists(name) or into.read_json(name).get("identity") != identity:  # which weights, by which rules
         found = examples_of(model, store, device)
-        into.write_json(name, {"number": folder.about().get("number", 0), "identity": identity, **found})
-
-
-def identity_of(run: RunConfig, stage: str, epoch: int) -> dict[str, Any]:
-    """Which weights were scored, and by which rules."""
-    return {"signature": run.signature(), "stage": stage, "epoch": epoch, "version": 1}
-
-
-def _is_done(folder: Store, name: str, identity: dict[str, Any]) -> bool:
-    return folder.exists(name) and folder.read_json(name).get("identity") == identity
+        into.write_json(name, {"number": metrics.get("number", 0), "identity": identity, **found})
 
 
 def examples_of(model: Model, store: Store, device: torch.device | None = None) -> dict[str, Any]:
@@ -68,10 +48,7 @@ def examples_of(model: Model, store: Store, device: torch.device | None = None) 
             f"the shards of {model.run.data.dataset!r} in {store.uri} are not those that the model was trained on; "
             "give the store it was trained from, or prepare the data set as it was"
         )
-    device = device or pick_device(model.run)
-    prepare_to_score(model.method.to(device), model.run.execution, device)
-    batches = make_batches(model.run, manifest, store.uri).evaluate("valid")
-    scores = score_clips(model.method, batches, model.stage, device)
+    scores = score_split(model, manifest, store.uri, "valid", CLIP.windows, device)
     exclusive, tags = model.spec.exclusive, model.spec.tags
     mistakes, shown = mistakes_of(scores, exclusive)
     return {

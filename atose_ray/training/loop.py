@@ -1,9 +1,6 @@
 """The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through three arguments:
 where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`)."""
 
-from __future__ import annotations
-
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +20,7 @@ from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import is_main, rank, sum_over_all_ranks
 from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
-from atose_ray.training.checkpoint import BEST_WEIGHTS, Position, load_checkpoint, save_checkpoint, save_weights
+from atose_ray.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_checkpoint, save_weights
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import AnyBatch
 
@@ -44,11 +41,6 @@ class Result:
     reason: str | None = None
 
 
-def unwrapped(method: Method) -> nn.Module:
-    """The `wrap` of a single process."""
-    return method
-
-
 def fit(
     run: RunConfig,
     method: Method,
@@ -56,13 +48,10 @@ def fit(
     folder: RunFolder,
     *,
     report: Callable[[EpochRecord], None] = lambda record: None,
-    wrap: Callable[[Method], nn.Module] = unwrapped,
+    wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
 ) -> Result:
-    """Train all stages, from the last checkpoint of `folder` if there is one, and log the end.
-
-    A run that diverges keeps its best epoch; its Result says so.
-    """
+    """Train all stages from the last checkpoint, if any, and log the end. A run that diverges keeps its best epoch."""
     objective, epochs = None, 0
     try:
         for record in run_epochs(run, method, batches, folder, wrap=wrap, device=device):
@@ -83,94 +72,69 @@ def run_epochs(
     batches: BatchSource,
     folder: RunFolder,
     *,
-    wrap: Callable[[Method], nn.Module] = unwrapped,
+    wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
 
     On resume the last finished epoch is yielded again first, so that a report lost in a crash is made up for.
     Raises DivergedError at the first loss that is not finite, before the update, and NoMemoryError when half a batch
-    does not fit.
-    """
+    does not fit."""
     device = device or torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     method.to(device)
     check_room(run, method, batches.steps(), device)
-    position, optimizer_state = Position(), None
+    done, best, optimizer_state = 0, float("-inf"), None
     resumed = load_checkpoint(folder, method)
     if resumed is not None:
-        position, record, optimizer_state = resumed
-        if is_main() and record.epoch not in {known.epoch for known in folder.epochs()}:
+        record, optimizer_state = resumed
+        done, best = record.epoch, record.objective
+        if is_main() and done not in {known.epoch for known in folder.epochs()}:
             folder.add_epoch(record)
         yield record
     else:
         fit_statistics(method, batches, device)
-    feed: BatchSource = batches
-    accumulator = Accumulator(folder)
+    feed, accumulator, end = batches, Accumulator(folder), 0
     for index, stage in enumerate(run.method.stages):
-        if index < position.stage or (index == position.stage and position.stage_epoch >= stage.epochs):
+        start, end = end, end + stage.epochs
+        if done >= end:
             continue
-        if index > position.stage:
-            position = dataclasses.replace(position, stage=index, stage_epoch=0)
-        module, optimizer = _start_stage(run, stage, method, wrap)
-        if optimizer_state is not None and position.stage_epoch > 0:
+        parameters = method.train_only(run.method.trained_parts(stage))
+        module, optimizer = wrap(method), stage.optimizer_under(run.optim).build(parameters)
+        if optimizer_state is not None and done > start:
             optimizer.load_state_dict(optimizer_state)
         elif optimizer_state is not None and stage.carry:
             carry_state(optimizer, optimizer_state)
-        feed = feed_of(run, index, method, batches, feed, device)
-        while position.stage_epoch < stage.epochs:
-            position, record = _run_epoch(
-                run, stage, module, method, optimizer, feed, position, device, folder, accumulator
+        span = cached_span(run.method, index)
+        if span is None:
+            feed = batches
+        elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
+            feed = CachedEmbeddings(method, batches, span, run.seed, device)
+        for epoch in range(done, end):
+            record = _run_epoch(
+                run, stage, module, method, optimizer, feed, epoch, epoch - start, best, device, accumulator
             )
+            done, best = record.epoch, record.objective
             yield record
         optimizer_state = optimizer.state_dict()
 
 
 @torch.no_grad()
 def fit_statistics(method: Method, batches: BatchSource, device: torch.device) -> None:
-    """What the encoder learns of the train split before it is trained (a scaler's buffers): one pass, all ranks' sums.
-
-    An encoder that fits nothing costs one batch of nothing: the pass ends where `statistics` gives None.
-    """
+    """What the encoder learns of the train split before it is trained (a scaler): one pass, all ranks' sums."""
     if type(method.encoder).statistics is Encoder.statistics:
         return
     sums = [method.encoder.statistics(batch.to(device).inputs) for batch in batches.train(0)]  # type: ignore[union-attr]
     method.encoder.fit(sum_over_all_ranks(torch.stack([one.double() for one in sums if one is not None]).sum(dim=0)))
 
 
-def _start_stage(
-    run: RunConfig, stage: StageConfig, method: Method, wrap: Callable[[Method], nn.Module]
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    parameters = method.train_only(run.method.trained_parts(stage))
-    return wrap(method), stage.optimizer_under(run.optim).build(parameters)
-
-
 def carry_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Moments, velocity and step count of the phase before, under this phase's own settings."""
-    settings = [
-        {key: value for key, value in group.items() if key not in ("params", "t")} for group in optimizer.param_groups
-    ]
+    settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-
-
-def feed_of(
-    run: RunConfig,
-    index: int,
-    method: Method,
-    batches: BatchSource,
-    before: BatchSource,
-    device: torch.device,
-) -> BatchSource:
-    """Where stage `index` gets its batches: audio, or embeddings that earlier stages with the same encoder share."""
-    span = cached_span(run.method, index)
-    if span is None:
-        return batches
-    if isinstance(before, CachedEmbeddings) and before.span == span:
-        return before
-    return CachedEmbeddings(method, batches, span, run.seed, device)
+        group.update({key: value for key, value in own.items() if key not in ("params", "t")})
 
 
 def _run_epoch(
@@ -180,40 +144,41 @@ def _run_epoch(
     method: Method,
     optimizer: torch.optim.Optimizer,
     batches: BatchSource,
-    position: Position,
+    epoch: int,
+    stage_epoch: int,
+    best: float,
     device: torch.device,
-    folder: RunFolder,
     accumulator: Accumulator,
-) -> tuple[Position, EpochRecord]:
+) -> EpochRecord:
     """One epoch of training and its validation, made safe: best weights, checkpoint, log, in this order."""
     started = time.time()
     method.train_only(run.method.trained_parts(stage))
-    train_loss, lr = train_epoch(run, stage, module, optimizer, batches, position, device, accumulator.backward)
+    train_loss, lr = train_epoch(
+        run, stage, module, optimizer, batches, epoch, stage_epoch, device, accumulator.backward
+    )
     try:
         valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
     except NonFiniteError as error:
-        raise DivergedError(f"after epoch {position.epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
-    position = dataclasses.replace(position, stage_epoch=position.stage_epoch + 1, epoch=position.epoch + 1)
-    improved = valid[run.metric] > position.best_value
-    if improved:
-        position = dataclasses.replace(position, best_value=valid[run.metric])
+        raise DivergedError(f"after epoch {epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
+    improved = valid[run.metric] > best
     record = EpochRecord(
-        epoch=position.epoch,
+        epoch=epoch + 1,
         stage=stage.name,
         seconds=time.time() - started,
         train_loss=train_loss,
         lr=lr,
         valid=valid,
-        objective=position.best_value,
+        objective=valid[run.metric] if improved else best,
         time=time.time(),
         gpu_memory=round(gpu_memory_held(device), 4),
     )
     if is_main():
+        folder = accumulator.folder
         if improved:
             save_weights(folder.store, BEST_WEIGHTS, method)
-        save_checkpoint(folder, method, optimizer, position, record)
+        save_checkpoint(folder, method, optimizer, record)
         folder.add_epoch(record)
-    return position, record
+    return record
 
 
 def train_epoch(
@@ -222,35 +187,27 @@ def train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: BatchSource,
-    position: Position,
+    epoch: int,
+    stage_epoch: int,
     device: torch.device,
     backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
 ) -> tuple[float, float]:
-    """One pass over the training split. Returns the mean loss of this rank and the last learning rate.
-
-    backward: adds the gradients of a batch to the module's and returns its loss.
-    """
-    schedule = stage.optimizer_under(run.optim)
-    steps = batches.steps()
+    """One pass over the train split, after so many epochs of run and stage -> mean loss of this rank, last lr."""
+    schedule, steps = stage.optimizer_under(run.optim), batches.steps()
     total, lr = 0.0, 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(epoch_seed(run.seed, position.epoch, rank()))
-        for step, batch in enumerate(batches.train(position.epoch)):
-            lr = schedule.lr_at(position.stage_epoch * steps + step, stage.epochs * steps)
+        torch.manual_seed((run.seed * 1_000_003 + epoch * 1009 + rank()) % 2**63)  # of dropout
+        for step, batch in enumerate(batches.train(epoch)):
+            lr = schedule.lr_at(stage_epoch * steps + step, stage.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
             value = backward(module, batch.to(device), stage.name)
             if not math.isfinite(value):
                 raise DivergedError(
-                    f"loss is {value} in stage {stage.name!r}, epoch {position.epoch + 1}, step {step + 1} of {steps}, "
+                    f"loss is {value} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1} of {steps}, "
                     f"lr {lr:.2e}; {REMEDY}"
                 )
             optimizer.step()
             total += value
     return total / steps, lr
-
-
-def epoch_seed(seed: int, epoch: int, worker: int) -> int:
-    """Seed of an epoch's dropout on one rank."""
-    return (seed * 1_000_003 + epoch * 1009 + worker) % 2**63

@@ -1,10 +1,7 @@
 """In which precision and memory layout encoders compute: decided here, for training, scoring and tagging alike.
 
 Autocast stands in one place, around an encoder's `encode` (encoders/base.py). Heads, losses and optimizers are small
-and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass.
-"""
-
-from __future__ import annotations
+and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass."""
 
 import os
 import shutil
@@ -17,17 +14,15 @@ from atose_ray.encoders import Encoder
 from atose_ray.methods import Method
 
 Precision = Literal["float32", "bfloat16"]
-CPP_COMPILERS = ("g++", "clang++", "cl")
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32: not where it is only emulated."""
     if device.type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
     # torch's cpuinfo answers; the names are private, but older and newer releases have both.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    has_cpu_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(has_cpu_units)
 
 
 def choose(execution: ExecutionConfig, device: torch.device) -> Precision:
@@ -44,17 +39,12 @@ def choose(execution: ExecutionConfig, device: torch.device) -> Precision:
 
 
 def prepare_for(method: Method, execution: ExecutionConfig, device: torch.device) -> Precision:
-    """Make a method's encoder compute as `execution` says, in place; returns the precision.
-
-    Its state_dict stays the same. Raises ValueError where the device or the machine cannot do it.
-    """
-    encoder = method.encoder
-    assert isinstance(encoder, Encoder), type(encoder)
-    return prepare_encoder(encoder, execution, device)
+    """`prepare_encoder` of a method's encoder."""
+    return prepare_encoder(method.encoder, execution, device)
 
 
 def prepare_encoder(encoder: Encoder, execution: ExecutionConfig, device: torch.device) -> Precision:
-    """What `prepare_for` does, for an encoder without a method around it."""
+    """Make an encoder compute as `execution` says, in place. Raises ValueError where the device cannot."""
     precision = choose(execution, device)
     if execution.compile:
         require_compiler(device)
@@ -72,7 +62,7 @@ def prepare_to_score(method: Method, execution: ExecutionConfig, device: torch.d
 
 def require_compiler(device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail at the first batch, for want of a C++ compiler."""
-    compilers = (os.environ.get("CXX", ""), *CPP_COMPILERS)
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
     if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise ValueError(
             "execution.compile needs a C++ compiler on a CPU, but none is on the PATH; "

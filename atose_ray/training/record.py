@@ -4,12 +4,10 @@ config.json        the resolved RunConfig           data_spec.json   the DataSpe
 about.json         number, name, parameters searched, start time, device, model size
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
                    {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
-checkpoint.pt      the last finished epoch: weights, optimizer, position
-best.safetensors   weights of the epoch with the best validation score
-"""
+checkpoint.pt      the last finished epoch: weights, optimizer, record
+best.safetensors   weights of the epoch with the best validation score"""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import json
 import time
@@ -51,9 +49,18 @@ class RunFolder:
     def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any]) -> None:
         """Write what is known before the first epoch. An earlier start time is kept when a run goes on."""
         before = self.about()
+        self.save_config(run, spec)
+        self.store.write_json("about.json", {**about, "started": before.get("started", time.time())})
+
+    def save_config(self, run: RunConfig, spec: DataSpec) -> None:
+        """Write config.json and data_spec.json."""
         self.store.write_json("config.json", run.model_dump(mode="json"))
         self.store.write_json("data_spec.json", spec.model_dump(mode="json"))
-        self.store.write_json("about.json", {**about, "started": before.get("started", time.time())})
+
+    def config(self) -> tuple[RunConfig, DataSpec]:
+        """config.json and data_spec.json. Raises ValidationError when another version wrote them."""
+        config, spec = self.store.read_json("config.json"), self.store.read_json("data_spec.json")
+        return RunConfig.model_validate(config), DataSpec.model_validate(spec)
 
     def about(self) -> dict[str, Any]:
         """about.json, or {} before the run started."""
@@ -65,39 +72,31 @@ class RunFolder:
             return []
         events = []
         for line in self.store.read(LOG).decode().splitlines():
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 events.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
         return events
 
     def epochs(self, events: list[dict[str, Any]] | None = None) -> tuple[EpochRecord, ...]:
         """The finished epochs in order, up to the run's end; of an epoch repeated after a crash the last counts.
 
         (A worker that is told to stop may finish one more epoch after the end was written.) events: of the log, where
-        they are read already.
-        """
+        they are read already."""
         by_epoch: dict[int, EpochRecord] = {}
         for event in self.events() if events is None else events:
             if event["event"] == "end":
                 break
             if event["event"] == "epoch":
-                fields = {key: value for key, value in event.items() if key != "event"}
-                by_epoch[event["epoch"]] = EpochRecord(**fields)
+                by_epoch[event["epoch"]] = EpochRecord(**{key: event[key] for key in event if key != "event"})
         return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
     def best_epoch(self, metric: str) -> EpochRecord:
-        """The epoch whose weights are kept: the first of those with the best validation score.
-
-        Raises ValueError when no epoch is finished.
-        """
+        """The first epoch with the best validation score, whose weights are kept. Raises ValueError for none."""
         epochs = self.epochs()
         if not epochs:
             raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")
         return max(epochs, key=lambda record: (record.valid[metric], -record.epoch))
 
     def add_epoch(self, record: EpochRecord) -> None:
-        """Append an epoch's line."""
         self.store.append_line(LOG, json.dumps({"event": "epoch", **dataclasses.asdict(record)}, allow_nan=False))
 
     def note(self, cause: str, text: str) -> None:
@@ -106,8 +105,7 @@ class RunFolder:
 
     def end(self, state: str, reason: str | None = None) -> None:
         """Append how the run ended: complete, pruned, diverged or failed."""
-        line = {"event": "end", "state": state, "reason": reason, "time": time.time()}
-        self.store.append_line(LOG, json.dumps(line))
+        self.store.append_line(LOG, json.dumps({"event": "end", "state": state, "reason": reason, "time": time.time()}))
 
     def ending(self, events: list[dict[str, Any]] | None = None) -> dict[str, Any] | None:
         """The line that says how the run ended, or None while it has not. events: as in `epochs`."""

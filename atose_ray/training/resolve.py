@@ -2,8 +2,6 @@
 tag vectors, by the weights it begins with. The result is the run's identity; every file that it depends on has a hash.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle
@@ -23,10 +21,10 @@ from atose_ray.encoders import PretrainedConfig
 from atose_ray.methods import Method
 from atose_ray.storage import Store, StoreError, read_uri
 from atose_ray.tags.vectors import TagVectorsConfig
+from atose_ray.training.checkpoint import WEIGHTS
 from atose_ray.types import DataSpec, TagSet
 
 VECTORS = "tag_vectors"  # folder of a store: what was resolved, by hash
-WEIGHTS = "model.safetensors"
 TENSOR_FILES = (".safetensors", ".pt", ".pth", ".npz")
 
 
@@ -128,8 +126,13 @@ def read_tensors(init: InitFrom, content: bytes) -> dict[str, torch.Tensor]:
 
 def with_vectors(config: TagVectorsConfig, store: Store, manifest: Manifest) -> TagVectorsConfig:
     """Tag vectors looked up, kept in the store under their hash. Raises ConfigError where a tag has none."""
-    vectors_CV = _looked_up(config, store.uri, manifest)
-    resolved = config.resolved(manifest.data_spec.tags, vectors_CV)
+    names = manifest.data_spec.tags
+    tags_NC = read_tags(data_store(store, manifest.name), manifest, "train") if config.CLOSED else None
+    try:
+        vectors_CV = config.vectors(names, tags_NC)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"tag_vectors: {error}") from error
+    resolved = config.resolved(names, vectors_CV)
     if config.content_hash not in (None, resolved.content_hash):
         raise ConfigError(
             f"tag_vectors {config.kind} gives other vectors than this run was resolved with; bring its source back, or "
@@ -141,15 +144,6 @@ def with_vectors(config: TagVectorsConfig, store: Store, manifest: Manifest) -> 
         np.save(buffer, vectors_CV)
         folder.write(name, buffer.getvalue())
     return resolved
-
-
-def _looked_up(config: TagVectorsConfig, store_uri: str, manifest: Manifest) -> np.ndarray[Any, Any]:
-    store, spec = Store(store_uri), manifest.data_spec
-    tags_NC = read_tags(data_store(store, manifest.name), manifest, "train") if config.CLOSED else None
-    try:
-        return config.vectors(spec.tags, tags_NC)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"tag_vectors: {error}") from error
 
 
 def tag_set(run: RunConfig, store: Store, tags: tuple[str, ...]) -> TagSet:

@@ -1,8 +1,6 @@
 """Everything between a resolved config and the loop: data, model, folder, device. The same for a run in this process,
 in a trial's actor and in a DDP worker."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,16 +11,17 @@ import torch
 from atose_ray.config import RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
+from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.scoring import score_clips, tag_facts
+from atose_ray.evaluation.scoring import ClipScores, score_clips, tag_facts
 from atose_ray.methods import Method
-from atose_ray.methods.base import count_parameters
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import CHECKPOINT, best_model, save_model
+from atose_ray.training.checkpoint import Model, best_model, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.training.resolve import begin_with, tag_set
+from atose_ray.types import Split
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,9 @@ def open_run(
 ) -> OpenRun:
     """Build what a run needs on one rank; rank 0 writes the head of the run folder.
 
-    lent: clips in shared memory, for a run that leaves it open where its clips are kept.
-
-    What comes out cannot read the test split: neither its labels nor the names of its files are in it.
-    Raises StoreError or ConfigError when the data or the config does not allow it.
-    """
+    lent: clips in shared memory, for a run that leaves it open where its clips are kept. What comes out cannot read the
+    test split: neither its labels nor the names of its files are in it.
+    Raises StoreError or ConfigError when the data or the config does not allow it."""
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset).without_test()
     torch.manual_seed(job.run.seed)
     method = job.run.build(manifest.data_spec, tag_set(job.run, Store(job.store_uri), manifest.data_spec.tags))
@@ -69,7 +66,8 @@ def open_run(
     folder = RunFolder(Store(job.folder_uri))
     batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world, device, lent)
     if rank == 0:
-        about = {"device": device_name(device), "parameters": count_parameters(method), **job.about}
+        parameters = sum(parameter.numel() for parameter in method.parameters())
+        about = {"device": device_name(device), "parameters": parameters, **job.about}
         about |= {"residency": kept_in(batches), "precision": precision, "threads": torch.get_num_threads()}
         about["opened"] = folder.about().get("opened", time.time())  # what was before was waiting for resources
         folder.start(job.run, method.spec, about)
@@ -90,19 +88,16 @@ def make_batches(
 
     device: what trains on them, so that `data.residency` holds; None reads little (one split, once) and streams.
     lent: clips in shared memory, for `data.residency=auto`.
-    Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says.
-    """
+    Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says."""
     spec = run.model_spec(manifest.data_spec)
-    settings = CropSettings(
-        store_uri, run.data.dataset, len(spec.tags), spec.input.length, run.seed, unit_of(spec.input)
-    )
+    unit = unit_of(spec.input)
     return batches_of(
         reader,
         run.data.residency if device else "stream",
         device or torch.device("cpu"),
         manifest,
         lent if device else None,
-        settings=settings,
+        settings=CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.input.length, run.seed, unit),
         batch_size=share_of_batch(run.data.batch_size, world),
         eval_crops=run.data.eval_crops,
         eval_batch_size=run.execution.eval_batch_size,
@@ -126,8 +121,7 @@ def device_name(device: torch.device) -> str:
     """What the report calls a device."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
 
 
 def use_threads(count: int | None) -> None:
@@ -136,23 +130,22 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def finish_run(job: Job, best: Store) -> dict[str, Any]:
-    """Score the test split, once, with the weights of the best validation epoch, and write the model folder `best`.
+def score_split(
+    model: Model, manifest: Manifest, store_uri: str, split: Split, windows: Windows, device: torch.device | None = None
+) -> ClipScores:
+    """The scores of a model on the windows of a split's clips. device: None is that of the run's config."""
+    device = device or pick_device(model.run)
+    prepare_to_score(model.method.to(device), model.run.execution, device)
+    batches = make_batches(model.run, manifest, store_uri).evaluate(split, windows)
+    return score_clips(model.method, batches, model.stage, device)
 
-    Returns the metrics. Raises ValueError when the run has no finished epoch.
-    """
+
+def finish_run(job: Job, best: Store) -> dict[str, Any]:
+    """Score the test split, once, with the best epoch, and write the model folder `best`; returns the metrics."""
     model = best_model(RunFolder(Store(job.folder_uri)))
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
-    device = pick_device(job.run)
-    prepare_to_score(model.method.to(device), job.run.execution, device)
-    batches = make_batches(job.run, manifest, job.store_uri).evaluate("test")
-    scores = score_clips(model.method, batches, model.stage, device)
+    scores = score_split(model, manifest, job.store_uri, "test", CLIP.windows)
     test = CLIP.metrics(scores, model.spec.exclusive)
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, **tag_facts(model.method, scores)}
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
-
-
-def forget_checkpoint(job: Job) -> None:
-    """Remove what only a resume needs, when a run is over."""
-    Store(job.folder_uri).delete(CHECKPOINT)

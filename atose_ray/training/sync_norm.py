@@ -3,12 +3,9 @@
 Each worker of a DDP run sees batch_size / W crops. With its own statistics over so few, a search on two workers finds
 lower scores than one on one worker (demo set, batch 8: 0.569 against 0.606, three seeds each). On CUDA this is torch's
 SyncBatchNorm; that has no CPU form, so the same is done here with differentiable all-reduces, over gloo. A contrastive
-loss that saw only its own worker's crops would have fewer negatives with every worker.
-"""
+loss that saw only its own worker's crops would have fewer negatives with every worker."""
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -30,41 +27,34 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> torch.Tensor:
-        total: torch.Tensor = grads[0].clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(grads[0])
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all ranks, differentiable on each."""
-    total: torch.Tensor = _SumOverRanks.apply(tensor)
-    return total
+    return cast(torch.Tensor, _SumOverRanks.apply(tensor))
 
 
 def rows_of_all_ranks(rows_BX: torch.Tensor) -> torch.Tensor:
-    """[B, X] of this rank -> [W B, X] of all W ranks, in their order, differentiable; all ranks have B of one size."""
+    """[B, X] of this rank -> [W B, X] of all W ranks, in their order, differentiable; B is the same on each."""
     placed_WBX = rows_BX.new_zeros(dist.get_world_size(), *rows_BX.shape)
     placed_WBX[dist.get_rank()] = rows_BX
     return sum_over_ranks(placed_WBX).flatten(0, 1)
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """BatchNorm of any rank whose training statistics are those of the batches of all workers together.
-
-    biased: whether the running variance is the biased one, as in BiasedBatchNorm. Sums are in at least float32.
-    """
+    """BatchNorm over the batches of all workers. biased: its running variance is, as in BiasedBatchNorm."""
 
     biased = False
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected [B, C, ...], but got {tuple(input.shape)}")
+        """Any number of dimensions."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, ...] -> the same shape."""
         if not self.training:
             return super().forward(input)
-        assert self.weight is not None
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None and self.weight is not None
         given, input = input.dtype, input.to(self.weight.dtype)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
@@ -72,25 +62,18 @@ class CrossRankBatchNorm(_BatchNorm):
         mean_C = sum_over_ranks(input.sum(dims)) / count
         centred = input - mean_C.view(shape)
         var_C = sum_over_ranks(centred.square().sum(dims)) / count
-        self._track(mean_C.detach(), var_C.detach(), float(count))
+        factor = 1.0 if self.biased else float(count) / max(float(count) - 1, 1)  # torch tracks the unbiased variance
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean_C.detach(), self.momentum)
+        self.running_var.lerp_(var_C.detach() * factor, self.momentum)
         scale_C = self.weight * (var_C + self.eps).rsqrt()
         return (centred * scale_C.view(shape) + self.bias.view(shape)).to(given)
-
-    def _track(self, mean_C: torch.Tensor, var_C: torch.Tensor, count: float) -> None:
-        """Update the running statistics as torch does: with the unbiased variance, unless `biased`."""
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean_C, self.momentum)
-        factor = 1.0 if self.biased else count / max(count - 1, 1)
-        self.running_var.lerp_(var_C * factor, self.momentum)
 
 
 class BiasedSyncBatchNorm(nn.SyncBatchNorm):
     """torch's SyncBatchNorm with the biased running variance. All ranks have batches of one size."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """[B, C, ...] -> the same shape."""
         if not self.training:
             return super().forward(input)
         assert self.running_var is not None and self.momentum is not None
@@ -120,14 +103,10 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
 
 def _synchronised(norm: _BatchNorm, device: torch.device) -> nn.Module:
     biased = isinstance(norm, BiasedBatchNorm)
-    other: CrossRankBatchNorm | nn.SyncBatchNorm
-    if device.type == "cuda":
-        kind = BiasedSyncBatchNorm if biased else nn.SyncBatchNorm
-        other = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    else:
-        other = CrossRankBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    on_cuda = BiasedSyncBatchNorm if biased else nn.SyncBatchNorm
+    kind = on_cuda if device.type == "cuda" else CrossRankBatchNorm
+    other = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    if isinstance(other, CrossRankBatchNorm):
         other.biased = biased
-    other.weight, other.bias = norm.weight, norm.bias
-    other._buffers = norm._buffers
-    other.training = norm.training
+    other.weight, other.bias, other._buffers, other.training = norm.weight, norm.bias, norm._buffers, norm.training
     return other
