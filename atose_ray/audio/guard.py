@@ -2,8 +2,6 @@
 silent stderr. A file is a stranger's: its header may declare anything, and must cost no more than its bytes are worth.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

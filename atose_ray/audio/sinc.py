@@ -19,8 +19,6 @@ has a third of the length too. The bank's own S x T output, a hundred times the 
 Letters here: S sinc filters, L taps, C channels of the stem, P the three phases, J taps of a phase, K frequencies.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, cast

@@ -6,8 +6,6 @@ declares no length (no Xing, Info or VBRI tag) goes to PyAV at once: libsndfile 
 frame's bit rate, and silently stops there, which for variable bit rates may be after a sixth of the file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

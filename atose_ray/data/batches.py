@@ -1,7 +1,5 @@
 """Shards -> Batch, without Ray: plain pyarrow and numpy, one buffer of row groups in memory at a time."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

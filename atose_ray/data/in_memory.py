@@ -1,7 +1,5 @@
 """Clips in memory, end to end: on the host, in memory that processes share, or on a device."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +44,7 @@ class MemoryClips:
         stored_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
         return stored_T
 
-    def only(self, clip_N: Array) -> MemoryClips:
+    def only(self, clip_N: Array) -> "MemoryClips":
         """Some of the clips, in this order, where they lie: no sample is copied."""
         rest = (self.part_N, self.first_N, self.n_samples_N, self.clip_id_N, self.scale_N, self.tags_NC)
         return MemoryClips(self.parts, *(part[clip_N] for part in rest))

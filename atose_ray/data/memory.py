@@ -15,8 +15,6 @@ worker holds the whole train split, for its clips are others every epoch, and it
 `device` that is asked for by name is refused only when it needs more than is free.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

@@ -9,8 +9,6 @@ Memory does not grow with the length of the files: a file longer than `max_clip_
 (`long.wav#t=600,1200`, with the tags of the file), decoded in blocks, and a shard that is full goes on in another file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -7,8 +7,6 @@ GPU, they travel as stored. `data/memory.py` says which splits are kept where. T
 The samples may lie in memory that several processes of a machine share (SharedClips): then nothing is read at all.
 """
 
-from __future__ import annotations
-
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping

@@ -4,8 +4,6 @@ Laws (tested): an epoch is a permutation of the split; ranks share nothing and h
 in an epoch is the same however the data is read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

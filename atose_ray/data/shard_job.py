@@ -1,7 +1,5 @@
 """One task of `prepare`: decode some clips, write them as a shard, and leave beside it what that gave."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

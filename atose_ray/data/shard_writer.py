@@ -1,7 +1,5 @@
 """Rows -> a Parquet shard, one row group in memory at a time."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO

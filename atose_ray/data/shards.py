@@ -10,8 +10,6 @@ row, uint8 or little-endian float32, and `scale` is 1. `tags` are indices into t
 manifest is written last: a data folder without one is not finished.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +90,7 @@ class Manifest(Config):
     inputs_hash: str
     content_hash: str
 
-    def without_test(self) -> Manifest:
+    def without_test(self) -> "Manifest":
         """What a training may know: no file, label count or file name of the test split."""
         counts = {tag: {split: n for split, n in of.items() if split != "test"} for tag, of in self.tag_counts.items()}
         shards = tuple(shard for shard in self.shards if shard.split != "test")

@@ -17,8 +17,6 @@ any audio suffix. Traps:
   the audio keeps the same segments in it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ An adapter reads annotations and lists clips; it never decodes audio. Decoding, 
 to `prepare`.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 from abc import abstractmethod
@@ -98,7 +96,7 @@ class FoldedConfig(AudioDatasetConfig):
     )
 
     @model_validator(mode="after")
-    def _folds_exist_and_differ(self) -> FoldedConfig:
+    def _folds_exist_and_differ(self) -> "FoldedConfig":
         for name, fold in (("test_fold", self.test_fold), ("valid_fold", self.valid_fold)):
             if fold is not None and fold > self.folds:
                 raise ValueError(f"{name} must be 1 to {self.folds}, but got {fold}")

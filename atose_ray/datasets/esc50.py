@@ -8,8 +8,6 @@ Each lies in the store under a name of its own: `esc50` (fold 1), `esc50-fold2`,
 Without a test set apart, papers often select on the test fold itself; here another fold is for validation.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

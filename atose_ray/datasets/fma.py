@@ -13,8 +13,6 @@ split keeps artists apart; the artist is the clip's group. Traps:
 - `fma_full` holds whole tracks, not excerpts, and is another task; it is not read.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -40,13 +38,7 @@ FAULTY = frozenset((
     1486, 5574, 65753, 80391, 98558, 98559, 98560, 98565, 98566, 98567, 98568, 98569, 98571, 99134,
     105247, 108924, 108925, 126981, 127336, 133297, 143992,
 ))  # fmt: skip
-COLUMNS = (
-    ("artist", "id"),
-    ("set", "split"),
-    ("set", "subset"),
-    ("track", "genre_top"),
-    ("track", "genres_all"),
-)
+COLUMNS = (("artist", "id"), ("set", "split"), ("set", "subset"), ("track", "genre_top"), ("track", "genres_all"))
 
 
 class Track(NamedTuple):

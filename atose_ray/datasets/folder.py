@@ -10,8 +10,6 @@ without tags are left out and counted. A name may be written with its accents co
 decomposed (files copied from a Mac), or the other way round. The source may lie in object storage: `s3://bucket/folder`.
 """
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections import Counter
@@ -65,7 +63,7 @@ class TableConfig(DatasetConfig):
     seed: int = Field(default=0, ge=0, description="Of a table without a split column.")
 
     @model_validator(mode="after")
-    def _something_is_left_for_training(self) -> TableConfig:
+    def _something_is_left_for_training(self) -> "TableConfig":
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError(
                 "valid_fraction + test_fraction must be below 1, because the rest is for training, "

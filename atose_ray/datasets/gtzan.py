@@ -13,8 +13,6 @@ authors and with those that torchaudio carries: they are equal. Traps:
 - Artists are not named in the lists, so clips have no group.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -11,8 +11,6 @@ files in `audio/fold1` to `audio/fold10`. Traps:
 - `start` and `end` are places in the recording, not in the file: a file is the whole clip.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from atose_ray.datasets.base import FoldedConfig, find_file, finish_listing, read_rows

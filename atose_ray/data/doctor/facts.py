@@ -3,8 +3,6 @@
 A fact is a number, never a judgement: those are in `doctor.py`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Iterable

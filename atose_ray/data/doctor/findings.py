@@ -1,7 +1,5 @@
 """What a check of the doctor gives: a finding, and the clips it is about."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 The look is the report's; plots are SVG, and the worst clips can be played. Text from the data is escaped here.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import itertools

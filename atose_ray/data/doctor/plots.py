@@ -1,7 +1,5 @@
 """Plots as SVG text, drawn here and not by scripts: histograms, bars and a heat map. Styled by the page."""
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence

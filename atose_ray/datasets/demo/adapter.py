@@ -9,8 +9,6 @@ same bytes on the same machine (another build of numpy or LAME may round elsewhe
 dealt to the splits 60 / 20 / 20; none is in two.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -5,8 +5,6 @@ model must generalise over artists. Tags say what sounds (instruments, beat, tem
 none depends on the level of the recording, which is drawn apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The tables behind the demo data (genres.yaml), as types: instruments, genres, drum kits, scales."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial

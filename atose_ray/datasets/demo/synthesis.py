@@ -14,8 +14,6 @@ where `force` (0 softest, 1 hardest) changes the colour as it does on the real i
                Magazine 24(2), 2007 (polyBLEP)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,7 +44,7 @@ class Timbre(NamedTuple):
     noise: float  # factor on breath, bow and finger noise
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Timbre:
+    def draw(cls, rng: np.random.Generator) -> "Timbre":
         """One artist's instrument."""
         low = (0.1, 0.6, 0.6, 4.6, 0.003, 0.9, 0.002, 0.4)
         high = (0.9, 1.7, 1.7, 6.8, 0.012, 1.12, 0.008, 1.8)
