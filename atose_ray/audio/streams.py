@@ -86,10 +86,8 @@ Decoder = Callable[[Part], Blocks]
 
 
 def decoders(file: GuardedFile) -> list[Decoder]:
-    """The decoders to try, best first, by the file's content. Each gives one block or more, or raises Refused.
-
-    Raises AudioError for what is known to be no audio.
-    """
+    """The decoders to try, best first, by the file's content. Each gives one block or more, or raises Refused. Raises
+    AudioError for what is known to be no audio."""
     head = file.read(4096)
     for magic, message in _RECEIVED_INSTEAD.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(magic):

@@ -88,10 +88,8 @@ class CropSettings:
 
 
 def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
-    """The random crops of the clips of a buffer, in the buffer's order.
-
-    From a local disk only the crops are read, where that is less; from object storage whole row groups, some at a time.
-    """
+    """The random crops of the clips of a buffer, in the buffer's order. From a local disk only the crops are read,
+    where that is less; from object storage whole row groups, some at a time."""
     folder = data_store(Store(settings.store_uri), settings.dataset)
     local = folder.local_path
     if local is None:
@@ -205,10 +203,8 @@ class LocalBatches:
         yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
-        """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise.
-
-        Raises StoreError for test where a training asks.
-        """
+        """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise. Raises StoreError
+        for test where a training asks."""
         crop = self.settings.crop_samples
         if split == "test" and not self.manifest.row_groups("test"):
             raise StoreError("a training cannot read the test split: it is scored once, when the training is over")
@@ -218,10 +214,8 @@ class LocalBatches:
 
 
 def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
-    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends.
-
-    Raises StoreError when the stream ends early: shards were lost while reading.
-    """
+    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends. Raises StoreError when the
+    stream ends early: shards were lost while reading."""
     waiting: deque[Crops] = deque()
     for number, size in enumerate(sizes):
         parts: list[Crops] = []

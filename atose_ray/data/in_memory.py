@@ -61,9 +61,7 @@ def joined(pieces: list[MemoryClips]) -> MemoryClips:
 
 def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> MemoryClips:
     """Read the chosen clips of some row groups; beside what is kept, one row group is in host memory at a time.
-
-    chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says.
-    """
+    chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says."""
     folder = data_store(Store(settings.store_uri), settings.dataset)
     n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
     ends_N = np.cumsum(n_samples_N)

@@ -155,10 +155,8 @@ def read_index(folder: Store, group: RowGroup, n_tags: int) -> ClipIndex:
 
 
 def read_row_group(folder: Store, group: RowGroup, n_tags: int, unit: Unit = PCM) -> Clips:
-    """The clips of one row group; unit: of `unit_of`.
-
-    Raises StoreError when the file is missing or is not what the manifest says.
-    """
+    """The clips of one row group; unit: of `unit_of`. Raises StoreError when the file is missing or is not what the
+    manifest says."""
     table = _read_columns(folder, group, None)
     return Clips(*_index_of(table, n_tags), _binary_views(table["pcm"].combine_chunks(), unit))
 
@@ -246,10 +244,8 @@ def _read_lengths(file: pa.NativeFile, indices: list[int]) -> pa.Table:
 
 
 def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]:
-    """Units of every clip of some row groups, in order, int32 [N]; reads no content.
-
-    Raises StoreError when a file is missing or is not what the manifest says.
-    """
+    """Units of every clip of some row groups, in order, int32 [N]; reads no content. Raises StoreError when a file is
+    missing or is not what the manifest says."""
     lengths = [np.empty(0, np.int32)]
     for file, of_file in itertools.groupby(groups, key=lambda group: group.file):
         indices, clips = zip(*((group.index, group.clips) for group in of_file), strict=True)

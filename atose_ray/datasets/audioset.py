@@ -179,10 +179,8 @@ def read_segments(table: Path, labels: Mapping[str, str]) -> Iterator[Segment]:
 
 
 def find_audio(folder: Path, ytids: Collection[str]) -> dict[str, list[Audio]]:
-    """YTID -> the audio files below `folder` that are named by it, in the order of their paths.
-
-    Links to folders are followed, but no folder is read twice: links in a circle would have no end.
-    """
+    """YTID -> the audio files below `folder` that are named by it, in the order of their paths. Links to folders are
+    followed, but no folder is read twice: links in a circle would have no end."""
     found: dict[str, list[Audio]] = {}
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):

@@ -34,10 +34,8 @@ class SourceError(ValueError):
 
 
 class DatasetConfig(Config):
-    """Base of the adapters. `kind` is the name that `prepare` is called with.
-
-    renders: whether the adapter makes its audio itself, in its source folder. content: what its files are.
-    """
+    """Base of the adapters. `kind` is the name that `prepare` is called with. renders: whether the adapter makes its
+    audio itself, in its source folder. content: what its files are."""
 
     renders: ClassVar[bool] = False
     content: ClassVar[str] = "audio"
@@ -200,10 +198,8 @@ def finish_listing(
     name: str | None = None,
     peak_normalize: bool = False,
 ) -> Listing:
-    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. name: else `kind`.
-
-    Raises `DatasetError` if a clip is named twice or no file of any is on disk.
-    """
+    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. name: else `kind`. Raises
+    `DatasetError` if a clip is named twice or no file of any is on disk."""
     twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
     if twice:
         raise DatasetError(f"{named_in} names {twice[0]} more than once; keep one line per clip")

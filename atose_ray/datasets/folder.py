@@ -38,10 +38,8 @@ SPLIT_NAMES: dict[str, Split] = {**{name: name for name in SPLITS}, "val": "vali
 
 
 class Row(NamedTuple):
-    """One line of the table; `split` is None in every row if the table has no such column.
-
-    path: without the spaces around it, which `written` still has.
-    """
+    """One line of the table; `split` is None in every row if the table has no such column. path: without the spaces
+    around it, which `written` still has."""
 
     path: str
     split: Split | None

@@ -70,10 +70,7 @@ def _uri(clip: ClipRef, source: Store, scratch: str) -> str | bytes:
 @contextlib.contextmanager
 def open_source(source: str | bytes) -> Iterator[tuple[str | bytes | BinaryIO, int]]:
     """What a decoder reads, from wherever it stands, and its bytes; a file in object storage is fetched first, with the
-    store's patience.
-
-    Raises SourceError where there is none, StoreError where the storage does not answer.
-    """
+    store's patience. Raises SourceError where there is none, StoreError where the storage does not answer."""
     if isinstance(source, bytes):
         yield source, len(source)
     elif is_uri(source):

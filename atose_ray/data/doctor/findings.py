@@ -23,9 +23,7 @@ class Flag:
 @dataclass(frozen=True)
 class Finding:
     """what: a sentence with the numbers. hint: what to do. flags: the clips at fault, where they are single clips.
-
-    quarantine: the flagged clips belong into quarantine.csv.
-    """
+    quarantine: the flagged clips belong into quarantine.csv."""
 
     severity: Literal["error", "warning", "note"]
     kind: str

@@ -100,10 +100,8 @@ def shape(audio_T: Samples, peaks: Sequence[tuple[float, float, float]], floor: 
 
 
 def ringing(partials_hz: Samples, t60_s: Samples, levels: Samples, samples: int) -> Samples:
-    """Sum of decaying sines; `exp(a (iB + j)) = exp(a i B) exp(a j)` makes it one small product.
-
-    By einsum and not by BLAS, whose threads would make it slow on a busy machine.
-    """
+    """Sum of decaying sines; `exp(a (iB + j)) = exp(a i B) exp(a j)` makes it one small product. By einsum and not by
+    BLAS, whose threads would make it slow on a busy machine."""
     block = 256
     power = (-np.log(1000) / t60_s + 2j * np.pi * partials_hz) / RATE_HZ
     coarse = levels[:, None] * np.exp(power[:, None] * (block * np.arange(-(-samples // block))))
