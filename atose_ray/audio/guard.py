@@ -61,15 +61,12 @@ class GuardedFile:
             return -1
 
     def tell(self) -> int:
-        """Position in bytes."""
         return self._file.tell()
 
     def readable(self) -> bool:
-        """Yes."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
         return True
 
     def check(self, samples: int = 0) -> None:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from atose_ray.data.batches import CropSettings
+from atose_ray.data.batches import joined as index_of_all
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import Unit, data_store, read_lengths, read_row_group
+from atose_ray.data.shards import ClipIndex, Unit, data_store, read_lengths, read_row_group
 from atose_ray.storage import Store
 
 Array = npt.NDArray[Any]
@@ -66,7 +67,7 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
     n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
     ends_N = np.cumsum(n_samples_N)
     all_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, settings.unit, where)
-    clip_id, scale, tags = [], [], []
+    kept = [ClipIndex(np.empty(0, np.int64), np.empty(0, np.float32), n_samples_N[:0], np.empty((0, settings.n_tags)))]
     row = filled = 0
     for group in groups:
         rows_n = np.flatnonzero(chosen_N[row : row + group.clips])
@@ -77,18 +78,11 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
         part_S = np.concatenate([clips.stored_N[i] for i in rows_n])
         all_S[filled : filled + len(part_S)] = part_S if where.type == "cpu" else torch.from_numpy(part_S)
         filled += len(part_S)
-        clip_id.append(clips.clip_id_N[rows_n])
-        scale.append(clips.scale_N[rows_n])
-        tags.append(clips.tags_NC[rows_n])
-    return MemoryClips(
-        (all_S,),
-        np.zeros(len(ends_N), np.int64),
-        ends_N - n_samples_N,
-        n_samples_N,
-        np.concatenate([np.empty(0, np.int64), *clip_id]),
-        np.concatenate([np.empty(0, np.float32), *scale]),
-        np.concatenate([np.empty((0, settings.n_tags), np.float32), *tags], dtype=np.float32),
-    )
+        rest = (clips.clip_id_N, clips.scale_N, clips.n_samples_N, clips.tags_NC)
+        kept.append(ClipIndex(*(part[rows_n] for part in rest)))
+    of_all, part_N = index_of_all(kept), np.zeros(len(ends_N), np.int64)
+    about = (of_all.clip_id_N, of_all.scale_N, of_all.tags_NC.astype(np.float32))
+    return MemoryClips((all_S,), part_N, ends_N - n_samples_N, n_samples_N, *about)
 
 
 def copied(clips: MemoryClips, unit: Unit, where: torch.device) -> MemoryClips:

@@ -102,6 +102,10 @@ class FoldedConfig(AudioDatasetConfig):
             raise ValueError(f"valid_fold and test_fold must differ, but both are {self.test_fold}")
         return self
 
+    def table(self, *places: str) -> Path:
+        """The table of the unpacked archive, at one of these places. Raises `DatasetError`."""
+        return find_file(self.kind, self.folder(), places, "--source must be the unpacked archive")
+
     def name_of_folds(self) -> str:
         """What the prepared set is called, as its folds lie side by side in one store: `esc50` with the default folds,
         `esc50-fold2` with another test fold, `esc50-fold2-valid5` with both others."""

@@ -21,15 +21,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from atose_ray.datasets.base import (
-    AudioDatasetConfig,
-    DatasetError,
-    find_file,
-    finish_listing,
-    read_cells,
-    read_rows,
-    require_cells,
-)
+from atose_ray.datasets import base
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 SIZES = ("small", "medium", "large")
@@ -65,7 +58,7 @@ class FmaConfig(AudioDatasetConfig):
     def list_clips(self) -> Listing:
         folder = self.folder()
         tables = [
-            find_file(
+            base.find_file(
                 self.kind, folder, (f"fma_metadata/{name}", name), "unpack fma_metadata.zip into the source folder"
             )
             for name in ("tracks.csv", "genres.csv")
@@ -104,7 +97,7 @@ def find_audio(folder: Path, size: str) -> Path:
 def read_titles(table: Path) -> dict[int, str]:
     """Genre id -> title; a title that a second genre has too gets its id."""
     titles: dict[int, str] = {}
-    for where, row in read_rows(table, ("genre_id", "title")):
+    for where, row in base.read_rows(table, ("genre_id", "title")):
         genre = _whole(row["genre_id"], where, "genre_id")
         titles[genre] = row["title"] if row["title"] not in titles.values() else f"{row['title']} ({genre})"
     return titles
@@ -122,7 +115,7 @@ def read_tracks(table: Path) -> Iterator[Track]:
             f"line track_id, but lacks {', '.join(missing) or 'the line track_id'}; unpack fma_metadata.zip again"
         )
     for where, cells in lines:
-        require_cells(where, cells, names)
+        base.require_cells(where, cells, names)
         artist, split, size, genre_top, genres_all = (cells[at[pair]] for pair in COLUMNS)
         if split not in SPLIT_OF or size not in SIZES:
             raise DatasetError(

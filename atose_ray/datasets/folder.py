@@ -21,15 +21,8 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from atose_ray.datasets.base import (
-    AUDIO_SUFFIXES,
-    AudioDatasetConfig,
-    DatasetConfig,
-    DatasetError,
-    finish_listing,
-    read_cells,
-    walk,
-)
+from atose_ray.datasets import base
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetConfig, DatasetError, finish_listing, read_cells
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
@@ -104,7 +97,7 @@ class TableConfig(DatasetConfig):
         return next(filter(os.path.isfile, paths), paths[0])
 
     def _no_table(self, table: Path, folder: Path) -> str:
-        found = next((path for path in walk(folder) if path.suffix.lower() in self.suffixes), None)
+        found = next((path for path in base.walk(folder) if path.suffix.lower() in self.suffixes), None)
         if found is None:
             return (
                 f"{table} does not exist, and {folder} holds no {self.content}; give the folder of your {self.content} "
@@ -121,7 +114,7 @@ class TableConfig(DatasetConfig):
 class FolderConfig(TableConfig, AudioDatasetConfig):
     """A folder of audio."""
 
-    suffixes: ClassVar[Collection[str]] = AUDIO_SUFFIXES
+    suffixes: ClassVar[Collection[str]] = base.AUDIO_SUFFIXES
     kind: Literal["folder"] = "folder"
 
 
