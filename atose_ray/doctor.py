@@ -1,7 +1,5 @@
 """`python -m atose_ray.doctor NAME`: examine a prepared data set before anything is trained on it."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

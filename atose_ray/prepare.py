@@ -1,7 +1,5 @@
 """`python -m atose_ray.prepare NAME`: raw audio and annotations -> Parquet shards and manifest.json."""
 
-from __future__ import annotations
-
 import argparse
 
 from pydantic import ValidationError

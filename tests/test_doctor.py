@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
@@ -10,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import soundfile
 from conftest import RATE, render_tiny
 from processes import verb
 from test_datasets import write_mtat
+from test_report import drawn_page
 from test_s3 import Bucket, bucket  # noqa: F401
 
 from atose_ray import doctor as doctor_verb
@@ -30,6 +33,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store, StoreError
+from atose_ray.types import SPLITS
 
 Rows = dict[str, list[str]]  # path -> split, tags, group
 
@@ -459,24 +463,67 @@ def page_of(store: Store) -> tuple[Examination, str]:
     return found, render_page(found, audio)
 
 
+def data_of(page: str) -> dict[str, Any]:
+    return json.loads(page.split('id="data">')[1].split("</script>")[0])
+
+
 def test_the_page_stands_alone_and_holds_what_was_found(source: Path) -> None:
-    hostile = "</code><script>alert(1)</script> & \udcff.wav"
     (source / "clip_006.wav").rename(source / "x.wav")
     change_rows(source, lambda rows: rows.__setitem__("x.wav", rows.pop("clip_006.wav")))
     (source / "x.wav").write_bytes(wav((9 * noise(1)).clip(-1, 1)))
     found, page = page_of(prepared(source))
-    assert "https:" not in page and "http:" not in page and "<script" not in page and "@@" not in page
-    assert not re.search(r"(src|href)=['\"]?(?!data:)[^'\">]", page) and "default-src 'none'" in page
-    assert page.count("<section") == 5 and page.count("<audio") == EXTREMES and "x.wav" in page
-    assert page.index("x.wav") < page.index("among the quietest") and "clipped: " in page
-    assert str(source.parent) not in page
-    flag = dataclasses.replace(found.findings[0].flags[0], name=hostile)
+    assert "https:" not in page and "@@" not in page and "default-src 'none'" in page
+    assert not re.search(r"<\w[^>]* (src|href)=", page) and "http:" not in page.replace(
+        "http://www.w3.org/2000/svg", ""
+    )
+    assert page.count("<section") == 5 and page.count("</script>") == 2 and str(source.parent) not in page
+    data = data_of(page)
+    assert data["sentence"] == summary(found) and data["content_hash"] == found.manifest.content_hash
+    assert data["tiles"][2] == ["clips", "60", "36 train, 12 valid, 12 test"]
+    [finding] = data["findings"]
+    assert finding["kind"] == "clipped" and finding["more"] == 0
+    assert finding["clips"] == as_json(found)["findings"][0]["clips"] and finding["clips"][0]["name"] == "x.wav"
+    players = data["players"]
+    assert len(players) == EXTREMES and players[0]["name"] == "x.wav" and players[0]["why"].startswith("clipped: ")
+    assert players[1]["why"] == "among the quietest" and base64.b64decode(players[0]["wav"])[:4] == b"RIFF"
+    plots = {one["title"]: one for one in data["plots"]}
+    assert sum(plots["Length"]["counts"]) == 60 and len(plots["Length"]["edges"]) == len(plots["Length"]["counts"]) + 1
+    assert plots["Sample rate of the files"]["values"] == [RATE] and plots["Channels of the files"]["counts"] == [60]
+    rows = {one["tag"]: one["counts"] for one in data["classes"]["rows"]}
+    assert rows == {tag: [of[split] for split in SPLITS] for tag, of in found.manifest.tag_counts.items()}
+    assert data["classes"]["clips"] == [36, 12, 12]
+    names, phi = data["map"]["names"], data["map"]["phi"]
+    assert sorted(names) == sorted(rows) and len(phi) == len(phi[0]) == len(names) == data["map"]["of"]
+
+
+def hostile_page(source: Path) -> str:
+    """The page of a file whose name is markup, ends the script element and is no UTF-8."""
+    (source / "clip_006.wav").write_bytes(wav((9 * noise(1)).clip(-1, 1)))
+    store = prepared(source)
+    found = examine(store, "folder")
+    flag = dataclasses.replace(found.findings[0].flags[0], name="</script><img src=x> & \udcff.wav")
     worse = dataclasses.replace(found, findings=(dataclasses.replace(found.findings[0], flags=(flag,)),))
-    audio = read_audio(data_store(Store(str(source.parent / "store")), "folder"), list(found.clips), 4)
-    page = render_page(worse, audio)
-    page.encode()
-    assert "<script" not in page and "&lt;script&gt;" in page and "\\udcff" in page
     assert b"\\udcff" in quarantine(worse)
+    return render_page(worse, read_audio(data_store(store, "folder"), list(found.clips), 4))
+
+
+def test_a_name_cannot_become_markup(source: Path) -> None:
+    page = hostile_page(source)
+    page.encode()
+    assert "<img" not in page and page.count("</script>") == 2
+    assert data_of(page)["findings"][0]["clips"][0]["name"] == "</script><img src=x> & \\udcff.wav"
+
+
+@pytest.mark.browser
+def test_the_page_draws_every_part(source: Path, tmp_path: Path) -> None:
+    drawn = drawn_page(hostile_page(source), tmp_path)
+    root = re.search(r"<html[^>]*>", drawn)
+    assert root is not None and 'data-ready="true"' in root[0] and "data-error" not in root[0], root
+    visible = drawn.split('<script type="application/json"')[0]
+    assert "&lt;/script&gt;&lt;img src=x&gt; &amp; \\udcff.wav" in visible and "<img" not in visible
+    assert visible.count("<audio") == EXTREMES and visible.count("<figure") == 7 and "training may start" in visible
+    assert visible.count('class="bar"') > 20 and visible.count('class="track"') == 4
+    assert not re.search(r"\bNaN\b|undefined|\[object |Infinity", visible)
 
 
 def test_every_kind_of_fault_can_be_played_and_the_number_of_players_is_bounded(source: Path) -> None:
@@ -484,7 +531,7 @@ def test_every_kind_of_fault_can_be_played_and_the_number_of_players_is_bounded(
         (source / f"clip_{index:03d}.wav").write_bytes(wav((9 * noise(1, seed=index)).clip(-1, 1)))
     (source / "clip_030.wav").write_bytes(wav(np.zeros(4000)))
     found, page = page_of(prepared(source))
-    assert len(played(found)) == MAX_PLAYERS == page.count("<audio")
+    assert len(played(found)) == MAX_PLAYERS == len(data_of(page)["players"])
     assert {why.split(":")[0] for _, why in played(found)} == {"clipped", "silent"}
 
 

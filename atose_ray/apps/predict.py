@@ -1,7 +1,5 @@
 """A chosen model on new audio: decode, cut evenly spaced crops, average their scores."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -2,8 +2,6 @@
 silent stderr. A file is a stranger's: its header may declare anything, and must cost no more than its bytes are worth.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -63,22 +61,17 @@ class GuardedFile:
             return -1
 
     def tell(self) -> int:
-        """Position in bytes."""
         return self._file.tell()
 
     def readable(self) -> bool:
-        """Yes."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
         return True
 
     def check(self, samples: int = 0) -> None:
-        """Raises what reading raised, and AudioError once the allowance is spent.
-
-        samples: per channel, decoded so far; more than the file's bytes can be worth raise AudioError too.
-        """
+        """Raises what reading raised, and AudioError once the allowance is spent. samples: per channel, decoded so far;
+        more than the file's bytes can be worth raise AudioError too."""
         if self._failure is not None:
             raise self._failure
         if self._left < 0:
@@ -100,10 +93,8 @@ class GuardedFile:
 
 @contextlib.contextmanager
 def open_source(source: str | bytes | BinaryIO, name: str | None) -> Iterator[GuardedFile]:
-    """Path, encoded bytes or open file -> a guarded file at its start; an open file stays open.
-
-    name: for messages; the path, or the size, where there is none. Raises AudioError when there is nothing to read.
-    """
+    """Path, encoded bytes or open file -> a guarded file at its start; an open file stays open. name: for messages; the
+    path, or the size, where there is none. Raises AudioError when there is nothing to read."""
     with contextlib.ExitStack() as stack:
         if isinstance(source, str):
             name = name or source

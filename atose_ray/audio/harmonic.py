@@ -14,8 +14,6 @@ the form that ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) trained, whose num
   (one of 768 at 16 kHz).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -3,8 +3,6 @@
 However long the file: it is read in blocks (streams.py), resampled as they come (resample.py), and given in pieces.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Generator, Iterator

@@ -1,7 +1,5 @@
 """Which part of a file is asked for, and whether the file has it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from atose_ray.audio.guard import AudioError

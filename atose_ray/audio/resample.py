@@ -1,7 +1,5 @@
 """Resampling block by block, by libsoxr: the same bits however the source was cut (docs/LOG.md: why not torchaudio)."""
 
-from __future__ import annotations
-
 import numpy as np
 import soxr
 

@@ -19,13 +19,12 @@ has a third of the length too. The bank's own S x T output, a hundred times the 
 Letters here: S sinc filters, L taps, C channels of the stem, P the three phases, J taps of a phase, K frequencies.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from scipy.fft import next_fast_len
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -154,15 +153,7 @@ def _blocks(samples: int, taps: int) -> _Blocks:
 
 def _fft_size(least: int) -> int:
     """The next multiple of 8 with no prime factor above 5: transforms of such lengths are fast."""
-    size = -(-least // 8) * 8
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 8
+    return 8 * int(next_fast_len(-(-least // 8), real=True))
 
 
 def _kernel_spectrum(kernel_CL: torch.Tensor, size: int) -> torch.Tensor:

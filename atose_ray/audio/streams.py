@@ -6,8 +6,6 @@ declares no length (no Xing, Info or VBRI tag) goes to PyAV at once: libsndfile 
 frame's bit rate, and silently stops there, which for variable bit rates may be after a sixth of the file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
@@ -15,11 +13,13 @@ import itertools
 import re
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from importlib import resources
 from typing import NamedTuple
 
 import av
 import numpy as np
 import soundfile
+import yaml
 
 from atose_ray.audio.guard import AudioError, GuardedFile, silent_stderr
 from atose_ray.audio.part import LONGEST_S, Part
@@ -30,15 +30,7 @@ PLANES_OF_PYAV = 8  # PyAV looks for the plane behind the last one, and with eig
 MP3_IN_MEMORY = 1 << 25  # bytes of a file that is read whole: half an hour and more
 PREROLL_S = 2  # an MP3 frame borrows bits from earlier ones: what follows a seek is wrong (measured: up to 0.5 s)
 
-_RECEIVED_INSTEAD = {
-    b"<!doctype html": "is an HTML page, not audio: the download probably failed; fetch it again",
-    b"<html": "is an HTML page, not audio: the download probably failed; fetch it again",
-    b"<?xml": "is an XML document, not audio: the download probably failed; fetch it again",
-    b"version https://git-lfs": "is a Git LFS pointer, not audio: run `git lfs pull` in its repository",
-    b"#extm3u": "is a playlist, not audio: fetch the files that it names",
-    b"[playlist]": "is a playlist, not audio: fetch the files that it names",
-    b"ffconcat": "is a playlist, not audio: fetch the files that it names",
-}
+_MAY_OPEN = yaml.safe_load(resources.files(__package__).joinpath("formats.yaml").read_text(encoding="utf-8"))
 _LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
 _UNKNOWN_LENGTH = 1 << 62
 _STREAMED_WAV_BYTES = 0x7FFF0000  # a WAV written to a pipe declares a placeholder at least this large
@@ -46,25 +38,9 @@ _SHORTENED = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\
 _DECLARED_64 = {"RF64": re.compile(r"^ *Data size : (\d+)", re.M), "W64": re.compile(r"^data : (\d+)", re.M)}
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
-# What FFmpeg may open. Left out is what leads elsewhere (playlists, SDP, image sequences), what draws text as pictures,
-# and what nobody records sound in; pictures inside a file are not decoded either.
-_FORMATS = (
-    "aac ac3 aiff amr amrnb amrwb ape asf au avi caf dts dtshd eac3 flac flv g722 gsm latm loas matroska mov mp3 mpc "
-    "mpc8 mpeg mpegts nistsphere ogg qcp rm sbc shn sox spdif tak truehd tta voc w64 wav wsd wv xwma"
-)
-_CODECS = (
-    "aac aac_latm ac3 adpcm_g722 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac als amrnb amrwb ape "
-    "cook dca eac3 flac g722 g726 g726le gsm gsm_ms ilbc libopencore_amrnb libopencore_amrwb libopus mace3 mace6 mlp "
-    "mp1 mp1float mp2 mp2float mp3 mp3adu mp3adufloat mp3float mp3on4 mp3on4float mpc7 mpc8 nellymoser opus pcm_alaw "
-    "pcm_bluray pcm_dvd pcm_f16le pcm_f24le pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be "
-    "pcm_s16be_planar pcm_s16le pcm_s16le_planar pcm_s24be pcm_s24le pcm_s24le_planar pcm_s32be pcm_s32le "
-    "pcm_s32le_planar pcm_s64be pcm_s64le pcm_s8 pcm_s8_planar pcm_u16be pcm_u16le pcm_u24be pcm_u24le pcm_u32be "
-    "pcm_u32le pcm_u8 qcelp qdm2 ralf real_144 real_288 sbc shorten sipr speex tak truehd tta vorbis wavpack "
-    "wmalossless wmapro wmav1 wmav2 wmavoice"
-)
 _ONLY_AUDIO = {
-    "format_whitelist": _FORMATS.replace(" ", ","),
-    "codec_whitelist": _CODECS.replace(" ", ","),
+    "format_whitelist": _MAY_OPEN["formats"].replace(" ", ","),
+    "codec_whitelist": _MAY_OPEN["codecs"].replace(" ", ","),
     "protocol_whitelist": "none",
 }
 # PyAV guesses the duration of the others from their bit rate
@@ -88,13 +64,11 @@ Decoder = Callable[[Part], Blocks]
 
 
 def decoders(file: GuardedFile) -> list[Decoder]:
-    """The decoders to try, best first, by the file's content. Each gives one block or more, or raises Refused.
-
-    Raises AudioError for what is known to be no audio.
-    """
+    """The decoders to try, best first, by the file's content. Each gives one block or more, or raises Refused. Raises
+    AudioError for what is known to be no audio."""
     head = file.read(4096)
-    for magic, message in _RECEIVED_INSTEAD.items():
-        if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(magic):
+    for magic, message in _MAY_OPEN["received_instead"].items():
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(magic.encode()):
             raise AudioError(f"{file.label}: {message}")
     tagless = _is_mp3_without_length(file, head)
     by_av = functools.partial(_av_blocks, file, declares=not tagless)
@@ -240,7 +214,7 @@ def _audio_stream(container: av.container.InputContainer) -> av.AudioStream:
         raise Refused("FFmpeg: it has no audio stream")
     stream = container.streams.audio[0]
     codec = stream.codec_context and stream.codec_context.name
-    if codec not in _CODECS.split():
+    if codec not in _MAY_OPEN["codecs"].split():
         raise Refused(f"FFmpeg: its audio is of a kind that is not read ({codec or 'unknown'})")
     return stream
 

@@ -1,40 +1,20 @@
 """Shards -> Batch, without Ray: plain pyarrow and numpy, one buffer of row groups in memory at a time."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from atose_ray.data import sampling, shards
 from atose_ray.data.memory import Residency
-from atose_ray.data.sampling import (
-    Buffer,
-    RowGroup,
-    Windows,
-    batch_sizes,
-    chosen_share,
-    crop_starts,
-    eval_share,
-    eval_starts,
-    train_buffers,
-)
-from atose_ray.data.shards import (
-    PCM,
-    ClipIndex,
-    Manifest,
-    Unit,
-    crop_bounds,
-    data_store,
-    read_crops_into,
-    read_index,
-    read_row_group,
-)
+from atose_ray.data.sampling import Buffer, RowGroup, Windows, eval_starts
+from atose_ray.data.shards import PCM, ClipIndex, Manifest, Unit, data_store, read_row_group
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import AnyBatch, Batch, Split
 
@@ -90,34 +70,33 @@ class CropSettings:
 
 
 def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
-    """The random crops of the clips of a buffer, in the buffer's order.
-
-    From a local disk only the crops are read, where that is less; from object storage whole row groups, some at a time.
-    """
+    """The random crops of the clips of a buffer, in the buffer's order. From a local disk only the crops are read,
+    where that is less; from object storage whole row groups, some at a time."""
     folder = data_store(Store(settings.store_uri), settings.dataset)
+    read_whole = partial(read_row_group, folder, n_tags=settings.n_tags, unit=settings.unit)
     local = folder.local_path
     if local is None:
         with ThreadPoolExecutor(REQUESTS) as pool:
             whole = list(
-                pool.map(lambda group: read_row_group(folder, group, settings.n_tags, settings.unit), buffer.groups)
+                pool.map(lambda one: read_row_group(folder, one, settings.n_tags, settings.unit), buffer.groups)
             )
         clips = joined(whole)
     else:
-        clips = joined([read_index(folder, group, settings.n_tags) for group in buffer.groups])
+        clips = joined([shards.read_index(folder, group, settings.n_tags) for group in buffer.groups])
     first_G = np.cumsum([0, *(group.clips for group in buffer.groups)])
     clip_N = first_G[buffer.group_N] + buffer.row_N
     clip_id_N, n_samples_N = clips.clip_id_N[clip_N], clips.n_samples_N[clip_N]
     draws_N = epoch * buffer.crops + buffer.draw_N
-    starts_N = crop_starts(settings.seed, draws_N, clip_id_N, n_samples_N, settings.crop_samples)
+    starts_N = sampling.crop_starts(settings.seed, draws_N, clip_id_N, n_samples_N, settings.crop_samples)
     stored_NT = np.zeros((len(clip_N), settings.crop_samples), settings.unit)
     for index, group in enumerate(buffer.groups):
         crops_n = np.flatnonzero(buffer.group_N == index)
         rows, starts, out = buffer.row_N[crops_n].tolist(), starts_N[crops_n].tolist(), [stored_NT[i] for i in crops_n]
         of_group = clips.n_samples_N[first_G[index] : first_G[index + 1]]
         if local is not None and len(out) * settings.crop_samples < of_group.sum():
-            read_crops_into(local / group.file, group, of_group, rows, starts, out)
+            shards.read_crops_into(local / group.file, group, of_group, rows, starts, out)
             continue
-        clips_of = read_row_group(folder, group, settings.n_tags, settings.unit) if local is not None else whole[index]
+        clips_of = read_whole(group) if local is not None else whole[index]
         for row, start, crop_T in zip(rows, starts, out, strict=True):
             cut(clips_of.stored_N[row], start, crop_T)
     return Crops(stored_NT, clips.scale_N[clip_N], clips.tags_NC[clip_N], clip_id_N)
@@ -145,7 +124,7 @@ def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[
 
 def cut(stored_T: Array, start: int, out_T: Array) -> None:
     """Copy the crop that begins at `start` (negative: zeros first) into `out_T`, which is zero. Both [T] or [F, M]."""
-    source, target, count = crop_bounds(len(stored_T), start, len(out_T))
+    source, target, count = shards.crop_bounds(len(stored_T), start, len(out_T))
     out_T[target : target + count] = stored_T[source : source + count]
 
 
@@ -154,6 +133,7 @@ def per_row(scale_B: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return scale_B.view(-1, *[1] * (like.dim() - 1))
 
 
+@dataclass(eq=False)
 class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
@@ -162,36 +142,30 @@ class LocalBatches:
     small to train on.
     """
 
-    residency: Residency = "stream"
+    manifest: Manifest
+    settings: CropSettings
+    _: KW_ONLY
+    batch_size: int
+    eval_crops: int
+    eval_batch_size: int
+    mix: int
+    rank: int = 0
+    world: int = 1
+    train_share: float = 1.0
+    crops_per_clip: int = 1
+    residency: Residency = field(default="stream", init=False)
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        settings: CropSettings,
-        *,
-        batch_size: int,
-        eval_crops: int,
-        eval_batch_size: int,
-        mix: int,
-        rank: int = 0,
-        world: int = 1,
-        train_share: float = 1.0,
-        crops_per_clip: int = 1,
-    ) -> None:
-        self.manifest, self.settings = manifest, settings
-        self.batch_size, self.eval_crops, self.eval_batch_size, self.mix = batch_size, eval_crops, eval_batch_size, mix
-        self.rank, self.world = rank, world
-        check_trainable(manifest, world)
-        clips = sum(group.clips for group in manifest.row_groups("train"))
-        self.chosen_N = chosen_share(settings.seed, clips, train_share)
+    def __post_init__(self) -> None:
+        check_trainable(self.manifest, self.world)
+        clips = sum(group.clips for group in self.manifest.row_groups("train"))
+        self.chosen_N = sampling.chosen_share(self.settings.seed, clips, self.train_share)
         chosen = int(self.chosen_N.sum())
-        if chosen < 2 * world:
+        if chosen < 2 * self.world:
             raise StoreError(
-                f"data.train_share={train_share:g} leaves {chosen} of {clips} clips to train on, but training with "
-                f"{world} workers needs at least {2 * world}; take a larger share or fewer workers"
+                f"data.train_share={self.train_share:g} leaves {chosen} of {clips} clips to train on, but training "
+                f"with {self.world} workers needs at least {2 * self.world}; take a larger share or fewer workers"
             )
-        self.crops_per_clip = crops_per_clip
-        self.sizes = batch_sizes(chosen // world * crops_per_clip, batch_size)
+        self.sizes = sampling.batch_sizes(chosen // self.world * self.crops_per_clip, self.batch_size)
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
@@ -200,30 +174,26 @@ class LocalBatches:
     def buffers(self, epoch: int) -> list[Buffer]:
         """What this rank reads in an epoch."""
         groups, share = self.manifest.row_groups("train"), (self.rank, self.world, self.chosen_N)
-        return train_buffers(groups, self.settings.seed, epoch, self.mix, *share, self.crops_per_clip)
+        return sampling.train_buffers(groups, self.settings.seed, epoch, self.mix, *share, self.crops_per_clip)
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Random crops of every clip."""
         yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
-        """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise.
-
-        Raises StoreError for test where a training asks.
-        """
+        """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise. Raises StoreError
+        for test where a training asks."""
         crop = self.settings.crop_samples
         if split == "test" and not self.manifest.row_groups("test"):
             raise StoreError("a training cannot read the test split: it is scored once, when the training is over")
-        for group in eval_share(self.manifest.row_groups(split), self.rank, self.world):
+        for group in sampling.eval_share(self.manifest.row_groups(split), self.rank, self.world):
             crops = read_crops_at(self.settings, group, lambda length: windows(length, crop, self.eval_crops))
             yield from crops.batches(self.eval_batch_size)
 
 
 def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
-    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends.
-
-    Raises StoreError when the stream ends early: shards were lost while reading.
-    """
+    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends. Raises StoreError when the
+    stream ends early: shards were lost while reading."""
     waiting: deque[Crops] = deque()
     for number, size in enumerate(sizes):
         parts: list[Crops] = []

@@ -1,7 +1,5 @@
 """Clips in memory, end to end: on the host, in memory that processes share, or on a device."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from atose_ray.data.batches import CropSettings
+from atose_ray.data.batches import joined as index_of_all
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import Unit, data_store, read_lengths, read_row_group
+from atose_ray.data.shards import ClipIndex, Unit, data_store, read_lengths, read_row_group
 from atose_ray.storage import Store
 
 Array = npt.NDArray[Any]
@@ -46,7 +45,7 @@ class MemoryClips:
         stored_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
         return stored_T
 
-    def only(self, clip_N: Array) -> MemoryClips:
+    def only(self, clip_N: Array) -> "MemoryClips":
         """Some of the clips, in this order, where they lie: no sample is copied."""
         rest = (self.part_N, self.first_N, self.n_samples_N, self.clip_id_N, self.scale_N, self.tags_NC)
         return MemoryClips(self.parts, *(part[clip_N] for part in rest))
@@ -63,14 +62,12 @@ def joined(pieces: list[MemoryClips]) -> MemoryClips:
 
 def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> MemoryClips:
     """Read the chosen clips of some row groups; beside what is kept, one row group is in host memory at a time.
-
-    chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says.
-    """
+    chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says."""
     folder = data_store(Store(settings.store_uri), settings.dataset)
     n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
     ends_N = np.cumsum(n_samples_N)
     all_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, settings.unit, where)
-    clip_id, scale, tags = [], [], []
+    kept = [ClipIndex(np.empty(0, np.int64), np.empty(0, np.float32), n_samples_N[:0], np.empty((0, settings.n_tags)))]
     row = filled = 0
     for group in groups:
         rows_n = np.flatnonzero(chosen_N[row : row + group.clips])
@@ -81,18 +78,11 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
         part_S = np.concatenate([clips.stored_N[i] for i in rows_n])
         all_S[filled : filled + len(part_S)] = part_S if where.type == "cpu" else torch.from_numpy(part_S)
         filled += len(part_S)
-        clip_id.append(clips.clip_id_N[rows_n])
-        scale.append(clips.scale_N[rows_n])
-        tags.append(clips.tags_NC[rows_n])
-    return MemoryClips(
-        (all_S,),
-        np.zeros(len(ends_N), np.int64),
-        ends_N - n_samples_N,
-        n_samples_N,
-        np.concatenate([np.empty(0, np.int64), *clip_id]),
-        np.concatenate([np.empty(0, np.float32), *scale]),
-        np.concatenate([np.empty((0, settings.n_tags), np.float32), *tags], dtype=np.float32),
-    )
+        rest = (clips.clip_id_N, clips.scale_N, clips.n_samples_N, clips.tags_NC)
+        kept.append(ClipIndex(*(part[rows_n] for part in rest)))
+    of_all, part_N = index_of_all(kept), np.zeros(len(ends_N), np.int64)
+    about = (of_all.clip_id_N, of_all.scale_N, of_all.tags_NC.astype(np.float32))
+    return MemoryClips((all_S,), part_N, ends_N - n_samples_N, n_samples_N, *about)
 
 
 def copied(clips: MemoryClips, unit: Unit, where: torch.device) -> MemoryClips:

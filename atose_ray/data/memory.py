@@ -15,8 +15,6 @@ worker holds the whole train split, for its clips are others every epoch, and it
 `device` that is asked for by name is refused only when it needs more than is free.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal
@@ -34,10 +32,8 @@ class ResidencyError(ValueError):
 
 
 def choose_residency(wanted: Residency, need: int, world: int, device: torch.device) -> Residency:
-    """stream, host or device, by the rule above. need: bytes of one worker; world: workers of the run.
-
-    Raises ResidencyError when `wanted` names a place that is too small or is not there.
-    """
+    """stream, host or device, by the rule above. need: bytes of one worker; world: workers of the run. Raises
+    ResidencyError when `wanted` names a place that is too small or is not there."""
     if wanted == "stream":
         return "stream"
     if wanted == "auto":
@@ -70,10 +66,8 @@ def free_device_bytes(device: torch.device) -> int:
 
 
 def gpu_memory_held(device: torch.device) -> float:
-    """Share of its GPU's memory that this process held at most since the peak was last reset; 0.0 on a CPU.
-
-    What torch's allocator reserved, and CONTEXT_BYTES for the CUDA context beside it.
-    """
+    """Share of its GPU's memory that this process held at most since the peak was last reset; 0.0 on a CPU. What
+    torch's allocator reserved, and CONTEXT_BYTES for the CUDA context beside it."""
     if device.type != "cuda":
         return 0.0
     held = torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
@@ -81,10 +75,8 @@ def gpu_memory_held(device: torch.device) -> float:
 
 
 def free_host_bytes(root: Path = Path("/")) -> int:
-    """Memory a process may still take: what the kernel says is available, or what the control groups leave of it.
-
-    Page cache counts as free, in both. Where the system does not say (not Linux), half of the physical memory.
-    """
+    """Memory a process may still take: what the kernel says is available, or what the control groups leave of it. Page
+    cache counts as free, in both. Where the system does not say (not Linux), half of the physical memory."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -9,8 +9,6 @@ Memory does not grow with the length of the files: a file longer than `max_clip_
 (`long.wav#t=600,1200`, with the tags of the file), decoded in blocks, and a shard that is full goes on in another file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
@@ -45,10 +43,8 @@ def run_here(jobs: list[ShardJob]) -> Iterable[ShardResult]:
 
 
 def prepare(config: DatasetConfig, store: Store, run_jobs: RunJobs = run_here) -> tuple[Manifest, bool]:
-    """Write a data set's shards and manifest. Returns the manifest and whether anything was written.
-
-    Raises PrepareError when no clip can be decoded, ValueError (DatasetError, StoreError) for a bad source or store.
-    """
+    """Write a data set's shards and manifest. Returns the manifest and whether anything was written. Raises
+    PrepareError when no clip can be decoded, ValueError (DatasetError, StoreError) for a bad source or store."""
     listing = list_source(config)
     folder = data_store(store, listing.name)
     inputs_hash = hash_inputs(config, listing)
@@ -84,9 +80,7 @@ def drop_partial(folder: Store) -> None:
 
 def plan_shards(listing: Listing, longest: Input, folder_uri: str) -> list[ShardJob]:
     """Clips -> shard jobs: every split on its own, its clips in a fixed random order, so that a row group is a mixture.
-
-    Clip ids are positions in the listing; those of a file's further clips have their number in the upper 32 bits.
-    """
+    Clip ids are positions in the listing; those of a file's further clips have their number in the upper 32 bits."""
     jobs: list[ShardJob] = []
     for split in SPLITS:
         ids = np.array([i for i, clip in enumerate(listing.clips) if clip.split == split], np.int64)

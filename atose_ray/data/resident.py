@@ -7,8 +7,6 @@ GPU, they travel as stored. `data/memory.py` says which splits are kept where. T
 The samples may lie in memory that several processes of a machine share (SharedClips): then nothing is read at all.
 """
 
-from __future__ import annotations
-
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -88,9 +86,7 @@ def kept_in(batches: LocalBatches) -> str:
 
 def place(wanted: Residency, source: LocalBatches, device: torch.device) -> Residency:
     """choose_residency of what the shards of a source weigh; clips that are in memory already stay where they are.
-
-    Raises ResidencyError.
-    """
+    Raises ResidencyError."""
     places: dict[Residency, torch.device] = {"host": torch.device("cpu")}
     if device.type == "cuda":
         places = {"device": device, **places}
@@ -119,9 +115,7 @@ def load_clips(
     source: LocalBatches, split: Split, where: torch.device, shared: SharedClips | None = None
 ) -> MemoryClips:
     """A rank's clips of a split on `where`: those that another source of this process has, or copied or read now.
-
-    shared: to copy from. Raises StoreError when a shard is not what the manifest says.
-    """
+    shared: to copy from. Raises StoreError when a shard is not what the manifest says."""
     key = memory_key(source, split, where)
     clips = _IN_MEMORY.get(key)
     if clips is None:

@@ -4,8 +4,6 @@ Laws (tested): an epoch is a permutation of the split; ranks share nothing and h
 in an epoch is the same however the data is read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +46,8 @@ class Buffer:
 
 
 def uniform(seed: int, epoch: int | Array, clip_id_N: Array) -> Array:
-    """int64 [N] -> float64 [N] in [0, 1): SplitMix64 (Steele et al. 2014) of (seed, epoch, clip id).
-
-    epoch: one for all, or int64 [N].
-    """
+    """int64 [N] -> float64 [N] in [0, 1): SplitMix64 (Steele et al. 2014) of (seed, epoch, clip id). epoch: one for
+    all, or int64 [N]."""
     with np.errstate(over="ignore"):
         x = clip_id_N.astype(np.uint64)
         for word in (seed, epoch):
@@ -67,10 +63,8 @@ def _splitmix64(x: Array) -> Array:
 
 
 def crop_starts(seed: int, epoch: int | Array, clip_id_N: Array, n_samples_N: Array, crop_samples: int) -> Array:
-    """int64 [N], int [N] -> first sample of a random crop, int64 [N].
-
-    Negative where the clip is shorter than the crop: that many zeros stand before it.
-    """
+    """int64 [N], int [N] -> first sample of a random crop, int64 [N]. Negative where the clip is shorter than the crop:
+    that many zeros stand before it."""
     slack_N = n_samples_N.astype(np.int64) - crop_samples
     offset_N = np.floor(uniform(seed, epoch, clip_id_N) * (np.abs(slack_N) + 1)).astype(np.int64)
     return np.asarray(np.where(slack_N < 0, -offset_N, offset_N))
@@ -78,9 +72,7 @@ def crop_starts(seed: int, epoch: int | Array, clip_id_N: Array, n_samples_N: Ar
 
 def chosen_share(seed: int, clips: int, share: float) -> Array:
     """Which clips of a split a learning curve's point trains on: bool [clips], True for round(share * clips) of them.
-
-    At least two. By (seed, position in the split) alone; a smaller share's clips are all in a larger one.
-    """
+    At least two. By (seed, position in the split) alone; a smaller share's clips are all in a larger one."""
     chosen_N = np.zeros(clips, bool)
     order_N = np.argsort(uniform(seed, SHARE_SALT, np.arange(clips)), kind="stable")
     chosen_N[order_N[: max(2, round(share * clips))]] = True

@@ -1,7 +1,5 @@
 """One task of `prepare`: decode some clips, write them as a shard, and leave beside it what that gave."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools
@@ -32,10 +30,8 @@ PARTS = "parts"
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What one task decodes and writes: everything a worker needs, picklable, without credentials.
-
-    longest: what the clips hold; a longer one becomes several.
-    """
+    """What one task decodes and writes: everything a worker needs, picklable, without credentials. longest: what the
+    clips hold; a longer one becomes several."""
 
     folder_uri: str
     name: str
@@ -180,9 +176,7 @@ def spool_parts(
     spool: BinaryIO, source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob
 ) -> Iterator[tuple[float, float, ClipFacts]]:
     """Decode a file's clips into `spool` as stored. Gives where each begins in the file, its scale and its facts.
-
-    Raises AudioError or SourceError, maybe after some.
-    """
+    Raises AudioError or SourceError, maybe after some."""
     if isinstance(job.longest, FrameInput):
         parts = frame_parts(source, clip, job.longest)
     else:

@@ -1,7 +1,5 @@
 """Rows -> a Parquet shard, one row group in memory at a time."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -32,10 +30,8 @@ class ClipRow:
 
 
 class ShardWriter:
-    """Rows -> one Parquet file in `sink`, a row group in memory at a time. The same rows give the same bytes.
-
-    sink: empty, open for writing and reading.
-    """
+    """Rows -> one Parquet file in `sink`, a row group in memory at a time. The same rows give the same bytes. sink:
+    empty, open for writing and reading."""
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink

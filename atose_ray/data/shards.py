@@ -10,12 +10,9 @@ row, uint8 or little-endian float32, and `scale` is 1. `tags` are indices into t
 manifest is written last: a data folder without one is not finished.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,7 +89,7 @@ class Manifest(Config):
     inputs_hash: str
     content_hash: str
 
-    def without_test(self) -> Manifest:
+    def without_test(self) -> "Manifest":
         """What a training may know: no file, label count or file name of the test split."""
         counts = {tag: {split: n for split, n in of.items() if split != "test"} for tag, of in self.tag_counts.items()}
         shards = tuple(shard for shard in self.shards if shard.split != "test")
@@ -152,41 +149,63 @@ class Clips(ClipIndex):
 
 def read_index(folder: Store, group: RowGroup, n_tags: int) -> ClipIndex:
     """The clips of one row group, without content. Raises StoreError when the file is not what the manifest says."""
-    table = _read_columns(folder, group, ["clip_id", "tags", "n_samples", "scale"])
-    return ClipIndex(*_index_of(table, n_tags))
+    return ClipIndex(*_index_of(_read_columns(folder, [group], ["clip_id", "tags", "n_samples", "scale"]), n_tags))
 
 
 def read_row_group(folder: Store, group: RowGroup, n_tags: int, unit: Unit = PCM) -> Clips:
-    """The clips of one row group; unit: of `unit_of`.
-
-    Raises StoreError when the file is missing or is not what the manifest says.
-    """
-    table = _read_columns(folder, group, None)
+    """The clips of one row group; unit: of `unit_of`. Raises StoreError when the file is missing or is not what the
+    manifest says."""
+    table = _read_columns(folder, [group], None)
     return Clips(*_index_of(table, n_tags), _binary_views(table["pcm"].combine_chunks(), unit))
 
 
-def _read_columns(folder: Store, group: RowGroup, columns: list[str] | None) -> pa.Table:
+def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]:
+    """Units of every clip of some row groups, in order, int32 [N]; reads no content. Raises as `read_row_group`."""
+    files = [list(of_file) for _, of_file in itertools.groupby(groups, key=lambda group: group.file)]
+    lengths = [_read_columns(folder, of_file, ["n_samples"])["n_samples"].to_numpy() for of_file in files]
+    return np.concatenate([np.empty(0, np.int32), *lengths])
+
+
+def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np.float64]:
+    """Tags of every clip of a split, {0, 1} [N, C]; reads no content. Raises as `read_row_group`."""
+    n_tags = len(manifest.data_spec.tags)
+    shards = [shard.places() for shard in manifest.shards if shard.split == split]
+    tags = [_tags_of(_read_columns(folder, places, ["tags"]), n_tags) for places in shards]
+    return np.concatenate([np.empty((0, n_tags)), *tags])
+
+
+def _read_columns(folder: Store, groups: list[RowGroup], columns: list[str] | None) -> pa.Table:
+    """Some row groups of one file."""
+    name, indices, clips = groups[0].file, [group.index for group in groups], sum(group.clips for group in groups)
+    which = f"row group {', '.join(map(str, indices))}"
+
     def read(file: pa.NativeFile) -> pa.Table:
-        return pq.ParquetFile(file).read_row_group(group.index, columns, use_threads=False).combine_chunks()
+        return pq.ParquetFile(file).read_row_groups(indices, columns, use_threads=False).combine_chunks()
 
     try:
-        table = from_file(folder, group.file, read)
+        table = from_file(folder, name, read)
     except (OSError, pa.ArrowException, IndexError) as error:
-        raise StoreError(f"cannot read row group {group.index} of {folder.uri}/{group.file}: {error}") from error
-    if table.num_rows != group.clips:
+        raise StoreError(f"cannot read {which} of {folder.uri}/{name}: {error}") from error
+    if table.num_rows != clips:
         raise StoreError(
-            f"{folder.uri}/{group.file} has {table.num_rows} clips in row group {group.index} where the manifest says "
-            f"{group.clips}: the shards were changed after prepare; prepare again"
+            f"{folder.uri}/{name} has {table.num_rows} clips in {which} where the manifest says {clips}: the shards "
+            "were changed after prepare; prepare again"
         )
     return table
 
 
 def _index_of(table: pa.Table, n_tags: int) -> tuple[Array, Array, Array, Array]:
+    numbers = (table[name].to_numpy() for name in ("clip_id", "scale", "n_samples"))
+    return (*numbers, _tags_of(table, n_tags))
+
+
+def _tags_of(table: pa.Table, n_tags: int) -> Array:
+    """{0, 1} uint8 [N, C]."""
     tags_NC = np.zeros((table.num_rows, n_tags), dtype=np.uint8)
     tags = table["tags"].combine_chunks()
     lengths = np.diff(tags.offsets.to_numpy())
     tags_NC[np.repeat(np.arange(len(lengths)), lengths), tags.flatten().to_numpy()] = 1
-    return table["clip_id"].to_numpy(), table["scale"].to_numpy(), table["n_samples"].to_numpy(), tags_NC
+    return tags_NC
 
 
 def crop_bounds(n_samples: int, start: int, length: int) -> tuple[int, int, int]:
@@ -241,42 +260,3 @@ def from_file(folder: Store, name: str, read: Callable[[pa.NativeFile], T]) -> T
             return read(file)
 
     return folder.again(once)
-
-
-def _read_lengths(file: pa.NativeFile, indices: list[int]) -> pa.Table:
-    return pq.ParquetFile(file).read_row_groups(indices, columns=["n_samples"])
-
-
-def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]:
-    """Units of every clip of some row groups, in order, int32 [N]; reads no content.
-
-    Raises StoreError when a file is missing or is not what the manifest says.
-    """
-    lengths = [np.empty(0, np.int32)]
-    for file, of_file in itertools.groupby(groups, key=lambda group: group.file):
-        indices, clips = zip(*((group.index, group.clips) for group in of_file), strict=True)
-        try:
-            table = from_file(folder, file, partial(_read_lengths, indices=list(indices)))
-        except (OSError, pa.ArrowException, IndexError) as error:
-            raise StoreError(f"cannot read {folder.uri}/{file}: {error}") from error
-        if table.num_rows != sum(clips):
-            raise StoreError(
-                f"{folder.uri}/{file} has {table.num_rows} clips where the manifest says {sum(clips)}: the shards were "
-                "changed after prepare; prepare again"
-            )
-        lengths.append(table["n_samples"].to_numpy())
-    return np.concatenate(lengths)
-
-
-def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np.float64]:
-    """Tags of every clip of a split, {0, 1} [N, C]; reads no content."""
-    n_tags = len(manifest.data_spec.tags)
-    rows: list[list[int]] = []
-    for shard in manifest.shards:
-        if shard.split == split:
-            table = from_file(folder, shard.name, lambda file: pq.read_table(file, columns=["tags"]))
-            rows += table["tags"].to_pylist()
-    tags_NC = np.zeros((len(rows), n_tags))
-    for row, tags in enumerate(rows):
-        tags_NC[row, tags] = 1
-    return tags_NC

@@ -1,7 +1,5 @@
 """Which tags occur together: their correlation over clips, and an order that puts similar ones side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

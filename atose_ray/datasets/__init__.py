@@ -3,8 +3,6 @@
 A new data set is one file and one line in the table below; a test or a notebook may add one while it runs.
 """
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 from typing import Any
 

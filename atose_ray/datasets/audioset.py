@@ -17,8 +17,6 @@ any audio suffix. Traps:
   the audio keeps the same segments in it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -30,21 +28,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from atose_ray.datasets.base import (
-    AUDIO_SUFFIXES,
-    AudioDatasetConfig,
-    DatasetError,
-    find_file,
-    finish_listing,
-    read_cells,
-    read_rows,
-)
+from atose_ray.datasets import base
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 TRAIN_TABLES = {"balanced": ("balanced",), "unbalanced": ("unbalanced",), "both": ("balanced", "unbalanced")}
 TABLE_FOLDERS = ("", "metadata/", "csv/")
 FILE_NAME = re.compile(r"Y?([\w-]{11})(?:[_-](\d+(?:\.\d+)?))?(?:[_-]\d+(?:\.\d+)?)?", re.ASCII)
 SAME_TIME_S = 0.05
+DOWNLOAD = "take it from the data set's download page"
 
 
 class Segment(NamedTuple):
@@ -105,7 +97,9 @@ class AudioSetConfig(AudioDatasetConfig):
     def _segments(self, folder: Path, part: str, labels: Mapping[str, str]) -> Iterator[Segment]:
         name = f"{part}_segments.csv"
         places = [place + name for place in TABLE_FOLDERS]
-        return read_segments(find_file(self.kind, folder, places, "take it from the data set's download page"), labels)
+        return read_segments(
+            base.find_file(self.kind, folder, places, "take it from the data set's download page"), labels
+        )
 
     def _clip(self, segment: Segment, files: Collection[Audio], test: bool) -> ClipRef | None:
         """The clip of a segment; None where no file of its video is it. A file cut at the right time comes first."""
@@ -138,11 +132,11 @@ def is_start(number: float, start_s: float) -> bool:
 def read_labels(folder: Path) -> dict[str, str]:
     """mid -> name, in the order of the file; a name that a second label has too gets its mid."""
     places = [place + name for name in ("class_labels_indices.csv", "ontology.json") for place in TABLE_FOLDERS]
-    table = find_file("audioset", folder, places, "take it from the data set's download page")
+    table = base.find_file("audioset", folder, places, DOWNLOAD)
     if table.suffix == ".json":
         pairs = read_ontology(table)
     else:
-        pairs = [(row["mid"], row["display_name"]) for _, row in read_rows(table, ("mid", "display_name"))]
+        pairs = [(row["mid"], row["display_name"]) for _, row in base.read_rows(table, ("mid", "display_name"))]
     labels: dict[str, str] = {}
     for mid, name in pairs:
         labels[mid] = name if name not in labels.values() else f"{name} ({mid})"
@@ -181,10 +175,8 @@ def read_segments(table: Path, labels: Mapping[str, str]) -> Iterator[Segment]:
 
 
 def find_audio(folder: Path, ytids: Collection[str]) -> dict[str, list[Audio]]:
-    """YTID -> the audio files below `folder` that are named by it, in the order of their paths.
-
-    Links to folders are followed, but no folder is read twice: links in a circle would have no end.
-    """
+    """YTID -> the audio files below `folder` that are named by it, in the order of their paths. Links to folders are
+    followed, but no folder is read twice: links in a circle would have no end."""
     found: dict[str, list[Audio]] = {}
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -196,7 +188,7 @@ def find_audio(folder: Path, ytids: Collection[str]) -> dict[str, list[Audio]]:
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             match = FILE_NAME.fullmatch(stem)
-            if match and suffix.lower() in AUDIO_SUFFIXES and match[1] in ytids:
+            if match and suffix.lower() in base.AUDIO_SUFFIXES and match[1] in ytids:
                 start_s = float(match[2]) if match[2] else None
                 found.setdefault(match[1], []).append(Audio(os.path.join(place, name), start_s))
     return found

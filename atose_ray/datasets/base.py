@@ -4,8 +4,6 @@ An adapter reads annotations and lists clips; it never decodes audio. Decoding, 
 to `prepare`.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 from abc import abstractmethod
@@ -36,10 +34,8 @@ class SourceError(ValueError):
 
 
 class DatasetConfig(Config):
-    """Base of the adapters. `kind` is the name that `prepare` is called with.
-
-    renders: whether the adapter makes its audio itself, in its source folder. content: what its files are.
-    """
+    """Base of the adapters. `kind` is the name that `prepare` is called with. renders: whether the adapter makes its
+    audio itself, in its source folder. content: what its files are."""
 
     renders: ClassVar[bool] = False
     content: ClassVar[str] = "audio"
@@ -98,13 +94,17 @@ class FoldedConfig(AudioDatasetConfig):
     )
 
     @model_validator(mode="after")
-    def _folds_exist_and_differ(self) -> FoldedConfig:
+    def _folds_exist_and_differ(self) -> "FoldedConfig":
         for name, fold in (("test_fold", self.test_fold), ("valid_fold", self.valid_fold)):
             if fold is not None and fold > self.folds:
                 raise ValueError(f"{name} must be 1 to {self.folds}, but got {fold}")
         if self.valid_fold == self.test_fold:
             raise ValueError(f"valid_fold and test_fold must differ, but both are {self.test_fold}")
         return self
+
+    def table(self, *places: str) -> Path:
+        """The table of the unpacked archive, at one of these places. Raises `DatasetError`."""
+        return find_file(self.kind, self.folder(), places, "--source must be the unpacked archive")
 
     def name_of_folds(self) -> str:
         """What the prepared set is called, as its folds lie side by side in one store: `esc50` with the default folds,
@@ -202,10 +202,8 @@ def finish_listing(
     name: str | None = None,
     peak_normalize: bool = False,
 ) -> Listing:
-    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. name: else `kind`.
-
-    Raises `DatasetError` if a clip is named twice or no file of any is on disk.
-    """
+    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. name: else `kind`. Raises
+    `DatasetError` if a clip is named twice or no file of any is on disk."""
     twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
     if twice:
         raise DatasetError(f"{named_in} names {twice[0]} more than once; keep one line per clip")

@@ -14,8 +14,6 @@ test split. Traps:
 - A clip shorter than a crop is padded and keeps its labels; the published code replaces it by unlabelled silence.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple

@@ -8,13 +8,11 @@ Each lies in the store under a name of its own: `esc50` (fold 1), `esc50-fold2`,
 Without a test set apart, papers often select on the test fold itself; here another fold is for validation.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from atose_ray.datasets.base import DatasetError, FoldedConfig, find_file, finish_listing, read_rows
+from atose_ray.datasets.base import DatasetError, FoldedConfig, finish_listing, read_rows
 from atose_ray.types import ClipRef, Listing
 
 COLUMNS = ("filename", "fold", "category", "esc10", "src_file")
@@ -28,13 +26,7 @@ class Esc50Config(FoldedConfig):
     esc10: bool = Field(default=False, description="Only the 400 clips of the ten classes of ESC-10.")
 
     def list_clips(self) -> Listing:
-        folder = self.folder()
-        table = find_file(
-            self.kind,
-            folder,
-            ("meta/esc50.csv", "ESC-50-master/meta/esc50.csv"),
-            "--source must be the unpacked archive",
-        )
+        table = self.table("meta/esc50.csv", "ESC-50-master/meta/esc50.csv")
         audio = table.parent.parent / "audio"
         clips, others = [], 0
         for where, row in read_rows(table, COLUMNS):
@@ -48,4 +40,4 @@ class Esc50Config(FoldedConfig):
             clips.append(ClipRef(source, row["filename"], (row["category"],), split, row["src_file"]))
         left_out = {"not in the ESC-10 subset": others}
         name = self.name_of_folds()
-        return finish_listing(self, folder, clips, table.name, exclusive=True, left_out=left_out, name=name)
+        return finish_listing(self, self.folder(), clips, table.name, exclusive=True, left_out=left_out, name=name)

@@ -13,8 +13,6 @@ split keeps artists apart; the artist is the clip's group. Traps:
 - `fma_full` holds whole tracks, not excerpts, and is another task; it is not read.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,15 +21,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from atose_ray.datasets.base import (
-    AudioDatasetConfig,
-    DatasetError,
-    find_file,
-    finish_listing,
-    read_cells,
-    read_rows,
-    require_cells,
-)
+from atose_ray.datasets import base
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 SIZES = ("small", "medium", "large")
@@ -40,13 +31,7 @@ FAULTY = frozenset((
     1486, 5574, 65753, 80391, 98558, 98559, 98560, 98565, 98566, 98567, 98568, 98569, 98571, 99134,
     105247, 108924, 108925, 126981, 127336, 133297, 143992,
 ))  # fmt: skip
-COLUMNS = (
-    ("artist", "id"),
-    ("set", "split"),
-    ("set", "subset"),
-    ("track", "genre_top"),
-    ("track", "genres_all"),
-)
+COLUMNS = (("artist", "id"), ("set", "split"), ("set", "subset"), ("track", "genre_top"), ("track", "genres_all"))
 
 
 class Track(NamedTuple):
@@ -73,7 +58,7 @@ class FmaConfig(AudioDatasetConfig):
     def list_clips(self) -> Listing:
         folder = self.folder()
         tables = [
-            find_file(
+            base.find_file(
                 self.kind, folder, (f"fma_metadata/{name}", name), "unpack fma_metadata.zip into the source folder"
             )
             for name in ("tracks.csv", "genres.csv")
@@ -112,7 +97,7 @@ def find_audio(folder: Path, size: str) -> Path:
 def read_titles(table: Path) -> dict[int, str]:
     """Genre id -> title; a title that a second genre has too gets its id."""
     titles: dict[int, str] = {}
-    for where, row in read_rows(table, ("genre_id", "title")):
+    for where, row in base.read_rows(table, ("genre_id", "title")):
         genre = _whole(row["genre_id"], where, "genre_id")
         titles[genre] = row["title"] if row["title"] not in titles.values() else f"{row['title']} ({genre})"
     return titles
@@ -130,7 +115,7 @@ def read_tracks(table: Path) -> Iterator[Track]:
             f"line track_id, but lacks {', '.join(missing) or 'the line track_id'}; unpack fma_metadata.zip again"
         )
     for where, cells in lines:
-        require_cells(where, cells, names)
+        base.require_cells(where, cells, names)
         artist, split, size, genre_top, genres_all = (cells[at[pair]] for pair in COLUMNS)
         if split not in SPLIT_OF or size not in SIZES:
             raise DatasetError(

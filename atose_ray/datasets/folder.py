@@ -10,8 +10,6 @@ without tags are left out and counted. A name may be written with its accents co
 decomposed (files copied from a Mac), or the other way round. The source may lie in object storage: `s3://bucket/folder`.
 """
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections import Counter
@@ -23,15 +21,8 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from atose_ray.datasets.base import (
-    AUDIO_SUFFIXES,
-    AudioDatasetConfig,
-    DatasetConfig,
-    DatasetError,
-    finish_listing,
-    read_cells,
-    walk,
-)
+from atose_ray.datasets import base
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetConfig, DatasetError, finish_listing, read_cells
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
@@ -40,10 +31,8 @@ SPLIT_NAMES: dict[str, Split] = {**{name: name for name in SPLITS}, "val": "vali
 
 
 class Row(NamedTuple):
-    """One line of the table; `split` is None in every row if the table has no such column.
-
-    path: without the spaces around it, which `written` still has.
-    """
+    """One line of the table; `split` is None in every row if the table has no such column. path: without the spaces
+    around it, which `written` still has."""
 
     path: str
     split: Split | None
@@ -65,7 +54,7 @@ class TableConfig(DatasetConfig):
     seed: int = Field(default=0, ge=0, description="Of a table without a split column.")
 
     @model_validator(mode="after")
-    def _something_is_left_for_training(self) -> TableConfig:
+    def _something_is_left_for_training(self) -> "TableConfig":
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError(
                 "valid_fraction + test_fraction must be below 1, because the rest is for training, "
@@ -108,7 +97,7 @@ class TableConfig(DatasetConfig):
         return next(filter(os.path.isfile, paths), paths[0])
 
     def _no_table(self, table: Path, folder: Path) -> str:
-        found = next((path for path in walk(folder) if path.suffix.lower() in self.suffixes), None)
+        found = next((path for path in base.walk(folder) if path.suffix.lower() in self.suffixes), None)
         if found is None:
             return (
                 f"{table} does not exist, and {folder} holds no {self.content}; give the folder of your {self.content} "
@@ -125,7 +114,7 @@ class TableConfig(DatasetConfig):
 class FolderConfig(TableConfig, AudioDatasetConfig):
     """A folder of audio."""
 
-    suffixes: ClassVar[Collection[str]] = AUDIO_SUFFIXES
+    suffixes: ClassVar[Collection[str]] = base.AUDIO_SUFFIXES
     kind: Literal["folder"] = "folder"
 
 

@@ -11,8 +11,6 @@ Shards hold uint8 as it is (the encoder knows what its numbers mean), everything
 these files is the time from one frame to the next: say it, `--option frame_hop_seconds=0.96`.
 """
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

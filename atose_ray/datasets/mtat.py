@@ -11,8 +11,6 @@ digit, 0-b / c / d-f. Traps:
 - The archive comes in three parts that must be concatenated before they are unpacked.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path

@@ -11,8 +11,6 @@ Traps:
 - 990 files are bit-exact copies of one another, in 465 sets (reported in the repository); nothing is left out for it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

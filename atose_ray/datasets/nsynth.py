@@ -9,8 +9,6 @@ its fields) and `audio/NAME.wav`. Traps:
 - Ten qualities are annotated, and a note may have none: with `tags: qualities` such notes are left out and counted.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

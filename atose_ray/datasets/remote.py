@@ -5,8 +5,6 @@ every audio file stands as an empty one of its name, in a folder that is gone wh
 is then the URI of its object. Empty files cost no space; with 500,000 of them listing took 49 s (two cores, 2026-11).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno
@@ -72,10 +70,7 @@ def _uri(clip: ClipRef, source: Store, scratch: str) -> str | bytes:
 @contextlib.contextmanager
 def open_source(source: str | bytes) -> Iterator[tuple[str | bytes | BinaryIO, int]]:
     """What a decoder reads, from wherever it stands, and its bytes; a file in object storage is fetched first, with the
-    store's patience.
-
-    Raises SourceError where there is none, StoreError where the storage does not answer.
-    """
+    store's patience. Raises SourceError where there is none, StoreError where the storage does not answer."""
     if isinstance(source, bytes):
         yield source, len(source)
     elif is_uri(source):

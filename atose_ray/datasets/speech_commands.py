@@ -6,8 +6,6 @@ is the speaker, recorded as `group`. The published lists keep the speakers of Sp
 layout (spoken digits) share them between the splits by design, so nothing is refused here.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

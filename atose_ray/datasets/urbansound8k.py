@@ -11,11 +11,9 @@ files in `audio/fold1` to `audio/fold10`. Traps:
 - `start` and `end` are places in the recording, not in the file: a file is the whole clip.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
-from atose_ray.datasets.base import FoldedConfig, find_file, finish_listing, read_rows
+from atose_ray.datasets.base import FoldedConfig, finish_listing, read_rows
 from atose_ray.types import ClipRef, Listing
 
 COLUMNS = ("slice_file_name", "fsID", "fold", "class")
@@ -28,17 +26,11 @@ class UrbanSound8kConfig(FoldedConfig):
     kind: Literal["urbansound8k"] = "urbansound8k"
 
     def list_clips(self) -> Listing:
-        folder = self.folder()
-        table = find_file(
-            self.kind,
-            folder,
-            ("metadata/UrbanSound8K.csv", "UrbanSound8K/metadata/UrbanSound8K.csv"),
-            "--source must be the unpacked archive",
-        )
+        table = self.table("metadata/UrbanSound8K.csv", "UrbanSound8K/metadata/UrbanSound8K.csv")
         audio = table.parent.parent / "audio"
         clips = []
         for where, row in read_rows(table, COLUMNS):
             name = f"fold{row['fold']}/{row['slice_file_name']}"
             split = self.split_of(row["fold"], where)
             clips.append(ClipRef(str(audio / name), name, (row["class"],), split, row["fsID"]))
-        return finish_listing(self, folder, clips, table.name, exclusive=True, name=self.name_of_folds())
+        return finish_listing(self, self.folder(), clips, table.name, exclusive=True, name=self.name_of_folds())

@@ -7,18 +7,17 @@ JSON and `textContent`, so no tag, file name or error message can become markup.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from atose_ray.data.pages import offline_page, well_formed
 from atose_ray.data.tag_statistics import tag_order
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.protocols import CLIP
@@ -31,7 +30,7 @@ from atose_ray.types import SPLITS
 DIGITS = 5  # significant digits of every float in the page
 TEXT_CHARACTERS = 5000  # of one text in the page
 SCRIPTS = (
-    *("core.js", "plot.js", "marks.js", "overview.js", "curves.js", "parallel.js", "pareto.js", "tags.js", "tables.js"),
+    *("core.js", "marks.js", "overview.js", "curves.js", "parallel.js", "pareto.js", "tags.js", "tables.js"),
     *("promotion.js", "sound.js", "examples.js", "trial.js", "compare.js", "live.js", "main.js"),
 )
 METRIC_MEANING = {
@@ -58,15 +57,8 @@ def render_report(
     live_s: seconds until it is written again, if it will be. importances: where they are known; None computes them,
     which takes most of the time.
     """
-    assets = resources.files("atose_ray.search").joinpath("assets")
-    page = assets.joinpath("page.html").read_text(encoding="utf-8")
-    parts = {
-        "TITLE": html.escape(_well_formed(shortened(study.name, NAME_CHARACTERS))),
-        "STYLE": resources.files("atose_ray").joinpath("assets", "page.css").read_text(encoding="utf-8"),
-        "SCRIPT": "\n".join(assets.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
-        "DATA": _script_safe(report_data(study, live_s, importances)),
-    }
-    return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page)  # one pass: data may hold a placeholder
+    data = report_data(study, live_s, importances)
+    return offline_page("atose_ray.search", "page.html", shortened(study.name, NAME_CHARACTERS), SCRIPTS, data)
 
 
 def report_data(
@@ -229,11 +221,11 @@ def _hundredths(matrix_CC: Matrix) -> list[list[float | None]]:
 def _compact(value: Any) -> Any:
     """JSON types only: floats with DIGITS significant digits (times, which are large, keep hundredths), no NaN."""
     if isinstance(value, dict):
-        return {_well_formed(shortened(str(key), TEXT_CHARACTERS)): _compact(one) for key, one in value.items()}
+        return {well_formed(shortened(str(key), TEXT_CHARACTERS)): _compact(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_compact(one) for one in value]
     if isinstance(value, str):
-        return _well_formed(shortened(value, TEXT_CHARACTERS))
+        return well_formed(shortened(value, TEXT_CHARACTERS))
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, (float, np.floating)):
@@ -242,16 +234,3 @@ def _compact(value: Any) -> Any:
             return None
         return round(number, 2) if abs(number) >= 10**DIGITS else float(f"{number:.{DIGITS}g}")
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _well_formed(text: str) -> str:
-    """File names that are no UTF-8 arrive with lone surrogates, which no page can hold: show them as \\udcff."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _script_safe(data: dict[str, Any]) -> str:
-    """JSON that cannot end its script element nor open a comment in it."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for mark in "<>&":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return text

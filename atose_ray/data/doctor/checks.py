@@ -5,8 +5,6 @@ start (it would be refused, or its scores would be worthless), a warning that so
 record.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter

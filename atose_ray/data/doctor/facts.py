@@ -3,8 +3,6 @@
 A fact is a number, never a judgement: those are in `doctor.py`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Iterable
@@ -165,9 +163,7 @@ def write_facts(folder: Store, facts: Iterable[ClipFacts]) -> None:
 
 def load_clips(folder: Store, manifest: Manifest) -> tuple[Clip, ...]:
     """Every clip of a data set in the order of the listing. Reads audio only where facts.jsonl has not its facts.
-
-    Raises StoreError when a shard is missing or is not what the manifest says.
-    """
+    Raises StoreError when a shard is missing or is not what the manifest says."""
     recorded = _read_facts(folder)
     clips = [clip for shard in manifest.shards for clip in _clips_of(folder, shard, manifest.data_spec, recorded)]
     return tuple(sorted(clips, key=lambda clip: clip.facts.clip_id))

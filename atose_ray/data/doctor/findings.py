@@ -1,7 +1,5 @@
 """What a check of the doctor gives: a finding, and the clips it is about."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,9 +23,7 @@ class Flag:
 @dataclass(frozen=True)
 class Finding:
     """what: a sentence with the numbers. hint: what to do. flags: the clips at fault, where they are single clips.
-
-    quarantine: the flagged clips belong into quarantine.csv.
-    """
+    quarantine: the flagged clips belong into quarantine.csv."""
 
     severity: Literal["error", "warning", "note"]
     kind: str

@@ -1,7 +1,5 @@
 """The doctor's checks of tags, groups and splits: they need no audio."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

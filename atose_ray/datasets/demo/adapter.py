@@ -9,11 +9,10 @@ same bytes on the same machine (another build of numpy or LAME may round elsewhe
 dealt to the splits 60 / 20 / 20; none is in two.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -122,10 +121,7 @@ def clip_path(artist: Artist, piece: int, seconds: float) -> str:
 
 def write_annotations(path: Path, rows: list[tuple[str, tuple[str, ...]]]) -> None:
     """Writes `annotations_final.csv` in one step; tags by count, as MTAT's header has them."""
-    counts: dict[str, int] = {}
-    for _, tags in rows:
-        for tag in tags:
-            counts[tag] = counts.get(tag, 0) + 1
+    counts = Counter(tag for _, tags in rows for tag in tags)
     header = sorted(counts, key=lambda tag: (-counts[tag], tag))
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("w", newline="", encoding="utf-8") as file:

@@ -5,8 +5,6 @@ model must generalise over artists. Tags say what sounds (instruments, beat, tem
 none depends on the level of the recording, which is drawn apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,7 @@ import numpy as np
 
 from atose_ray.datasets.demo import synthesis as syn
 from atose_ray.datasets.demo.genres import GENRES, INSTRUMENTS, KITS, SCALES, Genre
-from atose_ray.datasets.demo.synthesis import RATE_HZ, Samples, Timbre
+from atose_ray.datasets.demo.synthesis import RATE_HZ, Rng, Samples, Timbre
 
 SLOW_BPM, FAST_BPM = 80.0, 130.0
 QUIET_FORCE, LOUD_FORCE = 0.3, 0.72
@@ -55,7 +53,7 @@ class Artist:
     def singer(self) -> str:
         return ("singer f", "singer m")[(self.turn // 2 + self.number) % 2]
 
-    def rng(self, *path: int) -> np.random.Generator:
+    def rng(self, *path: int) -> Rng:
         """A stream of its own for every (seed, artist, path)."""
         return np.random.default_rng([self.seed, self.number, *path])
 
@@ -78,7 +76,7 @@ def _steps(beats: float, step: float) -> list[float]:
     return [step * index for index in range(int(np.ceil(beats / step)))]
 
 
-def _melody(beats: float, roots: list[int], rng: np.random.Generator) -> list[Note]:
+def _melody(beats: float, roots: list[int], rng: Rng) -> list[Note]:
     notes, start, degree = [], 0.0, int(rng.integers(3, 8))
     while start < beats:
         length = float(rng.choice([0.5, 1.0, 1.0, 2.0]))
@@ -88,18 +86,16 @@ def _melody(beats: float, roots: list[int], rng: np.random.Generator) -> list[No
     return notes
 
 
-def _held(
-    beats: float, roots: list[int], rng: np.random.Generator, length: float, parts: tuple[int, ...]
-) -> list[Note]:
+def _held(beats: float, roots: list[int], rng: Rng, length: float, parts: tuple[int, ...]) -> list[Note]:
     return [(start, length, roots[int(start) // 4 % 4] + part) for start in _steps(beats, length) for part in parts]
 
 
-def _strum(beats: float, roots: list[int], rng: np.random.Generator) -> list[Note]:
+def _strum(beats: float, roots: list[int], rng: Rng) -> list[Note]:
     down = [(start, roots[int(start) // 4 % 4]) for start in _steps(beats, 0.5) if start % 1 == 0 or rng.random() < 0.5]
     return [(start + 0.03 * index, 0.9, root + part) for start, root in down for index, part in enumerate((0, 2, 4, 7))]
 
 
-def _arpeggio(beats: float, roots: list[int], rng: np.random.Generator) -> list[Note]:
+def _arpeggio(beats: float, roots: list[int], rng: Rng) -> list[Note]:
     step = float(rng.choice([0.25, 0.5, 0.5]))
     order = rng.permutation([0, 2, 4, 7]) if rng.random() < 0.5 else np.array([0, 2, 4, 7, 9, 7, 4, 2])
     return [
@@ -108,22 +104,22 @@ def _arpeggio(beats: float, roots: list[int], rng: np.random.Generator) -> list[
     ]
 
 
-def _bass(beats: float, roots: list[int], rng: np.random.Generator) -> list[Note]:
+def _bass(beats: float, roots: list[int], rng: Rng) -> list[Note]:
     step = float(rng.choice([0.5, 0.5, 1.0]))
     return [(start, 0.9 * step, roots[int(start) // 4 % 4]) for start in _steps(beats, step) if rng.random() < 0.9]
 
 
-def _power(beats: float, roots: list[int], rng: np.random.Generator) -> list[Note]:
+def _power(beats: float, roots: list[int], rng: Rng) -> list[Note]:
     step = float(rng.choice([0.5, 1.0, 2.0]))
     return [(start, step, roots[int(start) // 4 % 4] + part) for start in _steps(beats, step) for part in (0, 4, 7)]
 
 
-def _piano(beats: float, roots: list[int], rng: np.random.Generator) -> list[Note]:
+def _piano(beats: float, roots: list[int], rng: Rng) -> list[Note]:
     left = _held(beats, roots, rng, 2.0, (0, 4)) if rng.random() < 0.6 else _arpeggio(beats, roots, rng)
     return left + [(start, length, degree + 7) for start, length, degree in _melody(beats, roots, rng)]
 
 
-STYLES: dict[str, Callable[[float, list[int], np.random.Generator], list[Note]]] = {
+STYLES: dict[str, Callable[[float, list[int], Rng], list[Note]]] = {
     "melody": _melody,
     "chords": partial(_held, length=4.0, parts=(0, 2, 4)),
     "hymn": partial(_held, length=2.0, parts=(0, 4)),
@@ -166,7 +162,7 @@ def _unit_rms(track_T: Samples) -> Samples:
     return scaled
 
 
-def play_track(name: str, artist: Artist, score: Score, rng: np.random.Generator) -> Samples:
+def play_track(name: str, artist: Artist, score: Score, rng: Rng) -> Samples:
     """[samples], at unit RMS: one instrument plays its style; equal notes are rendered once."""
     instrument, timbre = INSTRUMENTS[name], artist.timbre(name)
     track = np.zeros(score.samples)
@@ -193,7 +189,7 @@ def play_track(name: str, artist: Artist, score: Score, rng: np.random.Generator
     return _unit_rms(track)
 
 
-def hit(name: str, timbre: Timbre, rng: np.random.Generator) -> Samples:
+def hit(name: str, timbre: Timbre, rng: Rng) -> Samples:
     """One stroke on one part of an artist's kit, about a quarter of a second."""
     size, ring, long = timbre.size, timbre.ring, 4800
     if name == "kick":
@@ -212,7 +208,7 @@ def hit(name: str, timbre: Timbre, rng: np.random.Generator) -> Samples:
     return 0.8 * syn.tabla(320 * size**2, long, 0.25 * ring)
 
 
-def play_drums(pattern: str, artist: Artist, score: Score, rng: np.random.Generator) -> tuple[Samples, tuple[str, ...]]:
+def play_drums(pattern: str, artist: Artist, score: Score, rng: Rng) -> tuple[Samples, tuple[str, ...]]:
     """[samples], at unit RMS, and its tags: a pattern of `KITS`, with strokes left out and accents."""
     timbre = Timbre.draw(artist.rng(2))
     track = np.zeros(score.samples)
@@ -232,7 +228,7 @@ def play_drums(pattern: str, artist: Artist, score: Score, rng: np.random.Genera
     return _unit_rms(track), tuple(sorted(tags))
 
 
-def cast(artist: Artist, rng: np.random.Generator) -> tuple[list[str], str | None]:
+def cast(artist: Artist, rng: Rng) -> tuple[list[str], str | None]:
     """Instruments of a piece, the leading one first, and the drum pattern if any."""
     genre = artist.genre
     usual = [genre.leads[turn % len(genre.leads)] for turn in (artist.turn, artist.turn + 2)]
@@ -249,7 +245,7 @@ def cast(artist: Artist, rng: np.random.Generator) -> tuple[list[str], str | Non
     return [voice if name == "singer" else name for name in names], pattern
 
 
-def record(dry_T: Samples, artist: Artist, force: float, rng: np.random.Generator) -> Samples:
+def record(dry_T: Samples, artist: Artist, force: float, rng: Rng) -> Samples:
     """Puts a piece into the artist's room, colours it, presses it when it is loud, adds hiss, and sets a level."""
     habits, genre = artist.habits, artist.genre
     t60_s = genre.room_s[0] + habits.room * (genre.room_s[1] - genre.room_s[0])

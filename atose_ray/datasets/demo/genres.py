@@ -1,18 +1,15 @@
 """The tables behind the demo data (genres.yaml), as types: instruments, genres, drum kits, scales."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from typing import Any, NamedTuple
 
-import numpy as np
 import yaml
 
 from atose_ray.datasets.demo import synthesis
-from atose_ray.datasets.demo.synthesis import Samples, Timbre
+from atose_ray.datasets.demo.synthesis import Rng, Samples, Timbre
 
 Peaks = tuple[tuple[float, float, float], ...]
 
@@ -20,7 +17,7 @@ Peaks = tuple[tuple[float, float, float], ...]
 class Instrument(NamedTuple):
     """Who plays (`synthesis`), what (a style of `composition`), where (MIDI notes), through which body, its tags."""
 
-    play: Callable[[float, int, float, Timbre, np.random.Generator], Samples]
+    play: Callable[[float, int, float, Timbre, Rng], Samples]
     style: str
     low: int
     high: int

@@ -14,8 +14,6 @@ where `force` (0 softest, 1 hardest) changes the colour as it does on the real i
                Magazine 24(2), 2007 (polyBLEP)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 RATE_HZ = 16000
 Samples = NDArray[np.float64]
+Rng = np.random.Generator
 VOWELS_HZ = (
     (730.0, 1090.0, 2440.0),
     (530.0, 1840.0, 2480.0),
@@ -46,7 +45,7 @@ class Timbre(NamedTuple):
     noise: float  # factor on breath, bow and finger noise
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Timbre:
+    def draw(cls, rng: Rng) -> "Timbre":
         """One artist's instrument."""
         low = (0.1, 0.6, 0.6, 4.6, 0.003, 0.9, 0.002, 0.4)
         high = (0.9, 1.7, 1.7, 6.8, 0.012, 1.12, 0.008, 1.8)
@@ -63,7 +62,7 @@ def envelope(samples: int, attack_s: float, release_s: float) -> Samples:
     return level
 
 
-def vibrato_phase(pitch_hz: float, samples: int, timbre: Timbre, depth: float, rng: np.random.Generator) -> Samples:
+def vibrato_phase(pitch_hz: float, samples: int, timbre: Timbre, depth: float, rng: Rng) -> Samples:
     """Phase in cycles of a tone whose vibrato sets in after about 0.15 s."""
     seconds = np.arange(samples) / RATE_HZ
     wobble = np.sin(2 * np.pi * (timbre.vibrato_hz * seconds + rng.random())) * np.minimum(1.0, seconds / 0.15)
@@ -102,10 +101,8 @@ def shape(audio_T: Samples, peaks: Sequence[tuple[float, float, float]], floor: 
 
 
 def ringing(partials_hz: Samples, t60_s: Samples, levels: Samples, samples: int) -> Samples:
-    """Sum of decaying sines; `exp(a (iB + j)) = exp(a i B) exp(a j)` makes it one small product.
-
-    By einsum and not by BLAS, whose threads would make it slow on a busy machine.
-    """
+    """Sum of decaying sines; `exp(a (iB + j)) = exp(a i B) exp(a j)` makes it one small product. By einsum and not by
+    BLAS, whose threads would make it slow on a busy machine."""
     block = 256
     power = (-np.log(1000) / t60_s + 2j * np.pi * partials_hz) / RATE_HZ
     coarse = levels[:, None] * np.exp(power[:, None] * (block * np.arange(-(-samples // block))))
@@ -118,13 +115,7 @@ def ringing(partials_hz: Samples, t60_s: Samples, levels: Samples, samples: int)
 
 
 def pluck(
-    pitch_hz: float,
-    samples: int,
-    force: float,
-    timbre: Timbre,
-    rng: np.random.Generator,
-    t60_s: float = 1.6,
-    soft: float = 0.5,
+    pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng, t60_s: float = 1.6, soft: float = 0.5
 ) -> Samples:
     """Karplus-Strong: a noise burst in a loop of one period with a two-point average; `soft` 0 is bright, 1 dull.
 
@@ -154,7 +145,7 @@ def pluck(
     return faded
 
 
-def sitar(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.random.Generator) -> Samples:
+def sitar(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng) -> Samples:
     """A plucked string on a wide bridge: the buzz (jawari) is a bend of the wave that grows with its height."""
     note = pluck(pitch_hz, samples, 0.6 + 0.4 * force, timbre, rng, t60_s=2.2, soft=0.1)
     note /= np.abs(note).max() + 1e-9
@@ -163,13 +154,7 @@ def sitar(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.r
 
 
 def strike(
-    pitch_hz: float,
-    samples: int,
-    force: float,
-    timbre: Timbre,
-    rng: np.random.Generator,
-    t60_s: float = 3.0,
-    slope: float = 1.3,
+    pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng, t60_s: float = 3.0, slope: float = 1.3
 ) -> Samples:
     """A stiff string under a hammer: inharmonic partials, high ones decay faster; two slightly detuned strings beat."""
     stiffness = 2e-4 * (pitch_hz / 260) ** 1.3 * timbre.size**4
@@ -186,16 +171,14 @@ def strike(
     return struck
 
 
-def bow(
-    pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.random.Generator, attack_s: float = 0.07
-) -> Samples:
+def bow(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng, attack_s: float = 0.07) -> Samples:
     """A bowed string before its body: saw-tooth with vibrato, bow noise, a slow attack."""
     wave = saw(vibrato_phase(pitch_hz, samples, timbre, 1.0, rng), pitch_hz / RATE_HZ)
     scratch = rng.standard_normal(samples) * (0.03 + 0.05 * force) * timbre.noise
     return (wave + scratch) * envelope(samples, attack_s * timbre.attack * (1.5 - force), 0.06)
 
 
-def section(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.random.Generator) -> Samples:
+def section(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng) -> Samples:
     """Three desks of bowed strings, each a little out of tune and time."""
     desks = [
         bow(pitch_hz * (1 + timbre.detune * offset), samples, force, timbre, rng, attack_s=0.18)
@@ -208,7 +191,7 @@ def section(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np
 # Wind and voice
 
 
-def blow(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.random.Generator) -> Samples:
+def blow(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng) -> Samples:
     """A flute: few harmonics, more of them when blown harder, breath noise around the tone, the level trembles too."""
     phase = 2 * np.pi * vibrato_phase(pitch_hz, samples, timbre, 0.6, rng)
     second = 0.15 + 0.35 * force * (0.5 + timbre.bright)
@@ -223,13 +206,7 @@ def blow(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.ra
 
 
 def sing(
-    pitch_hz: float,
-    samples: int,
-    force: float,
-    timbre: Timbre,
-    rng: np.random.Generator,
-    head: float = 1.0,
-    voices: int = 1,
+    pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng, head: float = 1.0, voices: int = 1
 ) -> Samples:
     """Glottal pulses through formants that glide from vowel to vowel; `head` scales them (men 1, women 1.17)."""
     source = np.zeros(samples)
@@ -257,7 +234,7 @@ def sing(
 # Synthesisers
 
 
-def pad(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.random.Generator) -> Samples:
+def pad(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng) -> Samples:
     """Two detuned saw-tooths behind a closed filter, faded in and out."""
     wave = np.zeros(samples)
     for side in (-1, 1):
@@ -267,7 +244,7 @@ def pad(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.ran
     return soft * envelope(samples, 0.5 * timbre.attack, 0.4)
 
 
-def lead(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: np.random.Generator) -> Samples:
+def lead(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng) -> Samples:
     """A pulse wave (two saw-tooths) behind a resonant filter that closes after the attack."""
     step = pitch_hz / RATE_HZ
     phase: Samples = rng.random() + step * np.arange(samples, dtype=np.float64)
@@ -286,7 +263,7 @@ def membrane(pitch_hz: float, samples: int, drop: float, t60_s: float) -> Sample
     return hit
 
 
-def rattle(low_hz: float, width_hz: float, samples: int, t60_s: float, rng: np.random.Generator) -> Samples:
+def rattle(low_hz: float, width_hz: float, samples: int, t60_s: float, rng: Rng) -> Samples:
     """Decaying noise around `low_hz`: snare wires, hi-hats, claps."""
     noise = rng.standard_normal(samples) * 10 ** (-3 * np.arange(samples) / RATE_HZ / t60_s)
     return shape(noise, [(low_hz, width_hz, 1.0)], 0.0, 9000.0)
