@@ -1,7 +1,5 @@
 """What the commands share: the store option, and errors a person can act on instead of a traceback."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import select

@@ -1,7 +1,5 @@
 """`python -m atose_ray.promote STUDY`: the best trials with other seeds: is the winner better, or was it lucky?"""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

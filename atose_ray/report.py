@@ -1,7 +1,5 @@
 """`python -m atose_ray.report STUDY`: write a study's report.html again, also while the search runs."""
 
-from __future__ import annotations
-
 import argparse
 import time
 

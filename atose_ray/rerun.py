@@ -1,7 +1,5 @@
 """`python -m atose_ray.rerun STUDY TRIAL`: train a trial again and hold what comes out against what is on record."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from typing import Any

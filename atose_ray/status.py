@@ -1,7 +1,5 @@
 """`python -m atose_ray.status [STUDY]`: how far a search is; read from the store, so it works from any machine."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """`python -m atose_ray.tune STUDY`: search, resumable, on this machine or on a Ray cluster."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

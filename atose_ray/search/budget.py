@@ -1,8 +1,6 @@
 """A limit on what a search may take: time, device hours or money. At the limit no further trial is launched; those that
 run are finished, and what they will need is counted before another one begins."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The lines that a search prints: starts, changes of the lead, ends, and what a person should know in between."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import time

@@ -3,8 +3,6 @@
 Ray does not refuse what can never be placed: it waits in silence. So the arithmetic is done, and shown, first.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Configurations that are tried as they stand, named as the sampler names its parameters: points of a study file, the
 points of a grid, and the best trials of an earlier study."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How far a search is, from its trials' records alone: counts, the best, the rate, what it has used and a forecast."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Sequence

@@ -6,8 +6,6 @@
 All comparisons are made on the validation split. The test split is scored last, by the winner's trainings alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ A study folder holds
     report.html
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields

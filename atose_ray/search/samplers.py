@@ -1,7 +1,5 @@
 """Who suggests: Optuna's samplers as a study file names them, and what they are told before they begin."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

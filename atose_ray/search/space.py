@@ -8,8 +8,6 @@
 A parameter is named by its config path with the arm in brackets: `encoder.kind`, `encoder[sample_cnn].block`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
