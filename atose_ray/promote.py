@@ -12,8 +12,6 @@ from atose_ray.search.promotion import candidates, judge
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
 
-SEEDS, TOP = 5, 3
-
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of this command."""
@@ -24,15 +22,12 @@ def arguments() -> argparse.ArgumentParser:
         "trainings. Killed, it goes on.",
         "  python -m atose_ray.promote demo --seeds 5\n  python -m atose_ray.promote mtat --trial 17 --top 2",
     )
-    parser.add_argument("study", help="name of the study folder")
-    parser.add_argument("--trial", type=int, help="number of the trial to promote (default: the best)")
-    parser.add_argument("--seeds", type=cli.at_least_one, default=SEEDS, help=f"trainings of each (default: {SEEDS})")
-    parser.add_argument(
-        "--top", type=cli.at_least_one, default=TOP, help=f"trials that are compared (default: {TOP}); 1: it alone"
-    )
-    parser.add_argument(
-        "--baseline", type=int, help="a further trial to compare with (default: trial 0, the first one)"
-    )
+    add, number = parser.add_argument, cli.at_least_one
+    add("study", help="name of the study folder")
+    add("--trial", type=int, help="number of the trial to promote (default: the best)")
+    add("--seeds", type=number, default=5, help="trainings of each (default: 5)")
+    add("--top", type=number, default=3, help="trials that are compared (default: 3); 1: it alone")
+    add("--baseline", type=int, help="a further trial to compare with (default: trial 0, the first one)")
     cli.add_cluster(parser)
     return parser
 
