@@ -8,7 +8,7 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.plan import make_plan
 from atose_ray.search.progress import read_study
-from atose_ray.search.promotion import candidates, judge
+from atose_ray.search.promotion import choose, judge
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     baseline = options.baseline
     if baseline is None and options.top > 1:
         baseline = min((trial.number for trial in trials if trial.value is not None), default=None)
-    chosen = candidates(trials, first, baseline, options.top, options.seeds, folder, store)
+    chosen = choose(trials, first, baseline, options.top, options.seeds, folder, store)
     jobs = [job for candidate in chosen for job in candidate.jobs]
     with cluster(options.cpus, options.address):
         search = study.search.model_copy(update={"trials": len(jobs)})

@@ -13,7 +13,7 @@ from atose_ray.search.costs import front
 from atose_ray.search.plan import make_plan, read_cluster_file, yaml_resources
 from atose_ray.search.record import StudyRecord, load_trials, study_store
 from atose_ray.search.samplers import check_warm_start
-from atose_ray.search.space import check_on_data, compose, find_study, load_study, on_a_grid
+from atose_ray.search.space import check, compose, find_study, load_study, on_a_grid
 from atose_ray.storage import Store
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     prices = prices_of(nodes, options.cluster) if (nodes.get("metadata") or {}).get("usd_per_hour") else None
     budget = parse_budget(study.search.budget, prices) if study.search.budget else None
     manifest = load_manifest(store, compose(study, {}).data.dataset)
-    base = check_on_data(study, store, manifest)
+    base = check(study, f"on the data set {manifest.name}", store, manifest)
     check_warm_start(study, store)
     study_store(store, name).check_writable()
 
