@@ -1,7 +1,5 @@
 """What the commands share: the store option, and errors a person can act on instead of a traceback."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import select
@@ -20,26 +18,15 @@ def parser(command: str, summary: str, example: str, store: bool = True) -> argp
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if store:
-        result.add_argument(
-            "--store",
-            default=None,
-            metavar="URI",
-            help="where all data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, "
-            "else ./atose_store)",
-        )
+        text = "where all data, runs and studies live: a path, file://, s3:// or gs:// (default: ATOSE_STORE, "
+        result.add_argument("--store", metavar="URI", help=text + "else ./atose_store)")
     return result
 
 
 def add_overrides(arguments: argparse.ArgumentParser, example: str) -> None:
     """--set PATH=VALUE, repeatable."""
-    arguments.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="PATH=VALUE",
-        help=f"change one value, validated; repeatable (example: {example})",
-    )
+    text = f"change one value, validated; repeatable (example: {example})"
+    arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="PATH=VALUE", help=text)
 
 
 def add_cluster(arguments: argparse.ArgumentParser) -> None:
@@ -72,14 +59,9 @@ def run(main: Callable[[list[str] | None], None]) -> None:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        if not nobody_reads(sys.stdout.fileno()):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):  # the pipe's other end is open
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
         sys.exit(141)
-
-
-def nobody_reads(descriptor: int) -> bool:
-    """Whether a pipe that is written to is closed at its other end."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return any(event & select.POLLERR for _, event in poll.poll(0))

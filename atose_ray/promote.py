@@ -1,7 +1,5 @@
 """`python -m atose_ray.promote STUDY`: the best trials with other seeds: is the winner better, or was it lucky?"""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 
@@ -10,11 +8,9 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.plan import make_plan
 from atose_ray.search.progress import read_study
-from atose_ray.search.promotion import candidates, judge
+from atose_ray.search.promotion import choose, judge
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
-
-SEEDS, TOP = 5, 3
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -26,15 +22,12 @@ def arguments() -> argparse.ArgumentParser:
         "trainings. Killed, it goes on.",
         "  python -m atose_ray.promote demo --seeds 5\n  python -m atose_ray.promote mtat --trial 17 --top 2",
     )
-    parser.add_argument("study", help="name of the study folder")
-    parser.add_argument("--trial", type=int, help="number of the trial to promote (default: the best)")
-    parser.add_argument("--seeds", type=cli.at_least_one, default=SEEDS, help=f"trainings of each (default: {SEEDS})")
-    parser.add_argument(
-        "--top", type=cli.at_least_one, default=TOP, help=f"trials that are compared (default: {TOP}); 1: it alone"
-    )
-    parser.add_argument(
-        "--baseline", type=int, help="a further trial to compare with (default: trial 0, the first one)"
-    )
+    add, number = parser.add_argument, cli.at_least_one
+    add("study", help="name of the study folder")
+    add("--trial", type=int, help="number of the trial to promote (default: the best)")
+    add("--seeds", type=number, default=5, help="trainings of each (default: 5)")
+    add("--top", type=number, default=3, help="trials that are compared (default: 3); 1: it alone")
+    add("--baseline", type=int, help="a further trial to compare with (default: trial 0, the first one)")
     cli.add_cluster(parser)
     return parser
 
@@ -58,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     baseline = options.baseline
     if baseline is None and options.top > 1:
         baseline = min((trial.number for trial in trials if trial.value is not None), default=None)
-    chosen = candidates(trials, first, baseline, options.top, options.seeds, folder, store)
+    chosen = choose(trials, first, baseline, options.top, options.seeds, folder, store)
     jobs = [job for candidate in chosen for job in candidate.jobs]
     with cluster(options.cpus, options.address):
         search = study.search.model_copy(update={"trials": len(jobs)})

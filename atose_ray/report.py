@@ -1,7 +1,5 @@
 """`python -m atose_ray.report STUDY`: write a study's report.html again, also while the search runs."""
 
-from __future__ import annotations
-
 import argparse
 import time
 
@@ -29,22 +27,10 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m atose_ray.report demo --score 17",
     )
     parser.add_argument("study", help="name of the study folder")
-    parser.add_argument(
-        "--watch",
-        type=cli.at_least_one,
-        nargs="?",
-        const=WATCH_S,
-        metavar="SECONDS",
-        help=f"write it again every so often (default: {WATCH_S} s) until the search has ended; Ctrl-C stops",
-    )
-    parser.add_argument(
-        "--score",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="TRIAL",
-        help="score these trials (by number) tag by tag on the validation split, for their pages",
-    )
+    text = f"write it again every so often (default: {WATCH_S} s) until the search has ended; Ctrl-C stops"
+    parser.add_argument("--watch", type=cli.at_least_one, nargs="?", const=WATCH_S, metavar="SECONDS", help=text)
+    text = "score these trials (by number) tag by tag on the validation split, for their pages"
+    parser.add_argument("--score", type=int, nargs="+", default=[], metavar="TRIAL", help=text)
     return parser
 
 

@@ -1,20 +1,18 @@
 """`python -m atose_ray.rerun STUDY TRIAL`: train a trial again and hold what comes out against what is on record."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from atose_ray import cli
 from atose_ray.config import RunConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.search.progress import read_study
+from atose_ray.search.promotion import train_one
 from atose_ray.search.record import TrialRecord, study_store
 from atose_ray.storage import Store
-from atose_ray.training.loop import fit
-from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, open_run, use_threads
+from atose_ray.train import on_ray, show
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -51,13 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     job = Job(run, store.uri, folder.uri, about)
     print(f"rerun {trial.name} in {folder.uri}", flush=True)
     if trial.state == "pruned":
-        print(
-            f"it was pruned after {len(trial.epochs)} of {run.method.epochs} epochs; this goes to the end", flush=True
-        )
+        print(f"it was pruned after {len(trial.epochs)} of {run.method.epochs} epochs; this goes on", flush=True)
     if study.search.workers_per_trial:
-        on_ray(job, study.search, options)
+        on_ray(job, study.search.model_copy(update={"trials": 1}), options)
     else:
-        here(job, trial)
+        train_one(job, trial.threads or 1, lambda record: show(record, job))
     lines, same = compare(trial, RunFolder(folder))
     print("\n".join(lines))
     if not same:
@@ -78,33 +74,6 @@ def next_folder(study: Store, number: int, resume: bool) -> Store:
     reruns = study.child("reruns")
     count = len([name for name in reruns.names(f"{number:03d}-") if name.rpartition("-")[2].isdecimal()])
     return reruns.child(f"{number:03d}-{max(0, count - 1) if resume else count}")
-
-
-def here(job: Job, trial: TrialRecord) -> None:
-    """Train in this process, with as many threads as the trial had."""
-    use_threads(trial.threads or job.run.execution.threads or 1)
-    opened = open_run(job)
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
-
-
-def on_ray(job: Job, search: Any, options: argparse.Namespace) -> None:
-    """Train in as many Ray Train workers as the trial had."""
-    from atose_ray.runtime.cluster import cluster, cluster_resources
-    from atose_ray.runtime.nodes import check_nodes
-    from atose_ray.runtime.train import train_on_ray
-    from atose_ray.search.plan import make_plan
-
-    with cluster(options.cpus, options.address):
-        one = search.model_copy(update={"trials": 1})
-        plan = make_plan(one, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
-        check_nodes(Store(job.store_uri), Store(job.folder_uri), job.run.data.dataset)
-        train_on_ray(job, one, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)
-
-
-def show(record: EpochRecord, job: Job) -> None:
-    """One line per epoch."""
-    metric = job.run.metric
-    print(f"epoch {record.epoch}/{job.run.method.epochs} valid {metric} {record.valid[metric]:.4f}", flush=True)
 
 
 def compare(trial: TrialRecord, folder: RunFolder) -> tuple[list[str], bool]:

@@ -1,9 +1,6 @@
 """`python -m atose_ray.status [STUDY]`: how far a search is; read from the store, so it works from any machine."""
 
-from __future__ import annotations
-
 import argparse
-import dataclasses
 import json
 import time
 from typing import Any
@@ -78,7 +75,16 @@ def of_study(store: Store, name: str, as_json: bool) -> str:
         lines.append(
             f"best   {found.best.name}  valid {metric} {found.best.value:.4f} [{CLIP.name}] after {epoch} epochs"
         )
-    lines += [f"rate   {rate_of(found)}", f"used   {used_by(found)}"]
+    rate = "no forecast before three trials ended"
+    if found.trials_per_hour is not None and found.seconds_left is not None:
+        left = duration(found.seconds_left) if found.ended < found.wanted else "none"
+        rate = f"{found.trials_per_hour:.1f} trials an hour; left: {left}"
+    hours = ((found.cpu_hours, "CPU"), (found.gpu_hours, "GPU"))
+    used = [
+        f"{duration(found.busy_s)} of training",
+        *(f"{amount:.2f} {kind} hours" for amount, kind in hours if amount),
+    ]
+    lines += [f"rate   {rate}", f"used   {', '.join(used)}"]
     running = [trial for trial in trials if trial.state == "running"]
     if running:
         lines.append(f"running ({len(running)}):")
@@ -86,31 +92,15 @@ def of_study(store: Store, name: str, as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def rate_of(found: Progress) -> str:
-    """Trials an hour and the forecast, for a person."""
-    if found.trials_per_hour is None or found.seconds_left is None:
-        return "no forecast before three trials ended"
-    left = duration(found.seconds_left) if found.ended < found.wanted else "none"
-    return f"{found.trials_per_hour:.1f} trials an hour; left: {left}"
-
-
-def used_by(found: Progress) -> str:
-    """What the trials took so far, for a person."""
-    parts = [f"{duration(found.busy_s)} of training"]
-    for hours, kind in ((found.cpu_hours, "CPU"), (found.gpu_hours, "GPU")):
-        if hours:
-            parts.append(f"{hours:.2f} {kind} hours")
-    return ", ".join(parts)
-
-
 def line_of(trial: TrialRecord, now: float, silent: bool) -> str:
     """A running trial in one line."""
-    epochs = len(trial.epochs)
-    best = "no epoch yet" if trial.value is None else f"epoch {trial.epochs[-1].epoch}, best {trial.value:.4f}"
-    pace = f", {trial.epochs[-1].seconds:.1f} s an epoch" if epochs else ""
+    best = "no epoch yet"
+    if trial.epochs:
+        last = trial.epochs[-1]
+        best = f"epoch {last.epoch}, best {last.objective:.4f}, {last.seconds:.1f} s an epoch"
     age = now - last_sign(trial)
     sign = f"; NO SIGN for {duration(age)}: stopped, or waiting" if silent else f"; {duration(age)} ago"
-    return f"{trial.name}  {best}{pace}{sign}"
+    return f"{trial.name}  {best}{sign}"
 
 
 def duration(seconds: float) -> str:
@@ -125,10 +115,8 @@ def duration(seconds: float) -> str:
 def as_dict(found: Progress, metric: str) -> dict[str, Any]:
     """The figures as JSON types."""
     best = found.best
-    fields = {key: getattr(found, key) for key in (f.name for f in dataclasses.fields(found))}
-    fields["best"] = best and {"number": best.number, "name": best.name, metric: best.value, "protocol": CLIP.name}
-    fields["silent"] = [trial.name for trial in found.silent]
-    return fields
+    shown = best and {"number": best.number, "name": best.name, metric: best.value, "protocol": CLIP.name}
+    return {**vars(found), "best": shown, "silent": [trial.name for trial in found.silent]}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """`python -m atose_ray.stop STUDY`: end a running search in good order, from any machine that reaches the store."""
 
-from __future__ import annotations
-
 import argparse
 
 from atose_ray import cli

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
     if options.workers:
-        on_ray(job, options.workers, options)
+        on_ray(job, SearchConfig(trials=1, workers_per_trial=options.workers), options)
     else:
         here(job)
     conclude(job, folder.child("best"))
@@ -92,14 +92,13 @@ def here(job: Job) -> None:
     fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
 
 
-def on_ray(job: Job, workers: int, options: Any) -> None:
+def on_ray(job: Job, search: SearchConfig, options: Any) -> None:
     """Train in Ray Train workers."""
     from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.nodes import check_nodes
     from atose_ray.runtime.train import train_on_ray
     from atose_ray.search.plan import make_plan
 
-    search = SearchConfig(trials=1, workers_per_trial=workers)
     with cluster(options.cpus, options.address):
         plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
         print(f"plan: {plan.arithmetic()}")

@@ -1,24 +1,19 @@
 """`python -m atose_ray.tune STUDY`: search, resumable, on this machine or on a Ray cluster."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
-from pathlib import Path
-
-import yaml
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.search.budget import Prices, parse_budget, prices_of
+from atose_ray.search.budget import parse_budget, prices_of
 from atose_ray.search.clip_plan import plan_clips
 from atose_ray.search.costs import front
-from atose_ray.search.plan import make_plan, table, yaml_resources
+from atose_ray.search.plan import make_plan, read_cluster_file, yaml_resources
 from atose_ray.search.record import StudyRecord, load_trials, study_store
 from atose_ray.search.samplers import check_warm_start
-from atose_ray.search.space import check_on_data, compose, find_study, load_study, on_a_grid
+from atose_ray.search.space import check, compose, find_study, load_study, on_a_grid
 from atose_ray.storage import Store
 
 
@@ -31,32 +26,20 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m atose_ray.tune mtat --trials 99 --set search.workers_per_trial=2\n"
         "  ray job submit -- python -m atose_ray.tune mtat --store s3://bucket/atose",
     )
-    parser.add_argument("study", help="name of a shipped study or path of a YAML file")
-    parser.add_argument("--name", help="name of the study folder (default: the study's name)")
-    count = parser.add_mutually_exclusive_group()
-    count.add_argument("--trials", type=cli.at_least_one, help="how many configurations in all (default: the file's)")
-    count.add_argument(
-        "--extend", type=cli.at_least_one, metavar="N", help="N more configurations than the study has tried so far"
-    )
-    parser.add_argument("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
-    parser.add_argument("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
-    parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, same configuration")
-    parser.add_argument(
-        "--warm-start",
-        action="append",
-        default=[],
-        metavar="STUDY",
-        help="let the sampler learn from an earlier study in this store; repeatable",
-    )
-    parser.add_argument(
-        "--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)"
-    )
-    parser.add_argument(
-        "--object-store",
-        type=cli.at_least_one,
-        metavar="GIB",
-        help="object store of a Ray started here (default: Ray's, 30 %% of the memory); trials share clips in it",
-    )
+    add, number = parser.add_argument, cli.at_least_one
+    add("study", help="name of a shipped study or path of a YAML file")
+    add("--name", help="name of the study folder (default: the study's name)")
+    count = parser.add_mutually_exclusive_group().add_argument
+    count("--trials", type=number, help="how many configurations in all (default: the file's)")
+    count("--extend", type=number, metavar="N", help="N more configurations than the study has tried so far")
+    add("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
+    add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
+    add("--retry-failed", action="store_true", help="run failed trials again, same configuration")
+    text = "let the sampler learn from an earlier study in this store; repeatable"
+    add("--warm-start", action="append", default=[], metavar="STUDY", help=text)
+    add("--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)")
+    text = "object store of a Ray started here (default: Ray's, 30 %% of the memory); trials share clips in it"
+    add("--object-store", type=number, metavar="GIB", help=text)
     cli.add_overrides(parser, "base.data.batch_size=32")
     cli.add_cluster(parser)
     return parser
@@ -70,9 +53,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
     store = cli.open_store(options)
     study = wanted(options, study_store(store, name))
-    budget = study.search.budget and parse_budget(study.search.budget, prices(options.cluster))
+    nodes = read_cluster_file(options.cluster) if options.cluster else {}
+    prices = prices_of(nodes, options.cluster) if (nodes.get("metadata") or {}).get("usd_per_hour") else None
+    budget = parse_budget(study.search.budget, prices) if study.search.budget else None
     manifest = load_manifest(store, compose(study, {}).data.dataset)
-    base = check_on_data(study, store, manifest)
+    base = check(study, f"on the data set {manifest.name}", store, manifest)
     check_warm_start(study, store)
     study_store(store, name).check_writable()
 
@@ -86,12 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
         clips = plan_clips(base, study.search, manifest, available, node_stores())
         plan = make_plan(study.search, clips.streams, available)
-        print(
-            f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}\n"
-            f"{table(plan)}\n{clips.line(plan)}",
-            flush=True,
-        )
-        record = run_study(study, name, store, plan, manifest, clips, budget or None, options.retry_failed)
+        print(f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}")
+        print(clips.line(plan), flush=True)
+        record = run_study(study, name, store, plan, manifest, clips, budget, options.retry_failed)
     print(closing(record, study_store(store, name)))
 
 
@@ -125,19 +107,6 @@ def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:
     return study
 
 
-def prices(path: str | None) -> Prices | None:
-    """What the nodes of a `ray up` file cost, where it says so."""
-    if path is None:
-        return None
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return None  # the plan says what is wrong with it
-    return (
-        prices_of(tree, path) if isinstance(tree, dict) and (tree.get("metadata") or {}).get("usd_per_hour") else None
-    )
-
-
 def closing(record: StudyRecord, folder: Store) -> str:
     """How the search ended."""
     states = [trial.state for trial in record.trials]
@@ -152,21 +121,14 @@ def closing(record: StudyRecord, folder: Store) -> str:
             f"test {metrics['test'][record.metric]:.4f} [{metrics['protocol']}] "
             f"(mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
         )
-        lines += front_lines(record)
+        costs = tuple(record.config["search"].get("costs", ()))
+        if costs:  # the trials that no other one beats
+            lines.append(f"front: {record.metric} against {', '.join(costs)}")
+        for trial, values in front(record.trials, costs) if costs else ():
+            shown = ", ".join(f"{name} {value:g}" for name, value in zip(costs, values[1:], strict=True))
+            lines.append(f"  {trial.name}  {values[0]:.4f}  {shown}")
         lines.append(f"model:  {folder.child('best').uri}\nagain:  {record.rerun_command}")
     return "\n".join([*lines, f"report: {folder.child('report.html').uri}"])
-
-
-def front_lines(record: StudyRecord) -> list[str]:
-    """The trials that no other one beats, where there are several objectives."""
-    names = tuple(record.config["search"].get("costs", ()))
-    if not names:
-        return []
-    lines = [f"front: {record.metric} against {', '.join(names)}"]
-    for trial, values in front(record.trials, names):
-        costs = ", ".join(f"{name} {value:g}" for name, value in zip(names, values[1:], strict=True))
-        lines.append(f"  {trial.name}  {values[0]:.4f}  {costs}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
     with counted(configuration):
         study = space_of.load_study(file)
         manifest = shards.load_manifest(store, study.base["data"]["dataset"])
-        base = space_of.check_on_data(study, store, manifest)
+        base = space_of.check(study, "", store, manifest)
         available = plans.Resources(4, 0, 4, 0)
         plan_clips = clip_plan.plan_clips(base, study.search, manifest, available, [])
         plan = plans.make_plan(study.search, plan_clips.streams, available)

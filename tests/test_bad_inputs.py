@@ -410,7 +410,7 @@ def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_clust
     arguments = [write_study(tmp_path), "--store", store.uri, "--set", "search.workers_per_trial=4"]
     with pytest.raises(ValueError, match=r"1 x \(0\.01 trial \+ 4 x 2 worker \+ 0 data\) = 8\.01 of 4 CPUs.*lower"):
         tune.main([*arguments, "--set", "search.cpus_per_worker=2"])
-    with pytest.raises(ValueError, match=r"space base.*must be a multiple of the number of workers.*8 and 3"):
+    with pytest.raises(ValueError, match=r"base: .*must be a multiple of the number of workers.*8 and 3"):
         tune.main([*arguments, "--set", "search.workers_per_trial=3"])
     with pytest.raises(ValueError, match=r"needs 1 CPUs and 1 GPUs on one node, but the largest node has 4 CPUs and 0"):
         tune.main([*arguments[:3], "--set", "search.gpus_per_worker=1"])

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from atose_ray.config import ConfigError
-from atose_ray.search.points import check_points, fitting, grid_points
+from atose_ray.search.points import check_points, fits, grid_points
 from atose_ray.search.space import load_study, suggest
 
 SPACE = {
@@ -70,8 +70,8 @@ def test_of_an_earlier_study_only_what_fits_is_taken() -> None:
     whole = {"encoder.kind": "harmonic_cnn", "method.latent": 16, "optim.lr": 0.1, "optim.weight_decay": 0.1}
     outside, partial = {**whole, "method.latent": 64}, {"encoder.kind": "harmonic_cnn"}
     other = {**whole, "optim.momentum": 0.9}
-    earlier = [(whole, 0.5), (outside, 0.6), (partial, 0.7), (other, 0.8)]
-    assert fitting(earlier, SPACE) == [(whole, 0.5)]
+    earlier = [whole, outside, partial, other]
+    assert [point for point in earlier if fits(point, SPACE)] == [whole]
 
 
 def test_points_are_what_optuna_calls_its_parameters() -> None:
@@ -81,4 +81,4 @@ def test_points_are_what_optuna_calls_its_parameters() -> None:
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3)).ask()
     suggest(trial, study.space)
     check_points([trial.params], study.space, "points")
-    assert fitting([(trial.params, 1.0)], study.space)
+    assert fits(trial.params, study.space)

@@ -13,8 +13,9 @@ from test_ray import study
 from atose_ray import tune
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import load_manifest
+from atose_ray.search.budget import prices_of
 from atose_ray.search.costs import costs_of, front, values_of
-from atose_ray.search.plan import Resources, make_plan, table
+from atose_ray.search.plan import Resources, make_plan, read_cluster_file
 from atose_ray.search.record import load_trials, study_store, trial_store
 from atose_ray.search.study import begin, reopen, retry_failed
 from atose_ray.storage import Store
@@ -164,17 +165,14 @@ def test_a_budget_in_money_takes_its_prices_from_the_cluster_file(store: Store) 
     with pytest.raises(ConfigError, match="needs prices: give --cluster"):
         tune.main([file, "--store", store.uri, "--budget", "$5"])
     cluster = Path(__file__).resolve().parents[1] / "cluster" / "gpu.yaml"
-    found = tune.prices(str(cluster))
-    assert found is not None and found.gpu == yaml.safe_load(cluster.read_text())["metadata"]["usd_per_hour"]["gpu"]
-    assert tune.prices(file) is None and tune.prices(None) is None
+    found = prices_of(read_cluster_file(str(cluster)), cluster.name)
+    assert found.gpu == yaml.safe_load(cluster.read_text())["metadata"]["usd_per_hour"]["gpu"]
 
 
-def test_the_plan_as_a_table() -> None:
+def test_the_plan_says_what_it_takes_and_what_is_shared() -> None:
     gpus = Resources(cpus=16, gpus=2, node_cpus=16, node_gpus=2)
-    shared = table(make_plan(study(gpus_per_worker=0.25, trials=99).search, False, gpus))
-    assert shared.splitlines()[1].split() == ["trial", "process", "(trains)", "1", "1", "0.25"]
-    assert "all of 8 at a time" in shared and "up to 4 trials share a GPU" in shared
-    groups = table(make_plan(study(workers_per_trial=2, trials=99).search, True, gpus))
-    rows = [line.split() for line in groups.splitlines()]
-    assert ["workers", "(train)", "2", "2", "2"] in rows and ["data", "tasks", "1", "0.5", "0"] in rows
-    assert ["available", "16", "2"] in rows and "share" not in groups
+    shared = make_plan(study(gpus_per_worker=0.25, trials=99).search, False, gpus).arithmetic()
+    assert shared.startswith("8 x (1 trial + 0 x 1 worker + 0 data) = 8 of 16 CPUs; 8 x 0.25 = 2 of 2 GPUs")
+    assert "up to 4 trials share a GPU" in shared
+    groups = make_plan(study(workers_per_trial=2, trials=99).search, True, gpus).arithmetic()
+    assert groups == "1 x (0.01 trial + 2 x 1 worker + 0.5 data) = 2.51 of 16 CPUs; 1 x 2 = 2 of 2 GPUs"

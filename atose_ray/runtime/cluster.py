@@ -1,7 +1,5 @@
 """Joining a Ray cluster, or starting one on this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -9,8 +9,6 @@ bug              our code, or the configuration, raised: not tried again; equal 
 A worker group is tried again by Ray Train itself, which counts every cause but preemption alike.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 import traceback

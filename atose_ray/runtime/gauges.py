@@ -4,8 +4,6 @@ Prometheus scrapes the gauges of cluster/grafana/metrics.json (with `ray_` in fr
 dashboard's Logs page lists `trial-<name>.log` on the node that ran the trial.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 

@@ -7,8 +7,6 @@ epoch, and it loses rows when a path is repeated. Validation is read with plain 
 make ranks equal.
 """
 
-from __future__ import annotations
-
 import functools
 import pickle
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What must hold on every node before the first trial: it sees the store, and may write to it."""
 
-from __future__ import annotations
-
 import os
 import uuid
 

@@ -1,7 +1,5 @@
 """Ray's object store, node by node: how much it holds, how much of it was spilled to disk, and what to say of that."""
 
-from __future__ import annotations
-
 import time
 
 import ray

@@ -1,7 +1,5 @@
 """`prepare` as Ray Data tasks: one task decodes and writes one shard."""
 
-from __future__ import annotations
-
 import pickle
 import time
 from collections.abc import Iterator

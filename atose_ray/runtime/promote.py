@@ -1,7 +1,5 @@
 """Promotion on Ray: trainings and scorings as tasks, as many at a time as the plan holds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -4,8 +4,6 @@ A Ray without any of them runs a search with in-process trials all the same (tes
 only prepares, trains or tags.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import importlib

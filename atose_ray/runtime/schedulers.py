@@ -1,7 +1,5 @@
 """When a trial is pruned: Ray Tune's schedulers on the run's own epoch count, told of earlier trials."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

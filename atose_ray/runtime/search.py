@@ -6,8 +6,6 @@ the pruner's rungs and overwrite its own logs.) So nothing that Tune itself writ
 classes here is empty.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import tempfile

@@ -6,8 +6,6 @@ Whether clips are shared is decided in search/clip_plan.py. The whole train spli
 `data.train_share`, by its own seed, out of it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

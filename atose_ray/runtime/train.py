@@ -1,7 +1,5 @@
 """Ray Train: the same run in 1..n DDP workers. gloo on CPUs, nccl on GPUs, by what each worker was given."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

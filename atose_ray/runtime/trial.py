@@ -1,7 +1,5 @@
 """What Ray Tune executes for a trial: a run in the trial's own actor, or a Ray Train worker group below it."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import os

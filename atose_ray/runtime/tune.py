@@ -1,7 +1,5 @@
 """A study from its folder to its report: checks before the first trial, the search, the choice, the one test score."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +13,7 @@ from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, share_cli
 from atose_ray.search.budget import Budget
 from atose_ray.search.clip_plan import ClipPlan
 from atose_ray.search.plan import Plan
-from atose_ray.search.record import (
-    StudyRecord,
-    best_trial,
-    load_study_record,
-    load_trials,
-    study_store,
-    trial_store,
-)
+from atose_ray.search.record import StudyRecord, best_trial, load_study_record, load_trials, study_store, trial_store
 from atose_ray.search.report import render_report
 from atose_ray.search.session import Session
 from atose_ray.search.study import begin, keep_tag_embeddings, retry_failed

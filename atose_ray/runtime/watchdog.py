@@ -1,8 +1,6 @@
 """Says what a trial waits for. Ray itself waits in silence for resources that never come, and Tune for a process that
 hangs."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

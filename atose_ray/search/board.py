@@ -1,7 +1,5 @@
 """A run's curves as TensorBoard files: `tensorboard --logdir <study>/trials` shows them."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -1,8 +1,6 @@
 """A limit on what a search may take: time, device hours or money. At the limit no further trial is launched; those that
 run are finished, and what they will need is counted before another one begins."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from atose_ray.search.progress import MIN_ENDED, Progress, busy_seconds
 from atose_ray.search.record import TrialRecord
 
 Unit = Literal["h", "gpu-h", "cpu-h", "$"]
-SECONDS = {"s": 1 / 3600, "min": 1 / 60, "h": 1.0, "d": 24.0}
+HOURS = {"s": 1 / 3600, "min": 1 / 60, "h": 1.0, "d": 24.0}
 EXPECTED = "a budget is a time (90min, 3h, 2d), device hours (40gpu-h, 200cpu-h) or money ($25)"
 
 
@@ -102,23 +100,20 @@ def parse_budget(text: str, prices: Prices | None = None) -> Budget:
     """`3h`, `90min`, `40gpu-h`, `200cpu-h` or `$25`. ConfigError for anything else; money needs prices."""
     plain = text.strip().lower().replace(" ", "")
     money = re.fullmatch(r"\$(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)(?:usd|\$)", plain)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d|gpu-?h|cpu-?h)", plain)
+    unit: Unit = "$"
     if money:
         if prices is None:
             raise ConfigError(
                 f"the budget {text!r} needs prices: give --cluster with a `ray up` file that states "
                 "metadata.usd_per_hour for its node types, as cluster/gpu.yaml does"
             )
-        return _positive(float(money[1] or money[2]), "$", text, prices)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d|gpu-?h|cpu-?h)", plain)
-    if found is None:
+        limit = float(money[1] or money[2])
+    elif found:
+        limit = float(found[1]) * HOURS.get(found[2], 1.0)
+        unit = "h" if found[2] in HOURS else "gpu-h" if found[2].startswith("gpu") else "cpu-h"
+    else:
         raise ConfigError(f"{EXPECTED}, but got {text!r}")
-    amount, unit = float(found[1]), found[2]
-    if unit in SECONDS:
-        return _positive(amount * SECONDS[unit], "h", text, prices)
-    return _positive(amount, "gpu-h" if unit.startswith("gpu") else "cpu-h", text, prices)
-
-
-def _positive(limit: float, unit: Unit, text: str, prices: Prices | None) -> Budget:
     if limit <= 0:
         raise ConfigError(f"{EXPECTED} above zero, but got {text!r}")
     return Budget(limit, unit, prices)

@@ -4,8 +4,6 @@
 may train has free; otherwise each trial keeps its clips in memory itself or streams them (data/memory.py, Ray Data).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,11 +89,7 @@ class ClipPlan:
 
 
 def plan_clips(
-    base: RunConfig,
-    search: SearchConfig,
-    manifest: Manifest,
-    available: Resources,
-    stores: Sequence[NodeStore],
+    base: RunConfig, search: SearchConfig, manifest: Manifest, available: Resources, stores: Sequence[NodeStore]
 ) -> ClipPlan:
     """Decide by the nodes as they are now. base: what the trials have in common, resolved."""
     gpus = available.gpus_each(search.gpus_per_worker)

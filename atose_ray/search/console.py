@@ -1,12 +1,9 @@
 """The lines that a search prints: starts, changes of the lead, ends, and what a person should know in between."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from atose_ray.config import SearchConfig
 from atose_ray.evaluation.protocols import CLIP
@@ -38,22 +35,18 @@ class Console:
         """Print what there is to say."""
         if isinstance(event, Started):
             params = event.job.about["params"].items()
-            chosen = (f"{path.rpartition('.')[2]}={show(value)}" for path, value in params if path[-5:] != ".kind")
+            shown = ((path, f"{value:.3g}" if isinstance(value, float) else value) for path, value in params)
+            chosen = (f"{path.rpartition('.')[2]}={value}" for path, value in shown if path[-5:] != ".kind")
             self.say(f"start  {event.job.about['name']}  {', '.join(chosen)}")
-        elif isinstance(event, Epoch):
-            self.epoch(event)
+        elif isinstance(event, Epoch):  # worth a line only when another trial takes the lead
+            record, name = event.record, event.job.about["name"]
+            self.last[event.number] = record.objective, record.epoch
+            if record.objective > self.best:
+                leader, self.best, self.leader = self.leader, record.objective, name
+                if name != leader:
+                    self.say(f"lead   {name}  {self.metric} {self.best:.4f} [{CLIP.name}] at epoch {record.epoch}")
         elif isinstance(event, Ended):
             self.ended(event)
-
-    def epoch(self, event: Epoch) -> None:
-        """An epoch is worth a line only when another trial takes the lead."""
-        record, name = event.record, event.job.about["name"]
-        self.last[event.number] = record.objective, record.epoch
-        if record.objective > self.best:
-            self.best = record.objective
-            if name != self.leader:
-                self.leader = name
-                self.say(f"lead   {name}  {self.metric} {self.best:.4f} [{CLIP.name}] at epoch {record.epoch}")
 
     def ended(self, event: Ended) -> None:
         """How a trial ended; the traceback of a bug is shown once."""
@@ -97,8 +90,3 @@ def likeness(trace: str) -> str:
     bare = "\n".join(line.strip() for line in lines.splitlines())
     bare = re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?(e-?\d+)?", "N", bare)
     return hashlib.sha256(bare.encode()).hexdigest()[:12]
-
-
-def show(value: Any) -> str:
-    """A parameter's value in few characters."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -9,8 +9,6 @@
 They follow from the run folder alone, so that a search that goes on knows them again.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Sequence

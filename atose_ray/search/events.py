@@ -4,8 +4,6 @@ A trial is asked of the sampler, started on its resources, finishes epochs, and 
 Tune's hooks into these events; nothing that listens to them knows Ray.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Protocol
 

@@ -4,8 +4,6 @@ Ray divides a GPU's time by number only; its memory is divided by nobody. So the
 their first epoch on every trial asks Ray for a fraction that keeps the others' memory free.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

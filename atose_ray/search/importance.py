@@ -6,8 +6,6 @@ for a trial that did not have it. Complete and pruned trials count, both with th
 ones out would hide the very choices that were bad.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import warnings

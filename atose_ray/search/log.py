@@ -22,7 +22,6 @@ from atose_ray.storage import Store
 from atose_ray.storage.lease import RUN_LEASE
 from atose_ray.training.checkpoint import CHECKPOINT
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job
 
 SESSIONS, BEFORE = "sessions.jsonl", "sittings.jsonl"  # what the file was called in studies of the first release
 Output = Callable[[str, EpochRecord], None]
@@ -104,7 +103,14 @@ class TrialLog:
             if all(one.epoch < event.record.epoch for one in trial.epochs):  # a restart repeats the last one
                 self.trials[event.number] = dataclasses.replace(trial, epochs=(*trial.epochs, event.record))
         elif isinstance(event, Ended) and event.state != "paused":
-            close(event.job, event)
+            folder = RunFolder(Store(event.job.folder_uri))
+            if not event.recorded:  # its own process did not get so far
+                if event.cause is not None:
+                    folder.note(event.cause, event.trace)
+                folder.end(event.state, event.reason)
+            folder.store.delete(CHECKPOINT)
+            folder.store.delete(RUN_LEASE)
+            upload_board(folder, trial.name)
             self.trials[event.number] = dataclasses.replace(trial, state=event.state, finished=time.time())
             self.say_forecast()
 
@@ -118,15 +124,3 @@ class TrialLog:
         line = self.budget.forecast(measure(trials, self.wanted, time.time()), trials, self.wall_s)
         if line:
             print(line, flush=True)
-
-
-def close(job: Job, event: Ended) -> None:
-    """Write a run's end into its folder where its own process did not, and remove what only a resume needs."""
-    folder = RunFolder(Store(job.folder_uri))
-    if not event.recorded:
-        if event.cause is not None:
-            folder.note(event.cause, event.trace)
-        folder.end(event.state, event.reason)
-    folder.store.delete(CHECKPOINT)
-    folder.store.delete(RUN_LEASE)
-    upload_board(folder, str(job.about["name"]))

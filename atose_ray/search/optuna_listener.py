@@ -4,8 +4,6 @@ The trials' run folders are the truth, and the study that is asked is rebuilt fr
 storage that is away for a while (a database that restarts) delays the search, and ends it only after minutes.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Sequence

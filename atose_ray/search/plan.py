@@ -3,8 +3,6 @@
 Ray does not refuse what can never be placed: it waits in silence. So the arithmetic is done, and shown, first.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,53 +35,45 @@ class Resources:
         return asked if asked is not None else float(self.gpus > 0)
 
 
-def yaml_resources(path: str) -> Resources:
-    """The most that a `ray up` file, or a KubeRay manifest, lets its autoscaler start. Node types must state their
-    `resources`. Raises PlanError when none does.
-    """
+def read_cluster_file(path: str) -> Mapping[str, Any]:
+    """The tree of a `ray up` file or a KubeRay manifest. Raises PlanError."""
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise PlanError(f"the cluster file {path} cannot be read: {error}") from error
     if not isinstance(tree, Mapping):
         raise PlanError(f"{path} is not a `ray up` file: it has no available_node_types")
-    on_kubernetes = str(tree.get("apiVersion", "")).startswith("ray.io/")
-    nodes = _kuberay_nodes(tree) if on_kubernetes else _ray_up_nodes(tree)
+    return tree
+
+
+def yaml_resources(path: str) -> Resources:
+    """The most that a `ray up` file, or the manifest of a RayCluster or RayJob, lets its autoscaler start. Raises
+    PlanError where no node type states its `resources`, nor a container its limits (rayStartParams count more)."""
+    tree = read_cluster_file(path)
+    nodes: list[tuple[float, float, int]] = []
+    if str(tree.get("apiVersion", "")).startswith("ray.io/"):
+        spec = tree.get("spec") or {}
+        spec = spec.get("rayClusterSpec", spec)
+        groups = [
+            (group, group.get("maxReplicas", group.get("replicas", 0))) for group in spec.get("workerGroupSpecs", [])
+        ]
+        for group, count in [(spec.get("headGroupSpec") or {}, 1), *groups]:
+            container = (group.get("template", {}).get("spec", {}).get("containers") or [{}])[0]
+            limits = container.get("resources", {}).get("limits") or {}
+            started = group.get("rayStartParams") or {}
+            cpus = _quantity(started.get("num-cpus", limits.get("cpu", 0)))
+            nodes.append((cpus, _quantity(started.get("num-gpus", limits.get("nvidia.com/gpu", 0))), int(count)))
+    else:
+        for name, kind in tree.get("available_node_types", {}).items():
+            has, most = kind.get("resources") or {}, tree.get("max_workers")
+            count = 1 if name == tree.get("head_node_type") else kind.get("max_workers", 0)
+            nodes.append((has.get("CPU", 0), has.get("GPU", 0), min(count, most or count)))
     if not any(cpus * count for cpus, _, count in nodes):
         raise PlanError(
             f"{path} states no CPU (available_node_types.*.resources, or a container's resources.limits), so nothing "
             "can be planned from it"
         )
     return resources_of(nodes)
-
-
-def _ray_up_nodes(tree: Mapping[str, Any]) -> list[tuple[float, float, int]]:
-    """CPUs, GPUs and the largest number of each node type."""
-    nodes = []
-    for name, kind in tree.get("available_node_types", {}).items():
-        stated = kind.get("resources") or {}
-        count = 1 if name == tree.get("head_node_type") else kind.get("max_workers", 0)
-        nodes.append((stated.get("CPU", 0), stated.get("GPU", 0), min(count, tree.get("max_workers", count) or count)))
-    return nodes
-
-
-def _kuberay_nodes(tree: Mapping[str, Any]) -> list[tuple[float, float, int]]:
-    """The same of a RayCluster, or of the cluster of a RayJob. What rayStartParams say counts more than the limits."""
-    spec = tree.get("spec") or {}
-    spec = spec.get("rayClusterSpec", spec)
-    groups = [(spec.get("headGroupSpec") or {}, 1)]
-    groups += [
-        (group, int(group.get("maxReplicas", group.get("replicas", 0)))) for group in spec.get("workerGroupSpecs", [])
-    ]
-    nodes = []
-    for group, count in groups:
-        container = (group.get("template", {}).get("spec", {}).get("containers") or [{}])[0]
-        limits = container.get("resources", {}).get("limits") or {}
-        started = group.get("rayStartParams") or {}
-        cpus = started.get("num-cpus", limits.get("cpu", 0))
-        gpus = started.get("num-gpus", limits.get("nvidia.com/gpu", 0))
-        nodes.append((_quantity(cpus), _quantity(gpus), count))
-    return nodes
 
 
 def _quantity(value: str | float) -> float:
@@ -128,13 +118,18 @@ class Plan:
         return max(self.workers, 1) * self.worker_gpus
 
     def arithmetic(self) -> str:
-        """The sum, as a person would write it."""
-        cpus = f"{self.concurrency} x ({self.trial_cpus:g} trial + {self.workers} x {self.worker_cpus:g} worker"
-        cpus += (
-            f" + {self.data_cpus:g} data) = {self.concurrency * self.cpus_per_trial:g} of {self.available.cpus:g} CPUs"
+        """The sum, as a person would write it, and what processes share."""
+        each, available = self.gpus_per_trial, self.available
+        text = (
+            f"{self.concurrency} x ({self.trial_cpus:g} trial + {self.workers} x {self.worker_cpus:g} worker + "
+            f"{self.data_cpus:g} data) = {self.concurrency * self.cpus_per_trial:g} of {available.cpus:g} CPUs; "
+            f"{self.concurrency} x {each:g} = {self.concurrency * each:g} of {available.gpus:g} GPUs"
         )
-        gpus = f"{self.concurrency} x {self.gpus_per_trial:g} = {self.concurrency * self.gpus_per_trial:g}"
-        return f"{cpus}; {gpus} of {self.available.gpus:g} GPUs"
+        if 0 < self.worker_gpus < 1:
+            who = "trials" if self.workers <= 1 else "workers"
+            text += f"; up to {int(1 / self.worker_gpus + 1e-9)} {who} share a GPU, fewer if the first ones show that "
+            text += "its memory does not hold so many"
+        return text
 
 
 def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_cpus: float = TRIAL_CPUS) -> Plan:
@@ -171,31 +166,3 @@ def make_plan(search: SearchConfig, streams: bool, available: Resources, trial_c
             "search.concurrency, workers_per_trial, cpus_per_worker or gpus_per_worker (train: --workers), or add nodes"
         )
     return plan
-
-
-def table(plan: Plan) -> str:
-    """What each part of a trial takes, what all take together, and what there is."""
-    inline = plan.workers == 0
-    gpus = 0.0 if not inline else plan.worker_gpus
-    rows = [("", "per trial", "CPUs", "GPUs")]
-    rows.append(("trial process" + " (trains)" * inline, "1", f"{plan.trial_cpus:g}", f"{gpus:g}"))
-    if plan.workers:
-        cpus, gpus = plan.workers * plan.worker_cpus, plan.workers * plan.worker_gpus
-        rows.append(("workers (train)", f"{plan.workers}", f"{cpus:g}", f"{gpus:g}"))
-    if plan.data_cpus:
-        rows.append(("data tasks", "1", f"{plan.data_cpus:g}", "0"))
-    together = plan.concurrency * plan.cpus_per_trial, plan.concurrency * plan.gpus_per_trial
-    rows.append((f"all of {plan.concurrency} at a time", "", f"{together[0]:g}", f"{together[1]:g}"))
-    rows.append(("available", "", f"{plan.available.cpus:g}", f"{plan.available.gpus:g}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for first, *cells in rows:
-        numbers = "".join("  " + cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  " + first.ljust(widths[0]) + numbers)
-    if 0 < plan.worker_gpus < 1:
-        sharing = int(1 / plan.worker_gpus + 1e-9)
-        lines.append(
-            f"  up to {sharing} {'trials' if plan.workers <= 1 else 'workers'} share a GPU, fewer if the first ones "
-            "show that its memory does not hold so many"
-        )
-    return "\n".join(line.rstrip() for line in lines)

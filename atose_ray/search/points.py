@@ -1,8 +1,6 @@
 """Configurations that are tried as they stand, named as the sampler names its parameters: points of a study file, the
 points of a grid, and the best trials of an earlier study."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -99,13 +97,9 @@ def grid_points(space: Mapping[str, Any]) -> list[Point]:
     return points
 
 
-def fitting(points: Iterable[tuple[Point, float]], space: Mapping[str, Any]) -> list[tuple[Point, float]]:
-    """Of an earlier study's (parameters, value), those that are points of this space, every parameter of it named."""
-
-    def fits(point: Point) -> bool:
-        try:
-            return _asked(point, space) == set(point)
-        except ConfigError:
-            return False
-
-    return [(point, value) for point, value in points if fits(point)]
+def fits(point: Mapping[str, Any], space: Mapping[str, Any]) -> bool:
+    """Whether the parameters of an earlier study are a point of this space, every parameter of it named."""
+    try:
+        return _asked(point, space) == set(point)
+    except ConfigError:
+        return False

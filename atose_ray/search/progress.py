@@ -1,7 +1,5 @@
 """How far a search is, from its trials' records alone: counts, the best, the rate, what it has used and a forecast."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -80,7 +78,11 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
         busy_s=sum(busy_seconds(trial) for trial in trials),
         cpu_hours=_hours(trials, "cpus"),
         gpu_hours=_hours(trials, "gpus"),
-        silent=tuple(trial for trial in running if _is_silent(trial, now)),
+        silent=tuple(
+            trial
+            for trial in running
+            if now - last_sign(trial) > max(SILENT_S, *(3 * epoch.seconds for epoch in trial.epochs), 0.0)
+        ),
     )
 
 
@@ -98,8 +100,3 @@ def _hours(trials: Sequence[TrialRecord], kind: str) -> float | None:
     if not trials or any(count is None for count in held):
         return None
     return sum(busy_seconds(trial) * trial.resources[kind] for trial in trials) / 3600
-
-
-def _is_silent(trial: TrialRecord, now: float) -> bool:
-    pace = max((epoch.seconds for epoch in trial.epochs), default=0.0)
-    return now - last_sign(trial) > max(SILENT_S, 3 * pace)

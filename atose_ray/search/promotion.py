@@ -6,10 +6,8 @@
 All comparisons are made on the validation split. The test split is scored last, by the winner's trainings alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +21,7 @@ from atose_ray.storage import Store
 from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
 from atose_ray.training.loop import fit
 from atose_ray.training.precision import prepare_to_score
-from atose_ray.training.record import RunFolder
+from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, make_batches, open_run, pick_device, use_threads
 
 Scores = Sequence[ClipScores | None]
@@ -38,7 +36,7 @@ class Candidate:
     jobs: tuple[Job, ...]
 
 
-def candidates(
+def choose(
     trials: Iterable[TrialRecord], first: int, baseline: int | None, top: int, seeds: int, folder: Store, store: Store
 ) -> list[Candidate]:
     """The trial `first`, the best others up to `top` in all, and the baseline where it is none of them.
@@ -56,25 +54,22 @@ def candidates(
     chosen = list(zip(order, roles, strict=False))
     if baseline is not None and baseline not in [trial.number for trial in order]:
         chosen.append((scored[baseline], "baseline"))
-    return [Candidate(trial, role, jobs_of(trial, seeds, folder, store)) for trial, role in chosen]
+    candidates = []
+    for trial, role in chosen:
+        run, jobs = RunConfig.model_validate(trial.config), []
+        for number in range(1, seeds + 1):  # other seeds, each of which depends on the trial's own alone
+            other = run.model_copy(update={"seed": (run.seed + number * SEED_STRIDE * 1009) % 2**31})
+            about = {"number": trial.number, "name": f"{trial.name}-seed{number}", "params": {}, "distributions": {}}
+            jobs.append(Job(other, store.uri, folder.child("promoted", other.signature()).uri, about))
+        candidates.append(Candidate(trial, role, tuple(jobs)))
+    return candidates
 
 
-def jobs_of(trial: TrialRecord, seeds: int, folder: Store, store: Store) -> tuple[Job, ...]:
-    """A trial's configuration under `seeds` other seeds, each of which depends on the trial's own alone."""
-    run = RunConfig.model_validate(trial.config)
-    jobs = []
-    for number in range(1, seeds + 1):
-        other = run.model_copy(update={"seed": (run.seed + number * SEED_STRIDE * 1009) % 2**31})
-        about = {"number": trial.number, "name": f"{trial.name}-seed{number}", "params": {}, "distributions": {}}
-        jobs.append(Job(other, store.uri, folder.child("promoted", other.signature()).uri, about))
-    return tuple(jobs)
-
-
-def train_one(job: Job, threads: int) -> None:
+def train_one(job: Job, threads: int, report: Callable[[EpochRecord], None] = lambda record: None) -> None:
     """Train a job to its end in this process, from its last checkpoint if there is one."""
     use_threads(job.run.execution.threads or threads)
     opened = open_run(job)
-    fit(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
+    fit(opened.run, opened.method, opened.batches, opened.folder, report=report, device=opened.device)
 
 
 def score_valid(job: Job) -> ClipScores | None:

@@ -12,8 +12,6 @@ A study folder holds
     report.html
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -182,7 +180,7 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
     """
     folder = existing_study(store, name)
     study, data = folder.read_json("study.json"), folder.read_json("data.json")
-    best = None
+    best, at = None, f"--store {shlex.quote(store.uri)}"
     if folder.child("best").exists("metrics.json"):
         metrics = folder.child("best").read_json("metrics.json")
         best = BestRecord(metrics["number"], folder.child("best").read_json("config.json"), metrics)
@@ -196,13 +194,13 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
         tag_correlation_CC=data["tag_correlation_CC"],
         trials=load_trials(folder, ended),
         best=best,
-        rerun_command=rerun_command(store, name, best.number) if best else None,
+        rerun_command=f"python -m atose_ray.rerun {shlex.quote(name)} {best.number} {at}" if best else None,
         versions=study["versions"],
         skipped=tuple((name, reason) for name, reason in data["skipped"]),
         tag_embeddings=TagEmbeddings(**folder.read_json(EMBEDDINGS)) if folder.exists(EMBEDDINGS) else None,
         examples=load_examples(folder),
         promotion=folder.read_json(PROMOTION) if folder.exists(PROMOTION) else None,
-        arguments=f"{shlex.quote(name)} --store {shlex.quote(store.uri)}",
+        arguments=f"{shlex.quote(name)} {at}",
     )
 
 
@@ -213,8 +211,3 @@ def load_examples(folder: Store) -> dict[int, dict[str, Any]]:
     if best.exists(EXAMPLES):
         found.append(best.read_json(EXAMPLES))
     return {one["number"]: one for one in found}
-
-
-def rerun_command(store: Store, name: str, number: int) -> str:
-    """The command that trains the chosen trial again and compares what comes out with the record."""
-    return f"python -m atose_ray.rerun {shlex.quote(name)} {number} --store {shlex.quote(store.uri)}"

@@ -5,8 +5,6 @@ as one JSON object and draws it with the small scripts in `assets/`. Text from t
 JSON and `textContent`, so no tag, file name or error message can become markup.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

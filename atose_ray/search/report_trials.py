@@ -4,8 +4,6 @@ Curves are thinned and packed (16 bits a value, between the curve's own ends); a
 share with the other trials.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

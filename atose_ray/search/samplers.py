@@ -1,7 +1,5 @@
 """Who suggests: Optuna's samplers as a study file names them, and what they are told before they begin."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +7,7 @@ import optuna
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.search.costs import values_of
-from atose_ray.search.points import Point, fitting, grid_points
+from atose_ray.search.points import Point, fits, grid_points
 from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
 from atose_ray.search.space import suggest
 from atose_ray.storage import Store
@@ -42,7 +40,7 @@ def points_to_try(study: StudyConfig, earlier: Sequence[TrialRecord]) -> Iterato
     """The study's points, and those of a grid, that no trial has tried. A trial answers for one point only."""
     left = {trial.number: trial.params for trial in earlier}
     for point in study.search.points:
-        answer = next((n for n, params in left.items() if _answers(params, point)), None)
+        answer = next((number for number, params in left.items() if point.items() <= params.items()), None)
         if answer is None:
             yield dict(point)
         else:
@@ -56,16 +54,26 @@ def _key(point: Mapping[str, Any]) -> str:
     return repr(sorted(point.items()))
 
 
-def _answers(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
-    return all(name in params and params[name] == value for name, value in point.items())
-
-
 def warm_trials(study: StudyConfig, store: Store) -> list[optuna.trial.FrozenTrial]:
     """The finished trials of the studies of `search.warm_start` that are points of this space, as Optuna's.
 
     Says how many fit. Raises ConfigError for a study that is not there or was searched for another metric.
     """
-    return [trial for name in study.search.warm_start for trial in _warm_trials_of(study, store, name)]
+    check_warm_start(study, store)
+    result: list[optuna.trial.FrozenTrial] = []
+    for name in study.search.warm_start:
+        told, finished = len(result), 0
+        for trial in load_trials(study_store(store, name)):
+            if trial.state in ("running", "failed"):
+                continue
+            finished += 1
+            values = values_of(trial, study.search.costs)
+            if values is not None and fits(trial.params, study.space):
+                fixed = optuna.trial.FixedTrial(trial.params)
+                suggest(fixed, study.space)  # it now has the ranges and choices of this space
+                result.append(frozen(trial.params, fixed.distributions, values, {SOURCE: f"{name}/{trial.number}"}))
+        print(f"warm start: {len(result) - told} of {finished} finished trials of {name} fit this space", flush=True)
+    return result
 
 
 def check_warm_start(study: StudyConfig, store: Store) -> None:
@@ -81,27 +89,6 @@ def check_warm_start(study: StudyConfig, store: Store) -> None:
                 f"warm start: the study {name!r} was searched for {metric}, and this one is for {study.search.metric}; "
                 "their values cannot be compared: search for the same metric, or leave it out"
             )
-
-
-def _warm_trials_of(study: StudyConfig, store: Store, name: str) -> list[optuna.trial.FrozenTrial]:
-    check_warm_start(study, store)
-    finished = [trial for trial in load_trials(study_store(store, name)) if trial.state not in ("running", "failed")]
-    known = [(trial, values_of(trial, study.search.costs)) for trial in finished]
-    useful = [(trial, values) for trial, values in known if values is not None]
-    result = []
-    for trial, values in useful:
-        if fitting([(trial.params, values[0])], study.space):
-            source = {SOURCE: f"{name}/{trial.number}"}
-            result.append(frozen(trial.params, distributions_of(trial.params, study.space), values, source))
-    print(f"warm start: {len(result)} of {len(finished)} finished trials of {name} fit this space", flush=True)
-    return result
-
-
-def distributions_of(point: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
-    """The ranges and choices of this space for the parameters of a point of it."""
-    fixed = optuna.trial.FixedTrial(dict(point))
-    suggest(fixed, space)
-    return dict(fixed.distributions)
 
 
 def frozen(

@@ -5,6 +5,7 @@ A request names the driver it is meant for, so that one that came too late stops
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -22,11 +23,6 @@ LOOK_EVERY_S, LOOK_AT_DISK_EVERY_S = 2.0, 0.25
 Request = Literal["", "stop", "now"]
 
 
-def say_now(text: str) -> None:
-    """Print a line that a log shows at once: waiting for another driver takes seconds."""
-    print(text, flush=True)
-
-
 class Session:
     """Begins when it is made, before anything is read that another driver may write, and ends with its `with` block.
     asked: what was asked of the driver so far. Raises ConfigError when another driver of this study is at work.
@@ -35,7 +31,8 @@ class Session:
     def __init__(self, folder: Store) -> None:
         self.folder, self.asked, self.looked = folder, "", 0.0
         try:
-            self.lease = Lease(folder, STUDY_LEASE).take(give_up_s=0, say=say_now)
+            say = functools.partial(print, flush=True)  # waiting for another driver takes seconds
+            self.lease = Lease(folder, STUDY_LEASE).take(give_up_s=0, say=say)
         except LeaseError as error:
             raise ConfigError(
                 f"this study is being searched: {error}. To stop it: python -m atose_ray.stop "
@@ -74,7 +71,7 @@ class Session:
         now = time.monotonic()
         if now - self.looked >= (LOOK_AT_DISK_EVERY_S if self.folder.local_path else LOOK_EVERY_S):
             self.looked = now
-            asked = read_request(self.folder)
+            asked = read_lease(self.folder, STOP)
             if asked and asked["token"] == self.lease.token:
                 self.asked = "now" if asked["now"] else "stop"
         found: Request = self.asked  # type: ignore[assignment]
@@ -83,17 +80,12 @@ class Session:
     def end(self) -> None:
         """Give the folder back."""
         try:
-            asked = read_request(self.folder)
+            asked = read_lease(self.folder, STOP)
             if asked and asked["token"] == self.lease.token:
                 self.folder.delete(STOP)
             self.lease.release()
         except StoreError:
             return  # it is away: the lease grows old, and the request is meant for nobody any more
-
-
-def read_request(folder: Store) -> dict[str, Any] | None:
-    """What stop.json says, if it is there."""
-    return read_lease(folder, STOP)
 
 
 def ask_to_stop(folder: Store, name: str, now: bool) -> str:

@@ -8,8 +8,6 @@
 A parameter is named by its config path with the arm in brackets: `encoder.kind`, `encoder[sample_cnn].block`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -126,18 +124,6 @@ def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, 
             yield here, node, fixed
 
 
-def composed(study: StudyConfig, partial: Mapping[str, Any], then: Callable[[RunConfig], RunConfig]) -> RunConfig:
-    """A probe's run through `then`: beside the defaults or, where these do not go with it (an encoder of audio on a set
-    of frames), beside the first value of all that is open. Raises ConfigError of the first try where neither can be."""
-    try:
-        return then(compose(study, partial))
-    except ConfigError as error:
-        try:
-            return then(compose(study, merge(walk(lambda name, node: node.ends()[0], study.space), partial)))
-        except ConfigError:
-            raise error from None
-
-
 def plain_values(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The part of a tree in which nothing is searched."""
     nodes = {key: parse(value, f"{path}.{key}") for key, value in tree.items()}
@@ -157,8 +143,9 @@ def parse(value: Any, path: str) -> Any:
         raise ConfigError(
             f"space {path}: expected one of range (with log, step), choice, one_of, but got the keys {sorted(value)}"
         )
-    word = words.pop()
-    return {"range": _range, "choice": _choice, "one_of": _one_of}[word](value, path)
+    if "range" in words:
+        return _range(value, path)
+    return _choice(value["choice"], path) if "choice" in words else _one_of(value["one_of"], path)
 
 
 def _range(value: Mapping[str, Any], path: str) -> Range:
@@ -186,8 +173,7 @@ def _number(value: Any, path: str) -> Any:
     return value
 
 
-def _choice(value: Mapping[str, Any], path: str) -> Choice:
-    options = value["choice"]
+def _choice(options: Any, path: str) -> Choice:
     if not isinstance(options, list) or not options or any(isinstance(o, (list, dict)) for o in options):
         raise ConfigError(f"space {path}: choice is a list of plain values, but got {options!r}")
     if len({repr(option) for option in options}) != len(options):
@@ -195,8 +181,7 @@ def _choice(value: Mapping[str, Any], path: str) -> Choice:
     return Choice(tuple(options))
 
 
-def _one_of(value: Mapping[str, Any], path: str) -> OneOf:
-    arms = value["one_of"]
+def _one_of(arms: Any, path: str) -> OneOf:
     if not isinstance(arms, Mapping) or not arms or not all(isinstance(a, Mapping) or a is None for a in arms.values()):
         raise ConfigError(f"space {path}: one_of maps each kind to its subtree (or to nothing), but got {arms!r}")
     return OneOf({str(kind): arm or {} for kind, arm in arms.items()})
@@ -234,26 +219,39 @@ def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
     return chosen
 
 
-def check(study: StudyConfig, where: str) -> None:
-    """Validate the base, every end, choice and arm of the space against RunConfig, and the points, before any trial.
+def check(study: StudyConfig, where: str, store: Store | None = None, manifest: Manifest | None = None) -> RunConfig:
+    """The base. It, every end, choice and arm of the space, and the points are checked against RunConfig; with the data
+    also its splits and what resolves a run. Each stands beside the defaults or, where these do not go with it (an
+    encoder of audio on a set of frames), beside the first value of all that is open.
 
-    Raises ConfigError that names the parameter, the value and what was expected.
+    Raises ConfigError that names the parameter, the value and what was expected; StoreError.
     """
     if "metric" in study.base:
         raise ConfigError(f"{where}: set search.metric instead of base.metric; the trials take it from there")
-    try:
-        composed(study, {}, lambda run: run)
-    except ConfigError as error:
-        raise ConfigError(f"{where}, base: {error}") from error
-    for name, value, partial in probes(study.space):
-        try:
-            composed(study, partial, lambda run: run)
-        except ConfigError as error:
-            raise ConfigError(f"{where}, space {name} = {value!r}: {error}") from error
+    ranks, runs = max(1, study.search.workers_per_trial), list[RunConfig]()
+    if manifest is not None:
+        check_trainable(manifest, ranks)
+    first = walk(lambda name, node: node.ends()[0], study.space)
+    for name, value, partial in [("", None, {}), *probes(study.space)]:
+        failure: ValueError | None = None
+        for chosen in (partial, merge(first, partial)):
+            try:
+                run = compose(study, chosen)
+                if store is not None and manifest is not None:
+                    run = resolve(run, store, manifest)
+                    share_of_batch(run.data.batch_size, ranks)
+                runs.append(run)
+                break
+            except ValueError as error:
+                failure = failure or error
+        else:
+            what = f"space {name} = {value!r}" if name else "base"
+            raise ConfigError(f"{where}, {what}: {failure}") from failure
     if study.search.points:
         from atose_ray.search.points import check_points  # which walks the space as this module does
 
         check_points(study.search.points, study.space, f"{where}, search.points")
+    return runs[0]
 
 
 def on_a_grid(study: StudyConfig) -> StudyConfig:
@@ -271,27 +269,9 @@ def on_a_grid(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"search": search.model_copy(update={"trials": trials})})
 
 
-def check_on_data(study: StudyConfig, store: Store, manifest: Manifest) -> RunConfig:
-    """Check the splits, and resolve the run at every end, choice and arm on this data; returns the base, resolved.
-
-    Raises StoreError or ConfigError.
-    """
-    ranks, bases = max(1, study.search.workers_per_trial), []
-    check_trainable(manifest, ranks)
-    for name, value, partial in [("base", "", {}), *probes(study.space)]:
-        try:
-            bases.append(composed(study, partial, lambda run: resolve(run, store, manifest)))
-            share_of_batch(bases[-1].data.batch_size, ranks)
-        except ValueError as error:
-            raise ConfigError(f"space {name} = {value!r} does not fit this data: {error}") from error
-    return bases[0]
-
-
 def longest_run(study: StudyConfig) -> int:
     """The most epochs that a trial of this study can take."""
-    return max(
-        [compose(study, {}).method.epochs, *(compose(study, p).method.epochs for _, _, p in probes(study.space))]
-    )
+    return max(compose(study, chosen).method.epochs for chosen in ({}, *(probe[2] for probe in probes(study.space))))
 
 
 def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:

@@ -1,7 +1,5 @@
 """A study's folder before and after its trials: its head, failed trials once more, and what the best trial learned."""
 
-from __future__ import annotations
-
 import dataclasses
 import platform
 from importlib.metadata import version

@@ -84,7 +84,13 @@ def open_storage(search: SearchConfig, folder: Store, name: str, scratch: Path) 
     if name not in optuna.get_all_study_names(storage):
         return StudyStorage(storage, folder)
     before = optuna.load_study(study_name=name, storage=storage)
-    _check_owner(name, before.user_attrs.get(OWNER), folder.uri)
+    owner = before.user_attrs.get(OWNER)
+    if owner != folder.uri:
+        what = f"is that of {owner}" if owner else "was not made by a search of this program"
+        raise ConfigError(
+            f"the study {name!r} in search.storage {what}, not of {folder.uri}: give this one its own --name, or "
+            "another database"
+        )
     notes = _notes(before)
     optuna.delete_study(study_name=name, storage=storage)
     return StudyStorage(storage, folder, notes)
@@ -115,15 +121,6 @@ class QuickJournal(JournalFileBackend):  # type: ignore[misc]
 
 def _journal(path: Path) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(QuickJournal(str(path)))
-
-
-def _check_owner(name: str, owner: object, folder: str) -> None:
-    if owner != folder:
-        what = f"is that of {owner}" if owner else "was not made by a search of this program"
-        raise ConfigError(
-            f"the study {name!r} in search.storage {what}, not of {folder}: give this one its own --name, or another "
-            "database"
-        )
 
 
 def _notes(study: optuna.Study) -> Notes:

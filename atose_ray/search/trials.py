@@ -1,7 +1,5 @@
 """From Optuna's trial to the run that is executed: where a search composes and resolves configurations."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 

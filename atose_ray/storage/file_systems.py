@@ -5,8 +5,6 @@ buckets, Azure, SFTP) goes through fsspec: `fsspec+s3://bucket/prefix` is s3fs, 
 (`FSSPEC_S3_REQUESTER_PAYS=true`).
 """
 
-from __future__ import annotations
-
 import os
 import urllib.parse
 from collections.abc import Mapping
