@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from test_doctor import data_of
 
 from atose_ray.data import batches as module
 from atose_ray.data.batches import CropSettings, LocalBatches
@@ -286,9 +287,10 @@ def test_the_doctor_and_the_summary_speak_of_frames(tmp_path: Path) -> None:
     assert "1 clip is one value throughout (1.npy)" in text and "copy" in text
     assert not any(word in text for word in ("clipped", "rate", "offset", "recorded"))
     write_examination(store, found)
-    page = data_store(store, "frames").read(PAGE).decode()
-    assert "6 bins, float32, 2 a second" in page and "Standard deviation of a clip" in page
-    assert "<audio" not in page and "Sample rate" not in page and "Files to listen to" not in page
+    page = data_of(data_store(store, "frames").read(PAGE).decode())
+    assert "6 bins, float32, 2 a second" in page["tiles"][4] and not page["players"]
+    about_frames = ["Length", "Tags per clip", "Mean of a clip", "Standard deviation of a clip"]
+    assert [plot["title"] for plot in page["plots"]] == about_frames
 
 
 def test_facts_that_are_lost_are_measured_from_the_shards(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ def tag_file(model: Model, file: str, crop_every_s: float | None = None) -> Tagg
     """Tag one audio file of any format, rate and length; of a long one PART_S seconds at a time are in memory.
 
     crop_every_s: distance of crops; None takes the crop length, but no fewer crops than validation used.
-    Raises audio.io.AudioError for a file that is not sound.
-    """
+    Raises audio.io.AudioError for a file that is not sound."""
     rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
     step = length if crop_every_s is None else max(1, round(crop_every_s * rate))
     total_C, crops, samples = torch.zeros(len(model.spec.tags), dtype=torch.float64), 0, 0

@@ -23,8 +23,7 @@ class GuardedFile:
     """A seekable binary file for libraries that cannot be stopped: after too many reads it has come to its end.
 
     An exception of the file below it would be lost in a C library, so it is kept, the read gives nothing, and `check`
-    raises it. Has no `name`, which FFmpeg and soundfile would believe more than the content.
-    """
+    raises it. Has no `name`, which FFmpeg and soundfile would believe more than the content."""
 
     def __init__(self, file: BinaryIO, name: str, size: int) -> None:
         self.label, self.size = name, size

@@ -69,8 +69,7 @@ class HarmonicSTFT(nn.Module):
     """[B, T] audio -> [B, 6, levels, F] decibels. One parameter: `bw_Q`, the sharpness of all filters.
 
     layout: which filter is channel c of row a, see the head of this file.
-    Always in float32, also under autocast: sums of a magnitude spectrum need more than bfloat16's 8 bits.
-    """
+    Always in float32, also under autocast: sums of a magnitude spectrum need more than bfloat16's 8 bits."""
 
     bin_hz: torch.Tensor
     centre_hz: torch.Tensor

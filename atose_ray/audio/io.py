@@ -49,8 +49,7 @@ def decode(
     start_s, end_s: the part to read, in seconds of the file; `end_s=None` is its end. Mono is the mean of the channels.
     name: the file's name in messages. An open file must seek; it is read from its beginning, and stays open.
     Raises AudioError for a file that is missing, empty, no audio, damaged, cut off or not finite, and for a part
-    that lies outside the file; and what an open file raises. A silent file is no error.
-    """
+    that lies outside the file; and what an open file raises. A silent file is no error."""
     [piece] = decode_parts(source, sample_rate_hz=sample_rate_hz, start_s=start_s, end_s=end_s, name=name)
     return piece
 
@@ -69,8 +68,7 @@ def decode_parts(
     Piece k is the samples [k n, (k + 1) n) of what `decode` gives, n = round(max_seconds * sample_rate_hz); the last
     one is what is left, one sample or more. In memory are a piece and some blocks of the source (streams.py), not more.
     Raises as `decode`, perhaps after some pieces: a file that is found damaged at its end makes no good pieces, so
-    whoever collects them drops them. Raises ValueError for a `max_seconds` below one sample.
-    """
+    whoever collects them drops them. Raises ValueError for a `max_seconds` below one sample."""
     size = None if max_seconds is None else round(max_seconds * sample_rate_hz)
     if size is not None and size < 1:
         raise ValueError(f"max_seconds must be at least one sample ({1 / sample_rate_hz:g} s), but is {max_seconds:g}")
@@ -236,8 +234,7 @@ def to_pcm16(audio_T: np.ndarray, peak_normalize: bool) -> tuple[np.ndarray, flo
 
     The clip's own peak fills the int16 range, so a quiet clip keeps 15 bits; scale = peak / 32767. With
     `peak_normalize` the scale is 1 / 32767, so what is read back peaks at 1. Silence gives zeros and 1 / 32767.
-    Raises AudioError for samples that are not finite.
-    """
+    Raises AudioError for samples that are not finite."""
     peak = float(np.abs(audio_T).max(initial=0.0))
     if not np.isfinite(peak):
         raise AudioError("audio must be finite to be stored as int16, but it holds NaN or infinity")

@@ -61,8 +61,7 @@ class SincBank(nn.Module):
     """() -> [S, L] filters, in the order in which a convolution of torch reads them.
 
     rate_hz: the rate that the bank is built for; L must be odd. Parameters: `filt_b1`, lower edges, and `filt_band`,
-    widths, both [S, 1] in cycles per sample. A band that reaches above half the rate folds back to below it.
-    """
+    widths, both [S, 1] in cycles per sample. A band that reaches above half the rate folds back to below it."""
 
     window: torch.Tensor
 
@@ -110,8 +109,7 @@ def sinc_stem(audio_BT: torch.Tensor, bank_SL: torch.Tensor, stem: nn.Conv1d) ->
     """[B, T] -> [B, C, (T + L - 1) // 3]: the bank, keeping the length, then the stem of width and stride 3.
 
     L // 2 zeros are put on both sides first, as published, and again by the bank's own padding. Always in at least
-    float32, also under autocast: sums of thousands of products need more than bfloat16's 8 bits.
-    """
+    float32, also under autocast: sums of thousands of products need more than bfloat16's 8 bits."""
     with torch.autocast(audio_BT.device.type, enabled=False):
         kernel_CL = compose(bank_SL, stem.weight)
         zeros = bank_SL.shape[1] - 1

@@ -139,8 +139,7 @@ class LocalBatches:
 
     batch_size: of this rank. train_share: of the train split's clips that are trained on. crops_per_clip: in an epoch.
     residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the train or valid split is too
-    small to train on.
-    """
+    small to train on."""
 
     manifest: Manifest
     settings: CropSettings

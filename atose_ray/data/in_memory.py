@@ -23,8 +23,7 @@ class MemoryClips:
     one tensor on a device.
 
     The rest lies on the host: part_N, first_N, n_samples_N int64: in which part a clip lies, and where there;
-    clip_id_N int64; scale_N float32; tags_NC float32.
-    """
+    clip_id_N int64; scale_N float32; tags_NC float32."""
 
     parts: tuple[Any, ...]
     part_N: Array

@@ -88,17 +88,9 @@ def plan_shards(listing: Listing, longest: Input, folder_uri: str) -> list[Shard
         size = min(MAX_SHARD_CLIPS, max(MIN_SHARD_CLIPS, len(ids) // 16))
         for number, first in enumerate(range(0, len(ids), size)):
             members = tuple(ids[first : first + size].tolist())
+            clips, name = tuple(listing.clips[i] for i in members), f"{split}-{number:05d}"
             jobs.append(
-                ShardJob(
-                    folder_uri=folder_uri,
-                    name=f"{split}-{number:05d}",
-                    split=split,
-                    clips=tuple(listing.clips[i] for i in members),
-                    clip_ids=members,
-                    tags=listing.tags,
-                    longest=longest,
-                    peak_normalize=listing.peak_normalize,
-                )
+                ShardJob(folder_uri, name, split, clips, members, listing.tags, longest, listing.peak_normalize)
             )
     return jobs
 

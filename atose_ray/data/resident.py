@@ -63,8 +63,7 @@ def batches_of(
 
     reader: what streams; of `auto`, a reader other than LocalBatches (Ray Data) streams, unless there are shared clips.
     shared: taken by `auto` instead of reading, where they are of this data. rest: what a reader takes.
-    Raises ResidencyError when `wanted` names a place that is too small or is not there.
-    """
+    Raises ResidencyError when `wanted` names a place that is too small or is not there."""
     streamed = reader(manifest, **rest)
     if shared is not None and (wanted != "auto" or shared.content_hash != manifest.content_hash):
         shared = None
@@ -133,8 +132,7 @@ class ResidentBatches(LocalBatches):
     """BatchSource whose train and valid splits lie in memory: LocalBatches' batches to the bit, on `device`.
 
     residency: `host` keeps the samples in host memory, `device` on `device`. A rank of several keeps the whole train
-    split (its clips are others every epoch) and its own part of valid. shared: taken instead of reading.
-    """
+    split (its clips are others every epoch) and its own part of valid. shared: taken instead of reading."""
 
     def __init__(
         self,

@@ -32,8 +32,7 @@ class Buffer:
     """Crops that are read and mixed together, in the order they are delivered.
 
     groups: the row groups to read. group_N: index into `groups` of every crop's clip; row_N: the clip's row there;
-    draw_N: number of the crop among `crops` of its clip in this epoch.
-    """
+    draw_N: number of the crop among `crops` of its clip in this epoch."""
 
     groups: tuple[RowGroup, ...]
     group_N: Array
@@ -93,8 +92,7 @@ def published_starts(n_samples: int, crop_samples: int, windows: int = 16) -> li
     """First samples of the published code's test windows: i * floor(slack / windows), so a clip's tail is never used.
 
     Source: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002. Departure: of a clip shorter than the crop, which the
-    published code replaces by silence without tags, all windows are the clip itself, centred between zeros.
-    """
+    published code replaces by silence without tags, all windows are the clip itself, centred between zeros."""
     slack = n_samples - crop_samples
     step = max(slack, 0) // windows
     return [i * step + (-(-slack // 2) if slack < 0 else 0) for i in range(windows)]
@@ -115,8 +113,7 @@ def train_buffers(
     The row groups are permuted; rank r of W takes the r-th of W equal stretches of the concatenated clips (up to W-1
     clips, different ones every epoch, are left over), so that it reads only its own part of the data.
     chosen_N: bool of every clip of `groups` in order, to go without the others. crops: of every clip, mixed as the
-    clips are.
-    """
+    clips are."""
     order = np.random.default_rng((seed, epoch)).permutation(len(groups))
     group_N = np.concatenate([np.full(groups[i].clips, i) for i in order])
     row_N = np.concatenate([np.arange(groups[i].clips) for i in order])

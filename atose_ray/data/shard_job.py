@@ -48,8 +48,7 @@ class ShardResult:
     """What a job gave. files: one, none when no clip could be decoded, more when its clips are too long for one.
 
     clips: rows written. sources, source_bytes: what was read. facts: of every row; left in `parts/` where many results
-    are in memory at a time.
-    """
+    are in memory at a time."""
 
     split: Split
     files: tuple[ShardFile, ...]

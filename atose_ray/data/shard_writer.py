@@ -63,15 +63,10 @@ class ShardWriter:
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
-        columns = {
-            "clip_id": [row.clip_id for row in rows],
-            "name": [row.name for row in rows],
-            "group": [row.group for row in rows],
-            "tags": [list(row.tags) for row in rows],
-            "n_samples": [len(row.stored) for row in rows],
-            "scale": [row.scale for row in rows],
-            "pcm": [little_endian(row.stored).tobytes() for row in rows],
-        }
+        plain = ("clip_id", "name", "group", "tags", "scale")
+        columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in plain}
+        columns["n_samples"] = [len(row.stored) for row in rows]
+        columns["pcm"] = [little_endian(row.stored).tobytes() for row in rows]
         self._row_groups.append(tuple(row.stored.nbytes for row in rows))
         self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(rows))
 

@@ -75,8 +75,7 @@ class Manifest(Config):
     """What `prepare` made, from what. name: of its folder in the store.
 
     tag_counts: tag -> split -> positive clips. inputs_hash: of the annotations, file sizes and times and settings, so
-    that a second prepare knows there is nothing to do. content_hash: of the shards.
-    """
+    that a second prepare knows there is nothing to do. content_hash: of the shards."""
 
     version: int = 2
     name: str
@@ -221,8 +220,7 @@ def read_crops_into(
     """Copy crops out of a shard on a local disk, and read nothing else of it.
 
     rows, starts: the clip in the row group and the first unit of each crop; out: of each [T] or [F, M] as stored, zero.
-    Raises StoreError when the file is not what the manifest says.
-    """
+    Raises StoreError when the file is not what the manifest says."""
     unit_bytes = out[0][0].nbytes
     n_bytes_N = n_samples_N.astype(np.int64) * unit_bytes
     byte_N = group.pcm_offset + np.cumsum(n_bytes_N + LENGTH_BYTES) - n_bytes_N - LENGTH_BYTES

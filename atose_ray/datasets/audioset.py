@@ -109,15 +109,8 @@ class AudioSetConfig(AudioDatasetConfig):
             return None
         split: Split = "test" if test else "valid" if self._for_validation(segment.ytid) else "train"
         whole = not timed and self.files == "videos"
-        return ClipRef(
-            source=(timed or plain)[0].path,
-            name=segment.ytid,
-            tags=segment.tags,
-            split=split,
-            group=segment.ytid,
-            start_s=segment.start_s if whole else 0.0,
-            end_s=segment.end_s if whole else None,
-        )
+        start_s, end_s = (segment.start_s, segment.end_s) if whole else (0.0, None)
+        return ClipRef((timed or plain)[0].path, segment.ytid, segment.tags, split, segment.ytid, start_s, end_s)
 
     def _for_validation(self, ytid: str) -> bool:
         digest = sha256(f"{self.seed}:{ytid}".encode()).digest()

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -152,13 +152,9 @@ def read_cells(
     csv.field_size_limit(MAX_CELL_CHARS)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(
-                file,
-                delimiter=delimiter,
-                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-                skipinitialspace=quoted and strip,
-                strict=True,
-            )
+            quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+            spaces = quoted and strip
+            lines = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=spaces, strict=True)
             for cells in lines:
                 if any(map(str.strip, cells)):
                     yield f"{path.name} line {lines.line_num}", [cell.strip() for cell in cells] if strip else cells

@@ -57,17 +57,16 @@ class FmaConfig(AudioDatasetConfig):
 
     def list_clips(self) -> Listing:
         folder = self.folder()
-        tables = [
-            base.find_file(
-                self.kind, folder, (f"fma_metadata/{name}", name), "unpack fma_metadata.zip into the source folder"
-            )
+        places, hint = ("fma_metadata/{}", "{}"), "unpack fma_metadata.zip into the source folder"
+        tracks, genres = (
+            base.find_file(self.kind, folder, [place.format(name) for place in places], hint)
             for name in ("tracks.csv", "genres.csv")
-        ]
-        titles = read_titles(tables[1])
+        )
+        titles = read_titles(genres)
         audio = find_audio(folder, self.size)
         clips: list[ClipRef] = []
         left_out: Counter[str] = Counter()
-        for track in read_tracks(tables[0]):
+        for track in read_tracks(tracks):
             if SIZES.index(track.size) > SIZES.index(self.size):
                 continue
             tags = (track.genre_top,) if self.tags == "genre_top" else genres_of(track, titles)

@@ -72,8 +72,7 @@ def read_matrix(source: str | bytes | BinaryIO, clip: ClipRef) -> Matrix:
     """A clip's matrix [F, M] as it is in its file: numbers, one row or more. source: the file, as it lies or open.
 
     Raises SourceError that names the file for one that is missing, damaged, or no such matrix; DatasetError for HDF5
-    without h5py.
-    """
+    without h5py."""
     path, key = split_path(clip.name)
     file = clip.name if isinstance(clip.source, bytes) else f"{clip.source}#{key}" if key else clip.source
     if isinstance(source, str) and not Path(source).is_file():

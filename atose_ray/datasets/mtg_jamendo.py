@@ -49,14 +49,10 @@ class MtgJamendoConfig(AudioDatasetConfig):
         stem = "autotagging" if self.subset == "all" else f"autotagging_{self.subset}"
         tables = Path(os.path.expanduser(self.splits)) / f"split-{self.split}"
         places = [folder / place for place in AUDIO_FOLDERS if (folder / place).is_dir()]
+        hint = "take data/splits from the data set's repository, or say where it is: --option splits=DIR"
         clips = []
         for part, split in PARTS.items():
-            table = find_file(
-                self.kind,
-                folder,
-                (str(tables / f"{stem}-{part}.tsv"),),
-                "take data/splits from the data set's repository, or say where it is: --option splits=DIR",
-            )
+            table = find_file(self.kind, folder, (str(tables / f"{stem}-{part}.tsv"),), hint)
             for track in read_tracks(table):
                 start_s, end_s = middle(track.duration_s, self.excerpt_seconds)
                 source = str(find_track(places, track.path))

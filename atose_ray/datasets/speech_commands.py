@@ -26,13 +26,7 @@ class SpeechCommandsConfig(AudioDatasetConfig):
         words = _words(folder)
         split_of, absent = _read_lists(folder, {name for names in words.values() for name in names})
         clips = [
-            ClipRef(
-                str(folder / name),
-                name=as_utf8(name),
-                tags=(as_utf8(label),),
-                split=split_of.get(name, "train"),
-                group=speaker_of(as_utf8(name)),
-            )
+            ClipRef(str(folder / name), as_utf8(name), (as_utf8(label),), split_of.get(name, "train"), speaker_of(name))
             for label, names in words.items()
             for name in names
         ]
@@ -54,7 +48,7 @@ def as_utf8(name: str) -> str:
 
 def speaker_of(name: str) -> str:
     """`zero/george_nohash_0.wav` -> `george`."""
-    return name.rsplit("/", 1)[-1].split("_nohash_", 1)[0].removesuffix(".wav")
+    return as_utf8(name).rsplit("/", 1)[-1].split("_nohash_", 1)[0].removesuffix(".wav")
 
 
 def _words(folder: Path) -> dict[str, list[str]]:

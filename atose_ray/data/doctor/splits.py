@@ -56,9 +56,8 @@ def _groups(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Finding]:
     if not divided:
         return
     some = first_few([f"{group} ({', '.join(s for s in SPLITS if s in divided[group])})" for group in divided], 5)
-    what = (
-        f"{share(len(divided), len(splits_of))} groups (artist, speaker, recording) are in more than one split: {some}"
-    )
+    how_many = share(len(divided), len(splits_of))
+    what = f"{how_many} groups (artist, speaker, recording) are in more than one split: {some}"
     if kind_of(manifest) in OWN_SPLITS:
         hint = "keep each group in one split, or leave the split column out, and prepare again; scores are too high"
         yield Finding("warning", "group in two splits", what, hint)
@@ -86,15 +85,13 @@ def _counts(manifest: Manifest) -> Iterator[Finding]:
     rare = [f"{tag} ({count})" for tag, count in sorted(train.items(), key=lambda pair: pair[1]) if 0 < count < RARE]
     if rare:
         what = f"{counted(len(rare), 'tag', 'have')} fewer than {RARE} clips in train: {first_few(rare, 8)}"
-        yield Finding(
-            "note", "rare tags", what, "expect little of these tags; get more clips, or join them with others"
-        )
+        hint = "expect little of these tags; get more clips, or join them with others"
+        yield Finding("note", "rare tags", what, hint)
     common = [tag for tag, count in train.items() if clips and count >= NEARLY_ALL * clips]
     if common and len(train) > 1:
         what = f"{counted(len(common), 'tag', 'are')} on nearly every clip of train: {first_few(common, 8)}"
-        yield Finding(
-            "note", "nearly always positive", what, "remove them: they tell clips apart as little as rare ones"
-        )
+        hint = "remove them: they tell clips apart as little as rare ones"
+        yield Finding("note", "nearly always positive", what, hint)
     least, most = min(train.values()), max(train.values())
     if manifest.data_spec.exclusive and most >= IMBALANCE * max(least, 1):
         what = f"the largest class has {most} clips in train, the smallest {least}"

@@ -121,8 +121,7 @@ def pluck(
 
     Solved in the frequency domain on a circle outside the unit circle (so that the ringing does not wrap around),
     which gives fractional periods for free. Those ring before their time too: hence the fade-out below the Nyquist
-    frequency, which keeps that short, and the padding, which takes it up.
-    """
+    frequency, which keeps that short, and the padding, which takes it up."""
     size = fft_size(samples + 400)
     radius = 10 ** (3 / size)
     period = RATE_HZ / pitch_hz
