@@ -10,8 +10,7 @@ from atose_ray.search.progress import read_study
 from atose_ray.search.promotion import train_one
 from atose_ray.search.record import TrialRecord, study_store
 from atose_ray.storage import Store
-from atose_ray.train import on_ray, show
-from atose_ray.training.record import RunFolder
+from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job
 
 
@@ -51,7 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     if trial.state == "pruned":
         print(f"it was pruned after {len(trial.epochs)} of {run.method.epochs} epochs; this goes on", flush=True)
     if study.search.workers_per_trial:
-        on_ray(job, study.search.model_copy(update={"trials": 1}), options)
+        from atose_ray.runtime.train import train_alone
+
+        train_alone(job, study.search.model_copy(update={"trials": 1}), options.cpus, options.address)
     else:
         train_one(job, trial.threads or 1, lambda record: show(record, job))
     lines, same = compare(trial, RunFolder(folder))
@@ -74,6 +75,12 @@ def next_folder(study: Store, number: int, resume: bool) -> Store:
     reruns = study.child("reruns")
     count = len([name for name in reruns.names(f"{number:03d}-") if name.rpartition("-")[2].isdecimal()])
     return reruns.child(f"{number:03d}-{max(0, count - 1) if resume else count}")
+
+
+def show(record: EpochRecord, job: Job) -> None:
+    """One line per epoch."""
+    metric = job.run.metric
+    print(f"epoch {record.epoch}/{job.run.method.epochs} valid {metric} {record.valid[metric]:.4f}", flush=True)
 
 
 def compare(trial: TrialRecord, folder: RunFolder) -> tuple[list[str], bool]:

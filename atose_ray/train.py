@@ -94,16 +94,9 @@ def here(job: Job) -> None:
 
 def on_ray(job: Job, search: SearchConfig, options: Any) -> None:
     """Train in Ray Train workers."""
-    from atose_ray.runtime.cluster import cluster, cluster_resources
-    from atose_ray.runtime.nodes import check_nodes
-    from atose_ray.runtime.train import train_on_ray
-    from atose_ray.search.plan import make_plan
+    from atose_ray.runtime.train import train_alone
 
-    with cluster(options.cpus, options.address):
-        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
-        print(f"plan: {plan.arithmetic()}")
-        check_nodes(Store(job.store_uri), Store(job.folder_uri), job.run.data.dataset)
-        train_on_ray(job, search, plan.worker_gpus, job.run.signature(), Store(job.folder_uri).child("ray").uri)
+    train_alone(job, search, options.cpus, options.address)
     for record in RunFolder(Store(job.folder_uri)).epochs():
         show(record, job)
 

@@ -54,7 +54,7 @@ def test_a_rerun_is_the_same_to_the_last_bit_and_a_difference_is_found(store: St
 
 def test_a_rerun_uses_the_threads_of_the_trial(store: Store, monkeypatch) -> None:
     seen: list[int | None] = []
-    monkeypatch.setattr(rerun, "use_threads", seen.append)
+    monkeypatch.setattr("atose_ray.search.promotion.use_threads", seen.append)
     rerun.main(["mine", "1", "--store", store.uri])
     assert seen == [torch.get_num_threads()]
 

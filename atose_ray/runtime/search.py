@@ -104,8 +104,7 @@ class Hooks(tune.Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns, some ten times a second. Raises KeyboardInterrupt or SystemExit to end the search."""
         self.stop_if_asked(trials)
-        names = self.console.too_many_bugs()
-        if names:
+        if names := self.console.too_many_bugs():
             self.report()
             raise SystemExit(
                 f"error: {len(names)} trials ended by the same error, none ended well: {', '.join(names)}. It stands "
@@ -185,8 +184,7 @@ class Hooks(tune.Callback):  # type: ignore[misc]
 
     def say_spilled(self, last: bool = False) -> None:
         """A line about the object store, when it was too small. last: the search is over."""
-        line = self.spilling.line(last)
-        if line:
+        if line := self.spilling.line(last):
             self.console.say(f"memory {line}")
 
 
@@ -228,22 +226,15 @@ def search(
 
         searcher = Asker(space, optuna_study, log, stream, may_launch)
         with session.listening(), log, kept:
-            tuner(
-                trainable(space.plan, shared),
-                searcher,
-                scheduler(study, told),
-                space,
-                f"tune-{len(earlier)}",
-                missing=settings.trials - len(told),
-                callbacks=[hooks],
-            ).fit()
+            pruner, missing = scheduler(study, told), settings.trials - len(told)
+            tuner(trainable(space.plan, shared), searcher, pruner, space, f"tune-{len(earlier)}", missing, hooks).fit()
             hooks.end_if_stopped()
     hooks.say_spilled(last=True)
     folder.delete("ray")  # Tune's own state: the run folders hold all that matters
 
 
 def tuner(
-    trainable: Any, searcher: Searcher, pruner: Any, space: Space, name: str, missing: int, callbacks: list[Any]
+    trainable: Any, searcher: Searcher, pruner: Any, space: Space, name: str, missing: int, hooks: tune.Callback
 ) -> tune.Tuner:
     """Tune's side of a search. missing: how many trials to run. name: of Tune's own folder, gone after the search."""
     settings, plan = space.study.search, space.plan
@@ -268,6 +259,6 @@ def tuner(
             verbose=0,
             checkpoint_config=at_end,
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
-            callbacks=callbacks,
+            callbacks=[hooks],
         ),
     )

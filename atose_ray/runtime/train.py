@@ -16,12 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from atose_ray.config import SearchConfig
 from atose_ray.data.batches import LocalBatches
 from atose_ray.methods.base import Method
-from atose_ray.runtime.cluster import ray_storage
+from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ingest import RayBatches
+from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.ray_private import run_controller_here
 from atose_ray.runtime.shared import SharedRefs, shared_or_none
 from atose_ray.search.costs import FLOOR
+from atose_ray.search.plan import make_plan
 from atose_ray.search.trials import with_device
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
@@ -67,15 +69,8 @@ def worker_loop(config: dict[str, Any]) -> None:
             shown.epoch(record)
         ray.train.report(report_line(record, job.run.metric))
 
-    result = fit(
-        opened.run,
-        opened.method,
-        opened.batches,
-        opened.folder,
-        report=report,
-        wrap=ddp(opened.device, world),
-        device=opened.device,
-    )
+    wrap, device = ddp(opened.device, world), opened.device
+    result = fit(opened.run, opened.method, opened.batches, opened.folder, report=report, wrap=wrap, device=device)
     if lease is not None and shown is not None:
         shown.close("ended")
         lease.release()
@@ -114,22 +109,25 @@ def train_on_ray(
     """
     threads = max(1, int(search.cpus_per_worker))
     given = {"job": with_device(job, gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
+    each = {"CPU": search.cpus_per_worker, **({"GPU": gpus} if gpus > 0 else {})}
+    tries, storage = FailureConfig(max_failures=search.max_failures), ray_storage(Store(folder_uri))
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config=given,
-        scaling_config=ScalingConfig(
-            num_workers=search.workers_per_trial,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": search.cpus_per_worker, **({"GPU": gpus} if gpus > 0 else {})},
-        ),
+        scaling_config=ScalingConfig(search.workers_per_trial, use_gpu=gpus > 0, resources_per_worker=each),
         torch_config=TorchConfig(backend="nccl" if gpus > 0 else "gloo"),
-        run_config=RunConfig(
-            name=name,
-            **ray_storage(Store(folder_uri)),
-            failure_config=FailureConfig(max_failures=search.max_failures),
-            callbacks=list(callbacks),
-        ),
+        run_config=RunConfig(name=name, **storage, failure_config=tries, callbacks=list(callbacks)),
     )
     if ray.get_runtime_context().get_actor_id() is not None:  # of a trial; workers need an actor to speak to
         run_controller_here(trainer)
     trainer.fit()
+
+
+def train_alone(job: Job, search: SearchConfig, cpus: int | None, address: str | None) -> None:
+    """Plan for one job, and run it in its workers on a cluster of its own (or that of `address`). Raises PlanError."""
+    folder = Store(job.folder_uri)
+    with cluster(cpus, address):
+        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
+        print(f"plan: {plan.arithmetic()}", flush=True)
+        check_nodes(Store(job.store_uri), folder, job.run.data.dataset)
+        train_on_ray(job, search, plan.worker_gpus, job.run.signature(), folder.child("ray").uri)

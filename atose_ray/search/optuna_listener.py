@@ -60,17 +60,16 @@ class OptunaListener:
             if not self.costs:
                 patiently(lambda: trial.report(record.objective, record.epoch))
         elif isinstance(event, Ended) and event.state != "paused":
-            trial, values = self.open.pop(event.number), self.values(event)
+            trial, value = self.open.pop(event.number), self.best.get(event.number)
+            value = FLOOR if value is None and event.state == "diverged" else value
+            ended = load_trial(Store(event.job.folder_uri)) if self.costs else None
+            costs = costs_of(ended, self.costs) if ended else {}
+            values: list[float] | None = None
+            if event.state != "failed" and value is not None and costs is not None:
+                values = [value, *costs.values()]
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             patiently(lambda: self.study.tell(trial, values, state=state, skip_if_finished=True))
             self.kept.keep()
-
-    def values(self, event: Ended) -> list[float] | None:
-        """The metric and the costs of a trial that ended; None where one is not known."""
-        value = self.best.get(event.number, FLOOR if event.state == "diverged" else None)
-        trial = load_trial(Store(event.job.folder_uri)) if self.costs else None
-        costs = costs_of(trial, self.costs) if trial else {}
-        return None if event.state == "failed" or value is None or costs is None else [value, *costs.values()]
 
 
 def patiently(call: Callable[[], T]) -> T:

@@ -31,19 +31,6 @@ SCRIPTS = (
     *("core.js", "marks.js", "overview.js", "curves.js", "parallel.js", "pareto.js", "tags.js", "tables.js"),
     *("promotion.js", "sound.js", "examples.js", "trial.js", "compare.js", "live.js", "main.js"),
 )
-METRIC_MEANING = {
-    "pr_auc_macro": "average precision (area under the precision-recall curve) of each tag over all clips, "
-    "then the mean over the tags that have a positive clip",
-    "roc_auc_macro": "area under the ROC curve of each tag over all clips, then the mean over the tags",
-    "pr_auc_micro": "average precision over all (clip, tag) pairs pooled into one list",
-    "accuracy": "share of clips whose highest-scored tag is the right one",
-    "f1_macro_at_0.5": "F1 of each tag with the score cut at 0.5, then the mean over the tags",
-    "paired_cosine": "mean cosine of a clip's audio vector and the vector of its own tags (alignment)",
-    "unpaired_cosine": "mean cosine of a clip's audio vector and the tag vector of a clip with other tags",
-    "audio_uniformity": "log mean exp(-2 d²) over pairs of audio vectors: 0 is one point, lower is more spread",
-    "tag_uniformity": "log mean exp(-2 d²) over pairs of tag vectors: 0 is one point, lower is more spread",
-}
-
 Matrix = list[list[float]]
 
 
@@ -73,14 +60,19 @@ def report_data(
         "best": _best(study.best),
         "importances": [asdict(one) for one in (parameter_importances(order) if importances is None else importances)],
         "tag_maps": _tag_maps(study),
-        "examples": {str(number): _silent(one) for number, one in study.examples.items()},
+        "examples": {
+            str(number): {**one, "clips": {key: {**clip, "wav": None} for key, clip in one["clips"].items()}}
+            for number, one in study.examples.items()
+        },
         "promotion": study.promotion,
         "live": None if live_s is None else _live(study, live_s),
-        "meanings": METRIC_MEANING,
         "protocol": CLIP.name,
         "versions": study.versions,
     }
-    return {**{name: _compact(part) for name, part in data.items()}, "sound": _sound(study)}
+    # clip id -> WAV in base64, of the chosen model's mistakes: those of other trials would be too much for a page
+    clips = study.examples[study.best.number]["clips"] if study.best and study.best.number in study.examples else {}
+    sound = {key: clip["wav"] for key, clip in clips.items() if clip["wav"]}
+    return {**{name: _compact(part) for name, part in data.items()}, "sound": sound}
 
 
 def _live(study: StudyRecord, live_s: int) -> dict[str, Any]:
@@ -88,18 +80,6 @@ def _live(study: StudyRecord, live_s: int) -> dict[str, Any]:
     wanted = study.config.get("search", {}).get("trials", len(study.trials))
     found = measure(study.trials, wanted, time.time())
     return {"seconds": live_s, "rate": found.trials_per_hour, "left": found.seconds_left}
-
-
-def _silent(examples: dict[str, Any]) -> dict[str, Any]:
-    """examples.json without its excerpts."""
-    clips = {key: {**clip, "wav": None} for key, clip in examples["clips"].items()}
-    return {**examples, "clips": clips}
-
-
-def _sound(study: StudyRecord) -> dict[str, str]:
-    """clip id -> WAV in base64, of the chosen model's mistakes: those of other trials would be too much for a page."""
-    of_best = study.examples.get(study.best.number) if study.best else None
-    return {key: clip["wav"] for key, clip in of_best["clips"].items() if clip["wav"]} if of_best else {}
 
 
 def triangle_correlation(a_CC: Matrix, b_CC: Matrix) -> float | None:
@@ -161,7 +141,9 @@ def _space(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
             known.update(_range(trial.distributions.get(path)))
     for path, known in found.items():
         if "kind" not in known:
-            known.update(kind="choice", choices=_distinct([t.params[path] for t in trials if path in t.params]))
+            values = [trial.params[path] for trial in trials if path in trial.params]
+            distinct = {json.dumps(value, default=str, sort_keys=True): value for value in values}
+            known.update(kind="choice", choices=list(distinct.values()))
     roots = list(dict.fromkeys(re.split(r"[.\[]", path)[0] for path in found))
     return sorted(found.values(), key=lambda known: roots.index(re.split(r"[.\[]", known["path"])[0]))
 
@@ -178,22 +160,14 @@ def _range(text: str | None) -> dict[str, Any]:
         return {}
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    return list({json.dumps(value, default=str, sort_keys=True): value for value in values}.values())
-
-
 def _best(best: BestRecord | None) -> dict[str, Any] | None:
     if best is None:
         return None
-    left_out = ("tag_embedding_cosine_CC",)
-    metrics = {name: value for name, value in best.metrics.items() if name not in left_out}
-    scores = {split: _without_counts(metrics.get(split)) for split in ("valid", "test")}
-    counts = {name: (metrics.get("test") or {}).get(name) for name in COUNTS}
-    return {"number": best.number, "config": best.config, "metrics": {**metrics, **scores}, "counts": counts}
-
-
-def _without_counts(metrics: dict[str, float] | None) -> dict[str, float]:
-    return {name: value for name, value in (metrics or {}).items() if name not in COUNTS}
+    metrics = {name: value for name, value in best.metrics.items() if name != "tag_embedding_cosine_CC"}
+    for split in ("valid", "test"):
+        metrics[split] = {name: one for name, one in (metrics.get(split) or {}).items() if name not in COUNTS}
+    counts = {name: (best.metrics.get("test") or {}).get(name) for name in COUNTS}
+    return {"number": best.number, "config": best.config, "metrics": metrics, "counts": counts}
 
 
 def _tag_maps(study: StudyRecord) -> dict[str, Any]:

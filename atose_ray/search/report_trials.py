@@ -28,6 +28,10 @@ REASON_CHARACTERS, LEAST_REASON, LONGEST_REASON = 600_000, 300, 4000  # of all r
 STEPS = 65_534  # a packed value is one of them, from the curve's lowest to its highest; the next number is a gap
 PAUSE = 0.5  # of an epoch's seconds: a longer break between two epochs is shown as one
 NAME_CHARACTERS = 300
+AS_THEY_ARE = (
+    *("number", "signature", "state", "parameters", "params", "value", "resources", "threads", "precision"),
+    *("residency", "latency_ms", "gpu_memory"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,12 @@ def shared_configs(
     table = {
         "leaves": [[leaf.path, json.loads(leaf.value)] for leaf in index],
         "shared": [index[leaf] for leaf in shared.values()],
-        "base": None if base is None else [index[shared.get(one.path, one) if _open(one) else one] for one in base],
+        # null: left to the data, as the crop's length and the hash of the shards are
+        "base": None
+        if base is None
+        else [index[shared.get(one.path, one) if one.value == "null" else one] for one in base],
     }
     return table, own
-
-
-def _open(leaf: Leaf) -> bool:
-    """Whether a base leaves a value to the data: the crop's length, the hash of the shards."""
-    return leaf.value == "null"
 
 
 def _base(study: StudyRecord) -> list[Leaf] | None:
@@ -106,23 +108,12 @@ def _base(study: StudyRecord) -> list[Leaf] | None:
 
 def _facts(trial: TrialRecord, reason: int) -> dict[str, Any]:
     return {
-        "number": trial.number,
+        **{name: getattr(trial, name) for name in AS_THEY_ARE},
         "name": shortened(trial.name, NAME_CHARACTERS),
-        "signature": trial.signature,
-        "state": trial.state,
+        "device": shortened(trial.device, NAME_CHARACTERS),
         "reason": None if trial.reason is None else shortened(trial.reason, reason),
         "started": round(trial.started, 2),
         "ended": round(last_sign(trial), 2),
-        "device": shortened(trial.device, NAME_CHARACTERS),
-        "parameters": trial.parameters,
-        "params": trial.params,
-        "value": trial.value,
-        "resources": trial.resources,
-        "threads": trial.threads,
-        "precision": trial.precision,
-        "residency": trial.residency,
-        "latency_ms": trial.latency_ms,
-        "gpu_memory": trial.gpu_memory,
         "opened": None if trial.opened is None else round(trial.opened - trial.started, 2),
         "notes": [[round(one.time, 2), one.cause, shortened(one.text, LEAST_REASON)] for one in trial.notes[:50]],
     }
@@ -158,13 +149,8 @@ def pace(seconds: Sequence[float]) -> dict[str, float | int] | None:
     """Median, least, most and sum of the seconds of epochs, and how many they are."""
     if not seconds:
         return None
-    return {
-        "median": statistics.median(seconds),
-        "least": min(seconds),
-        "most": max(seconds),
-        "total": sum(seconds),
-        "count": len(seconds),
-    }
+    ends = {"least": min(seconds), "most": max(seconds)}
+    return {**ends, "median": statistics.median(seconds), "total": sum(seconds), "count": len(seconds)}
 
 
 def bars(trial: TrialRecord) -> list[tuple[str, float, float]]:
@@ -172,22 +158,19 @@ def bars(trial: TrialRecord) -> list[tuple[str, float, float]]:
     found: list[tuple[str, float, float]] = []
     for epoch in trial.epochs:
         first, last = epoch.time - epoch.seconds - trial.started, epoch.time - trial.started
-        goes_on = found and found[-1][0] == epoch.stage and first - found[-1][2] <= max(1.0, PAUSE * epoch.seconds)
-        if goes_on:
-            found[-1] = (epoch.stage, found[-1][1], round(last, 2))
-        else:
-            found.append((epoch.stage, round(first, 2), round(last, 2)))
+        if found and found[-1][0] == epoch.stage and first - found[-1][2] <= max(1.0, PAUSE * epoch.seconds):
+            first = found.pop()[1]
+        found.append((epoch.stage, round(first, 2), round(last, 2)))
     return found
 
 
 def _curves(trial: TrialRecord, metrics: Sequence[str], points: int) -> dict[str, Any]:
     kept = [trial.epochs[i] for i in thin(trial.epochs, points)]
     numbers = [epoch.epoch for epoch in kept]
-    valid = {i: pack([epoch.valid.get(name) for epoch in kept]) for i, name in enumerate(metrics)}
     return {
         "epoch": len(numbers) if numbers == list(range(1, len(numbers) + 1)) else numbers,
         "loss": pack([epoch.train_loss for epoch in kept]),
-        "valid": [valid[i] for i in range(len(metrics))],
+        "valid": [pack([epoch.valid.get(name) for epoch in kept]) for name in metrics],
     }
 
 

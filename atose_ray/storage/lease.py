@@ -106,12 +106,9 @@ class Lease:
         if self.finished.is_set():
             return
         self.finished.set()
-        if not self.lost and self._is_ours():
+        owner = None if self.lost else read_lease(self.store, self.name)
+        if owner is not None and owner["token"] == self.token:
             self.store.delete(self.name)
-
-    def _is_ours(self) -> bool:
-        owner = read_lease(self.store, self.name)
-        return owner is not None and owner["token"] == self.token
 
     def _write(self) -> None:
         self.beats += 1

@@ -1,5 +1,18 @@
 // The head of the page, the best trial, what was searched and on which data.
 
+// What a score says.
+const MEANINGS = {
+  "pr_auc_macro": "average precision (area under the precision-recall curve) of each tag over all clips, then the mean over the tags that have a positive clip",
+  "roc_auc_macro": "area under the ROC curve of each tag over all clips, then the mean over the tags",
+  "pr_auc_micro": "average precision over all (clip, tag) pairs pooled into one list",
+  "accuracy": "share of clips whose highest-scored tag is the right one",
+  "f1_macro_at_0.5": "F1 of each tag with the score cut at 0.5, then the mean over the tags",
+  "paired_cosine": "mean cosine of a clip's audio vector and the vector of its own tags (alignment)",
+  "unpaired_cosine": "mean cosine of a clip's audio vector and the tag vector of a clip with other tags",
+  "audio_uniformity": "log mean exp(-2 d²) over pairs of audio vectors: 0 is one point, lower is more spread",
+  "tag_uniformity": "log mean exp(-2 d²) over pairs of tag vectors: 0 is one point, lower is more spread",
+};
+
 const devices = () => REPORT.devices.map((one) => shorten(one.device, 90));
 const tested = () => (REPORT.best ? REPORT.best.metrics.test || {} : {});
 const chance = () => (REPORT.best ? REPORT.best.metrics.test_prevalence_mean : null);
@@ -87,7 +100,7 @@ function bestParameters(trial) {
 function bestMetrics(metrics) {
   const names = [...new Set([METRIC, ...Object.keys(metrics.valid || {}), ...Object.keys(metrics.test || {})])];
   const rows = names.map((name) => [
-    h("span", {}, h("code", {}, name), h("br"), h("span", { class: "meaning" }, REPORT.meanings[name] || "")),
+    h("span", {}, h("code", {}, name), h("br"), h("span", { class: "meaning" }, MEANINGS[name] || "")),
     score((metrics.valid || {})[name]), score((metrics.test || {})[name]),
   ]);
   const headings = [{ title: "Metric" }, { title: "Validation", num: true }, { title: "Test", num: true }];
