@@ -114,7 +114,7 @@ def train_on_ray(
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config=given,
-        scaling_config=ScalingConfig(search.workers_per_trial, use_gpu=gpus > 0, resources_per_worker=each),
+        scaling_config=ScalingConfig(num_workers=search.workers_per_trial, use_gpu=gpus > 0, resources_per_worker=each),
         torch_config=TorchConfig(backend="nccl" if gpus > 0 else "gloo"),
         run_config=RunConfig(name=name, **storage, failure_config=tries, callbacks=list(callbacks)),
     )
