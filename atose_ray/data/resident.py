@@ -119,10 +119,10 @@ def load_clips(
     clips = _IN_MEMORY.get(key)
     if clips is None:
         groups = kept_groups(source, split)
-        everything = np.ones(sum(group.clips for group in groups), bool)
         if shared is not None:
             clips = copied(shared.share(source, split), source.settings.unit, where)
         else:
+            everything = np.ones(sum(group.clips for group in groups), bool)
             clips = read_clips(source.settings, groups, source.chosen_N if split == "train" else everything, where)
         _IN_MEMORY[key] = clips
     return clips
@@ -183,11 +183,21 @@ class ResidentBatches(LocalBatches):
         scale_N, tags_NC, clip_id_N = (
             torch.from_numpy(part[clip_N]).to(self.device) for part in (clips.scale_N, clips.tags_NC, clips.clip_id_N)
         )
-        crops = _gathered if self.residency == "device" else _sliced
-        stored = crops(clips, clip_N, starts_N, sizes, self.settings)
+        on_device, length = self.residency == "device", self.settings.crop_samples
+        if on_device:
+            all_S = torch.as_tensor(clips.parts[0])
+            placed = (clips.first_N[clip_N], clips.n_samples_N[clip_N], starts_N)
+            first_N, n_samples_N, start_N = (torch.from_numpy(part).to(all_S.device) for part in placed)
         first = 0
-        for size, stored_BT in zip(sizes, stored, strict=True):
+        for size in sizes:
             rows = slice(first, first + size)
+            if on_device:
+                stored_BT = gather_crops(all_S, first_N[rows], n_samples_N[rows], start_N[rows], length)
+            else:
+                crops_BT = np.zeros((size, length), self.settings.unit)
+                for crop_T, clip, start in zip(crops_BT, clip_N[rows], starts_N[rows], strict=True):
+                    cut(clips.stored(clip), int(start), crop_T)
+                stored_BT = torch.from_numpy(crops_BT)
             inputs = stored_BT.to(self.device, torch.float32).mul_(per_row(scale_N[rows], stored_BT))
             yield Batch(inputs, tags_NC[rows], clip_id_N[rows])
             first += size
@@ -196,35 +206,6 @@ class ResidentBatches(LocalBatches):
 def first_clips(groups: list[RowGroup]) -> list[int]:
     """Position of the first clip of each row group among all."""
     return [0, *itertools.accumulate(group.clips for group in groups)][:-1]
-
-
-def _sliced(
-    clips: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], settings: CropSettings
-) -> Iterator[torch.Tensor]:
-    """[B, T] or [B, F, M] as stored per batch, from clips on the host."""
-    row = 0
-    for size in sizes:
-        stored_BT = np.zeros((size, settings.crop_samples), settings.unit)
-        for out_T, clip, start in zip(stored_BT, clip_N[row : row + size], starts_N[row : row + size], strict=True):
-            cut(clips.stored(clip), int(start), out_T)
-        yield torch.from_numpy(stored_BT)
-        row += size
-
-
-def _gathered(
-    clips: MemoryClips, clip_N: Array, starts_N: Array, sizes: list[int], settings: CropSettings
-) -> Iterator[torch.Tensor]:
-    """[B, T] or [B, F, M] as stored per batch, by one gather each from clips on a device."""
-    all_S = torch.as_tensor(clips.parts[0])
-    where = all_S.device
-    first_N, n_samples_N, start_N = (
-        torch.from_numpy(part).to(where) for part in (clips.first_N[clip_N], clips.n_samples_N[clip_N], starts_N)
-    )
-    row = 0
-    for size in sizes:
-        rows = slice(row, row + size)
-        yield gather_crops(all_S, first_N[rows], n_samples_N[rows], start_N[rows], settings.crop_samples)
-        row += size
 
 
 def gather_crops(

@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from atose_ray.datasets.base import SourceError
 from atose_ray.datasets.frames import matrix_pieces, read_matrix
 from atose_ray.datasets.remote import open_source
 from atose_ray.storage import SPOOL_BYTES, Store
-from atose_ray.types import AudioInput, ClipRef, FrameInput, Input, Split
+from atose_ray.types import ClipRef, FrameInput, Input, Split
 
 MAX_SHARD_BYTES = 256 << 20
 PART_SHIFT = 32
@@ -43,22 +43,28 @@ class ShardJob:
     peak_normalize: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardResult:
-    """What a job gave. files: one, none when no clip could be decoded, more when its clips are too long for one.
+    """What a job gave, counted while its rows go by. files: one, none when no clip could be decoded, more when its
+    clips are too long for one.
 
     clips: rows written. sources, source_bytes: what was read. facts: of every row; left in `parts/` where many results
     are in memory at a time."""
 
     split: Split
-    files: tuple[ShardFile, ...]
-    skipped: tuple[SkippedClip, ...]
-    tag_counts: dict[str, int]
-    longest_samples: int
-    clips: int
-    sources: int
-    source_bytes: int
-    facts: tuple[ClipFacts, ...]
+    files: tuple[ShardFile, ...] = ()
+    skipped: list[SkippedClip] = field(default_factory=list)
+    tag_counts: Counter[str] = field(default_factory=Counter)
+    longest_samples: int = 0
+    clips: int = 0
+    sources: int = 0
+    source_bytes: int = 0
+    facts: list[ClipFacts] = field(default_factory=list)
+
+    def skip(self, clip: ClipRef, error: Exception) -> None:
+        """A clip that cannot be read. Its name may be bytes that are no UTF-8; the reason is text that is."""
+        reason = str(error).encode("utf-8", "backslashreplace").decode()
+        self.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=reason))
 
 
 RESULT = TypeAdapter(ShardResult)
@@ -70,10 +76,10 @@ def write_shard(job: ShardJob) -> ShardResult:
     if folder.exists(part_name(job.name)):
         done = read_part(folder, job.name)
         if all(folder.exists(file.name) for file in done.files):
-            return dataclasses.replace(done, facts=())
+            return dataclasses.replace(done, facts=[])
     result = decode_shard(job)
     folder.write_json(part_name(job.name), RESULT.dump_python(result, mode="json"))
-    return dataclasses.replace(result, facts=())
+    return dataclasses.replace(result, facts=[])
 
 
 def part_name(job: str) -> str:
@@ -88,34 +94,9 @@ def read_part(folder: Store, job: str) -> ShardResult:
 
 def decode_shard(job: ShardJob) -> ShardResult:
     """Decode the clips of a job and write them. A clip that cannot be decoded is skipped with its reason."""
-    tally = _Tally()
-    files = write_rows(Store(job.folder_uri), job, decode_rows(job, tally))
-    return ShardResult(
-        split=job.split,
-        files=files,
-        skipped=tuple(tally.skipped),
-        tag_counts=dict(tally.tags),
-        longest_samples=max((one.samples for one in tally.facts), default=0),
-        clips=len(tally.facts),
-        sources=len(job.clips),
-        source_bytes=tally.source_bytes,
-        facts=tuple(tally.facts),
-    )
-
-
-@dataclass
-class _Tally:
-    """What is counted while the rows of a job go by."""
-
-    facts: list[ClipFacts] = field(default_factory=list)
-    skipped: list[SkippedClip] = field(default_factory=list)
-    tags: Counter[str] = field(default_factory=Counter)
-    source_bytes: int = 0
-
-    def skip(self, clip: ClipRef, error: Exception) -> None:
-        """A clip that cannot be read. Its name may be bytes that are no UTF-8; the reason is text that is."""
-        reason = str(error).encode("utf-8", "backslashreplace").decode()
-        self.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=reason))
+    result = ShardResult(job.split, sources=len(job.clips))
+    result.files = write_rows(Store(job.folder_uri), job, decode_rows(job, result))
+    return result
 
 
 def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[ShardFile, ...]:
@@ -133,7 +114,7 @@ def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[S
     return tuple(files)
 
 
-def decode_rows(job: ShardJob, tally: _Tally) -> Iterator[ClipRow]:
+def decode_rows(job: ShardJob, result: ShardResult) -> Iterator[ClipRow]:
     """The rows of a job. A file of several clips that follow one another is opened, or fetched, once."""
     numbered = zip(job.clip_ids, job.clips, strict=True)
     for place, members in itertools.groupby(numbered, key=lambda pair: pair[1].source):
@@ -142,68 +123,58 @@ def decode_rows(job: ShardJob, tally: _Tally) -> Iterator[ClipRow]:
                 source, size = opened.enter_context(open_source(place))
             except (SourceError, OSError) as error:
                 for _, clip in members:
-                    tally.skip(clip, error)
+                    result.skip(clip, error)
                 continue
-            tally.source_bytes += size
+            result.source_bytes += size
             for number, clip in members:
-                yield from clip_rows(source, number, clip, job, tally)
+                yield from clip_rows(source, number, clip, job, result)
 
 
 def clip_rows(
-    source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob, tally: _Tally
+    source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob, result: ShardResult
 ) -> Iterator[ClipRow]:
     """The rows of a file. Those of a long one wait, on the disk where they are many, for its end to be sound."""
     tags, unit = tuple(sorted(job.tags.index(tag) for tag in clip.tags)), unit_of(job.longest)
+    parts: list[tuple[float, float, ClipFacts]] = []
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         try:
-            facts = [*spool_parts(cast(BinaryIO, spool), source, number, clip, job)]
+            for start_s, stored, scale, fact in stored_parts(source, clip, job):
+                spool.write(little_endian(stored).tobytes())
+                fact = dataclasses.replace(fact, clip_id=number | len(parts) << PART_SHIFT)
+                parts.append((start_s, scale, fact))
         except (AudioError, SourceError, OSError) as error:
-            tally.skip(clip, error)
+            result.skip(clip, error)
             return
-        tally.tags.update({tag: len(facts) for tag in clip.tags})
+        result.tag_counts.update({tag: len(parts) for tag in clip.tags})
         spool.seek(0)
-        for start_s, scale, fact in facts:
+        for start_s, scale, fact in parts:
             name = clip.name
-            if len(facts) > 1:
+            if len(parts) > 1:
                 name += f"#t={start_s:g},{start_s + fact.samples / job.longest.rate_hz:g}"
-            tally.facts.append(fact)
+            result.facts.append(fact)
+            result.clips += 1
+            result.longest_samples = max(result.longest_samples, fact.samples)
             stored = np.frombuffer(spool.read(unit.itemsize * fact.samples), unit)
             yield ClipRow(fact.clip_id, name, clip.group, tags, scale, stored)
 
 
-def spool_parts(
-    spool: BinaryIO, source: str | bytes | BinaryIO, number: int, clip: ClipRef, job: ShardJob
-) -> Iterator[tuple[float, float, ClipFacts]]:
-    """Decode a file's clips into `spool` as stored. Gives where each begins in the file, its scale and its facts.
-    Raises AudioError or SourceError, maybe after some."""
-    if isinstance(job.longest, FrameInput):
-        parts = frame_parts(source, clip, job.longest)
-    else:
-        parts = audio_parts(source, clip, job.longest, job.peak_normalize)
-    for part, (start_s, stored, scale, facts) in enumerate(parts):
-        spool.write(little_endian(stored).tobytes())
-        yield start_s, scale, dataclasses.replace(facts, clip_id=number | part << PART_SHIFT)
-
-
-Parts = Iterator[tuple[float, npt.NDArray[Any], float, ClipFacts]]
-
-
-def audio_parts(source: str | bytes | BinaryIO, clip: ClipRef, longest: AudioInput, peak_normalize: bool) -> Parts:
-    """The clips of a sound file: where each begins, int16 [T], scale, facts."""
-    parts = decode_parts(
+def stored_parts(
+    source: str | bytes | BinaryIO, clip: ClipRef, job: ShardJob
+) -> Iterator[tuple[float, npt.NDArray[Any], float, ClipFacts]]:
+    """The clips of a file: where each begins in it, int16 [T] or [F, M], scale, facts. Raises AudioError or
+    SourceError, maybe after some."""
+    longest = job.longest
+    if isinstance(longest, FrameInput):
+        for start_s, stored in matrix_pieces(read_matrix(source, clip), longest, clip):
+            yield start_s, stored, 1.0, measure_frames(0, stored)
+        return
+    for decoded in decode_parts(
         source,
         name=None if isinstance(source, (str, bytes)) else str(clip.source),
         sample_rate_hz=longest.sample_rate_hz,
         start_s=clip.start_s,
         end_s=clip.end_s,
         max_seconds=longest.length / longest.rate_hz,
-    )
-    for decoded in parts:
-        pcm_T, scale = to_pcm16(decoded.audio_T, peak_normalize)
+    ):
+        pcm_T, scale = to_pcm16(decoded.audio_T, job.peak_normalize)
         yield decoded.start_s, pcm_T, scale, measure(0, pcm_T, scale, decoded)
-
-
-def frame_parts(source: str | bytes | BinaryIO, clip: ClipRef, longest: FrameInput) -> Parts:
-    """The clips of a matrix: where each begins, [F, M], 1, facts."""
-    for start_s, stored in matrix_pieces(read_matrix(source, clip), longest, clip):
-        yield start_s, stored, 1.0, measure_frames(0, stored)
