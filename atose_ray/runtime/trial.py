@@ -168,10 +168,13 @@ def worker_group_trial(config: dict[str, Any], shared: SharedRefs | None = None)
 
 def trainable(plan: Plan, shared: SharedRefs | None) -> Any:
     """What Tune runs, with the resources of the trial's own process and the references to what trials share."""
-    kind: Any = worker_group_trial if plan.workers else type("Trial", (ActorTrial,), {})  # the dashboard shows the name
+    kind: Any = worker_group_trial if plan.workers else ActorTrial
     if shared is not None:
         kind = tune.with_parameters(kind, shared=shared)
-    return tune.with_resources(kind, functools.partial(resources_of, plan))
+    kind = tune.with_resources(kind, functools.partial(resources_of, plan))
+    if isinstance(kind, type):  # Tune wraps the class in others: the last name is what Ray's dashboard lists
+        kind.__name__ = kind.__qualname__ = "Trial"
+    return kind
 
 
 def resources_of(plan: Plan, config: dict[str, Any]) -> tune.PlacementGroupFactory:
