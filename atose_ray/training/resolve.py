@@ -69,29 +69,31 @@ def from_model(run: RunConfig, uri: str, spec: DataSpec) -> RunConfig:
 
 def with_hash(init: InitFrom) -> InitFrom:
     """`init` with the hash of its file. Raises ConfigError when it has another one than it was resolved with."""
-    digest = hashlib.sha256(_weights(init)).hexdigest()[:16]
-    if init.sha256 not in (None, digest):
-        raise ConfigError(
-            f"init_from {init.uri} holds other weights than this run was resolved with ({digest}, not {init.sha256}); "
-            "bring the file back, or leave init_from.sha256 out to train from the new ones"
-        )
-    return init.model_copy(update={"sha256": digest})
+    return init.model_copy(update={"sha256": _weights(init)[1]})
 
 
-def _weights(init: InitFrom) -> bytes:
+def _weights(init: InitFrom) -> tuple[bytes, str]:
+    """The file and its hash, which is held against the one that `init` was resolved with."""
     uri = init.uri if init.uri.partition("?")[0].endswith(TENSOR_FILES) else f"{init.uri}/{WEIGHTS}"
     try:
-        return read_uri(uri)
+        content = read_uri(uri)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(
             f"init_from.uri is a model folder or a file of tensors ({', '.join(TENSOR_FILES)}), but got "
             f"{init.uri}: {error}"
         ) from error
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    if init.sha256 not in (None, digest):
+        raise ConfigError(
+            f"init_from {init.uri} holds other weights than this run was resolved with ({digest}, not {init.sha256}); "
+            "bring the file back, or leave init_from.sha256 out to train from the new ones"
+        )
+    return content, digest
 
 
 def begin_with(method: Method, init: InitFrom) -> None:
     """Load the weights into the method's parts, in place. Raises ConfigError where they do not fit."""
-    content = _weights(with_hash(init))
+    content, _ = _weights(init)
     if init.uri.partition("?")[0].endswith(TENSOR_FILES):
         tensors = {f"encoder.{key}": value for key, value in read_tensors(init, content).items()}
         wanted: tuple[str, ...] = ("encoder",)
