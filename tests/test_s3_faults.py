@@ -15,11 +15,10 @@ from conftest import RATE
 from test_prepare_resume import content
 from test_s3 import Bucket, bucket  # noqa: F401  (a fixture)
 
-from atose_ray import file_systems
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config
-from atose_ray.storage import Store, StoreError
+from atose_ray.storage import Store, StoreError, file_systems
 
 pytestmark = pytest.mark.slow
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
