@@ -1,6 +1,6 @@
 """The two walks of a search, counted: `PYTHONPATH=. python -m benchmarks.walks STORE`.
 
-The configuration goes from the study's file to the encoder; a score from the end of an epoch to Optuna. Both are walked
+The configuration goes from the study's file to the encoder (what the encoder is then used for is not walked); a score from the end of an epoch to Optuna. Both are walked
 here in one process, without Ray's loop: the pieces are called as Ray calls them. sys.setprofile counts
 
     functions   of this package that were given the configuration (a StudyConfig, a RunConfig or a part of one, a Job or
@@ -32,6 +32,7 @@ import optuna
 CONFIG_KEYS = {"encoder", "method", "optim", "data", "base", "space", "job"}
 CONFIGS = ("Config", "Job", "TrialSetup", "Configs")
 FACTS = {"DataSpec", "Manifest", "AudioConfig", "AudioInput", "FrameInput", "ShardFile"}  # of the data, not choices
+LAST = "sample_cnn.py:SampleCNN.__init__"  # the encoder, where the configuration's walk ends
 SCORES = ("EpochRecord", "Epoch", "Ended")
 STUDY = {
     "base": {
@@ -75,11 +76,12 @@ class Walk:
 
     def __init__(self, wanted: Callable[[Any], bool]) -> None:
         self.wanted, self.functions, self.files, self.returns = wanted, dict[str, int](), list[str](), set[Any]()
+        self.last, self.ended = "", False
         self.root = str(Path(importlib.import_module("atose_ray").__file__ or "").parent)
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event != "call" or not code.co_filename.startswith(self.root) or code.co_name.startswith("<"):
+        if self.ended or event != "call" or not code.co_filename.startswith(self.root) or code.co_name.startswith("<"):
             return
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 12)]
         if not any(self.wanted(frame.f_locals.get(name)) for name in names) or inside_pydantic(frame):
@@ -91,6 +93,7 @@ class Walk:
             self.files.append(file)
         name = f"{file}:{code.co_qualname if sys.version_info >= (3, 11) else code.co_name}"
         self.functions[name] = self.functions.get(name, 0) + 1
+        self.ended = name.endswith(self.last) if self.last else False
 
     def figures(self) -> dict[str, int]:
         """What is compared."""
@@ -165,6 +168,7 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         optuna_study = listener.OptunaListener(asked, kept)
         setup = optuna_study.ask(space, 0)
         actor = object.__new__(trial_of.ActorTrial)
+        configuration.last = LAST
         actor.setup({trial_of.KEY: setup})
     job = setup.job
     log, shown = log_of.TrialLog(folder, 2, None, ()), console.Console(study.search, ())
@@ -233,6 +237,7 @@ def old_walk(store_uri: str, file: str) -> dict[str, Walk]:
         costs.trainable(study.search.costs, plan, None)
         config = searcher.suggest("t0")
         actor = object.__new__(trial_of.ActorTrial)
+        configuration.last = LAST
         actor.setup(config)
     session = module("atose_ray.runtime.sitting").Sitting(folder)
     spilling = type("Spilling", (), {"line": lambda self, last=False: None})()
