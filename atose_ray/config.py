@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from atose_ray.data.memory import Residency
+from atose_ray.data.views import ViewConfig
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
 from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
@@ -24,12 +25,18 @@ from atose_ray.types import ByKind, Config, DataSpec, TagSet
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
 
 
+SINCE = (
+    ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
+    ("data", "sampling"),
+)  # fmt: skip
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be: the message names the path, what was expected and what came."""
 
 
-class DataConfig(Config):
-    """dataset: name of a prepared set in the store.
+class DataConfig(ViewConfig):
+    """dataset: name of a prepared set in the store. What of it is trained on: the fields of ViewConfig.
 
     crop_seconds: length of a clip in a forward pass; None is the encoder's published length, or the longest clip
         where that is shorter; `published` is the encoder's in any case. Shorter clips are zero-padded.
@@ -37,8 +44,7 @@ class DataConfig(Config):
     crops_per_clip: random crops of every clip in an epoch of training: so many from each time a clip is read.
     eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
     shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
-    train_share: share of the train split's clips, drawn by the seed, that is trained on: one point of a learning curve.
-        A smaller share's clips are all in a larger one; valid and test stay whole.
+    sampling: `uniform` draws every clip once in an epoch, `class_balanced` every tag equally often (data/sampling.py).
     residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
         speed, not one bit of a batch, so it is no part of a run's identity.
     content_hash: of the shards; filled in when a run starts, so that other data is another run."""
@@ -49,7 +55,7 @@ class DataConfig(Config):
     crops_per_clip: int = Field(default=1, ge=1, le=256)
     eval_crops: int = Field(default=4, ge=1, le=256)
     shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
-    train_share: float = Field(default=1.0, gt=0, le=1)
+    sampling: Literal["uniform", "class_balanced"] = "uniform"
     residency: Residency = "auto"
     content_hash: str | None = None
 
@@ -115,9 +121,10 @@ class RunConfig(Config):
     def signature(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
         identity = without_speed(self.model_dump(mode="json"))
-        for since in ("init_from", "tag_vectors"):  # where they are not used, a run is what it was before they existed
-            if identity[since] is None:
-                del identity[since]
+        for part, since in SINCE:  # where they are not used, a run is what it was before they existed
+            branch = identity[part] if part else identity
+            if branch[since] in (None, "uniform", "all"):
+                del branch[since]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def resolve(self, spec: DataSpec, content_hash: str) -> "RunConfig":

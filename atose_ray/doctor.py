@@ -7,7 +7,6 @@ import sys
 from atose_ray import cli
 from atose_ray.data.doctor.checks import QUARANTINE, as_json, as_lines, examine, summary
 from atose_ray.data.doctor.page import PAGE, write_examination
-from atose_ray.data.shards import data_store
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.json:
         print(json.dumps(as_json(found), ensure_ascii=False))
     else:
-        folder = data_store(store, options.dataset)
+        folder = found.manifest.folder(store)
         print("\n".join([summary(found), *as_lines(found)]))
         print(f"page: {folder.child(PAGE).uri}\nlist: {folder.child(QUARANTINE).uri}")
     if not found.may_train:

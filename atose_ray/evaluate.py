@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.config import OBJECTIVES
+from atose_ray.config import OBJECTIVES, DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.views import view_of
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
 from atose_ray.evaluation.significance import interval
-from atose_ray.storage import Store
+from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.run import score_split
 from atose_ray.types import SPLITS, Split
@@ -45,16 +46,18 @@ def main(argv: list[str] | None = None) -> None:
     """Load the models, read their data set from the store, check that all can be compared, score, print."""
     options = arguments().parse_args(argv)
     models, store = load_models(options.model), cli.open_store(options)
-    dataset = models[0].run.data.dataset
-    manifest = load_manifest(store, dataset)
+    data = models[0].run.data
+    manifest = trained_on(models[0], store)
+    view = view_of(manifest, data, store).manifest
     for model in models:
-        check_same_data(model, manifest)
+        check_same_data(model, view)
     taken = {
-        "dataset": dataset,
-        "kind": str(manifest.dataset.get("kind", dataset)),
+        "dataset": data.dataset,
+        "kind": str(manifest.dataset.get("kind", data.dataset)),
         "content_hash": manifest.content_hash,
-        "tags": list(manifest.data_spec.tags),
+        "tags": list(view.data_spec.tags),
         "split": options.split,
+        "fold": data.fold,
         "protocol": options.protocol,
     }
     before = read_results(options.against, taken) if options.against else []
@@ -70,12 +73,20 @@ def main(argv: list[str] | None = None) -> None:
     print(json.dumps(shown, ensure_ascii=False) if options.json else as_text(results))
 
 
+def trained_on(model: Model, store: Store) -> Manifest:
+    """The data set of a model: as it was trained on, or, where the store has another content now, that one."""
+    try:
+        return load_manifest(store, model.run.data.dataset, model.run.data.content_hash)
+    except StoreError:
+        return load_manifest(store, model.run.data.dataset)
+
+
 def load_models(folders: list[str]) -> list[Model]:
     """The models to score. Raises ValueError where a folder is none, or they are of several data sets or tag lists."""
     models = [load_model(folder) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
         pair = (models[0], model)
-        ours, theirs = (one.run.data.dataset for one in pair)
+        ours, theirs = (place_of(one.run.data) for one in pair)
         if ours != theirs:
             raise ValueError(
                 f"models side by side must be of one data set, but {folders[0]} was trained on {ours!r} and {folder} "
@@ -88,6 +99,11 @@ def load_models(folders: list[str]) -> list[Model]:
                 "score each with the store it was trained from"
             )
     return models
+
+
+def place_of(data: DataConfig) -> str:
+    """The set, and fold of it, that a model's test clips are in."""
+    return data.dataset if data.fold is None else f"{data.dataset}, fold {data.fold}"
 
 
 def read_results(file: str, taken: dict[str, Any]) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if best is None:
         raise ValueError(f"no trial of the study {options.study!r} finished an epoch, so there is nothing to promote")
     first = best.number if options.trial is None else options.trial
-    load_manifest(store, best.config["data"]["dataset"])
+    load_manifest(store, best.config["data"]["dataset"], best.config["data"]["content_hash"])
     folder.check_writable()
 
     from atose_ray.runtime.cluster import cluster, cluster_resources

@@ -6,7 +6,8 @@ import re
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
-from atose_ray.data.shards import load_manifest
+from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.views import view_of
 from atose_ray.search.budget import parse_budget, prices_of
 from atose_ray.search.clip_plan import plan_clips
 from atose_ray.search.costs import front
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     nodes = read_cluster_file(options.cluster) if options.cluster else {}
     prices = prices_of(nodes, options.cluster) if (nodes.get("metadata") or {}).get("usd_per_hour") else None
     budget = parse_budget(study.search.budget, prices) if study.search.budget else None
-    manifest = load_manifest(store, compose(study, {}).data.dataset)
+    manifest = data_of(study, store, study_store(store, name))
     base = check(study, f"on the data set {manifest.name}", store, manifest)
     check_warm_start(study, store)
     study_store(store, name).check_writable()
@@ -69,12 +70,24 @@ def main(argv: list[str] | None = None) -> None:
     job = {"study": name, "store": store.uri, "trials": str(study.search.trials), "metric": study.search.metric}
     with cluster(options.cpus, options.address, object_store_bytes, job):
         available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
-        clips = plan_clips(base, study.search, manifest, available, node_stores())
+        clips = plan_clips(base, study.search, view_of(manifest, base.data, store).manifest, available, node_stores())
         plan = make_plan(study.search, clips.streams, available)
         print(f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}")
         print(clips.line(plan), flush=True)
         record = run_study(study, name, store, plan, manifest, clips, budget, options.retry_failed)
     print(closing(record, study_store(store, name)))
+
+
+def data_of(study: StudyConfig, store: Store, folder: Store) -> Manifest:
+    """The prepared set of a study: for one that goes on that which it began with, whatever the set's name means now."""
+    dataset = compose(study, {}).data.dataset
+    if not folder.exists("data.json"):
+        return load_manifest(store, dataset)
+    began = str(folder.read_json("data.json")["content_hash"])
+    manifest = load_manifest(store, dataset, began)
+    if load_manifest(store, dataset).content_hash != began:
+        print(f"data: {dataset!r} was prepared anew since this study began, which goes on with the data it began with")
+    return manifest
 
 
 def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:

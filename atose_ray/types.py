@@ -175,7 +175,8 @@ class ClipRef:
     source: path (or URI) of an audio file, or the encoded file itself as bytes.
     name: what identifies the clip in messages and tables, stable across machines (usually the path in the annotations).
     start_s, end_s: the part of the file, in seconds; `end_s=None` is the end of the file.
-    group: artist, speaker or recording; the same group in two splits is a leak."""
+    group: artist, speaker or recording; the same group in two splits is a leak.
+    fold: of a set that is made for cross-validation; `split` is then that of the set's first fold."""
 
     source: str | bytes
     name: str
@@ -184,6 +185,7 @@ class ClipRef:
     group: str | None = None
     start_s: float = 0.0
     end_s: float | None = None
+    fold: int | None = None
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def prepared(source: Path, store: Store, **options: Any) -> Manifest:
 
 def settings_of(store: Store, manifest: Manifest, crop: int) -> CropSettings:
     spec = manifest.data_spec
-    return CropSettings(store.uri, manifest.name, len(spec.tags), crop, 3, unit_of(spec.input))
+    return CropSettings(manifest.folder(store).uri, len(spec.tags), crop, 3, unit_of(spec.input))
 
 
 SIZES: dict[str, Any] = {"batch_size": 8, "eval_crops": 3, "eval_batch_size": 7, "mix": 2, "crops_per_clip": 2}

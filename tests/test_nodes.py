@@ -206,6 +206,7 @@ from atose_ray.runtime.cluster import cluster
 from atose_ray.search.plan import PlanError
 from atose_ray.runtime.ingest import RayBatches, near_here
 from atose_ray.runtime.nodes import check_nodes
+from atose_ray.data.views import View
 from atose_ray.runtime.shared import share_clips
 from atose_ray.storage import Store
 from atose_ray.training.run import make_batches
@@ -239,7 +240,7 @@ with cluster():
     ray.get(filler.__ray_ready__.remote())
     print("near", near == {first}, "full", ray.get(consumer.nodes.remote()) == {second})
     ray.kill(filler)
-    copy = share_clips(store, "folder", manifest, [first, second])  # train on one, valid on the other
+    copy = share_clips(store, View(manifest, len(manifest.data_spec.tags)), [first, second])  # train on one, valid on the other
     local = make_batches(run, manifest, store.uri)
     streamed = make_batches(run, manifest, store.uri, lambda *a, **k: RayBatches(*a, stream_bytes=10**6, **k))
     for epoch in (0, 1):

@@ -210,7 +210,7 @@ def test_a_store_of_any_name_is_read_back(tmp_path: Path, tiny_source: Path) -> 
     for index, name in enumerate(("two words #1? %41", "\u05d0 ünï [x]* =")):
         store = Store(str(tmp_path / name))
         manifest = prepared(tiny_source, store)
-        settings = CropSettings(store.uri, "folder", len(manifest.data_spec.tags), RATE // 2, seed=index)
+        settings = CropSettings(data_store(store, "folder").uri, len(manifest.data_spec.tags), RATE // 2, seed=index)
         batches = LocalBatches(manifest, settings, batch_size=8, eval_crops=1, eval_batch_size=8, mix=2)
         assert sum(len(batch.inputs) for batch in batches.train(1)) == 36
         assert examine(store, "folder").may_train

@@ -24,6 +24,7 @@ from atose_ray.data.batches import CropSettings, LocalBatches
 from atose_ray.data.in_memory import joined, read_clips
 from atose_ray.data.prepare import prepare
 from atose_ray.data.resident import ResidentBatches, SharedClips, kept_in
+from atose_ray.data.views import View
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
@@ -39,6 +40,11 @@ CPU = torch.device("cpu")
 MIB = 2**20
 
 
+def whole(manifest: Manifest) -> View:
+    """The view that is all of a set."""
+    return View(manifest, len(manifest.data_spec.tags))
+
+
 @pytest.fixture
 def small_parts(monkeypatch) -> None:
     """The tiny set in several parts."""
@@ -47,7 +53,7 @@ def small_parts(monkeypatch) -> None:
 
 def lent(store: Store, manifest: Manifest) -> SharedClips:
     """The clips as a trial gets them: in parts, read-only."""
-    settings, splits = CropSettings(store.uri, "folder", len(manifest.data_spec.tags), 0, 0), {}
+    settings, splits = CropSettings(manifest.folder(store).uri, len(manifest.data_spec.tags), 0, 0), {}
     for split in shared.SPLITS:
         pieces = [
             read_clips(settings, groups, np.ones(sum(g.clips for g in groups), bool), CPU)
@@ -56,7 +62,7 @@ def lent(store: Store, manifest: Manifest) -> SharedClips:
         for piece in pieces:
             piece.parts[0].setflags(write=False)
         splits[split] = joined(pieces)
-    return SharedClips(manifest.content_hash, splits)
+    return SharedClips(shared_files(manifest), None, splits)
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +123,14 @@ def test_clips_are_taken_only_where_they_are_asked_for_and_of_this_data(
         return kept_in(make_batches(config, tiny_manifest, tiny_store.uri, LocalBatches, 0, 1, CPU, given))
 
     assert place(clips) == "shared" and place(clips, residency="stream") == "stream"
-    assert place(SharedClips("another", clips.splits)) == "stream"
+    assert place(SharedClips(("another",), None, clips.splits)) == "stream"
 
 
 def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> None:
     import ray
 
     (home,) = object_store.node_stores()
-    copy = share_clips(long_store, "folder", load_manifest(long_store, "folder"), [home.node_id])
+    copy = share_clips(long_store, whole(load_manifest(long_store, "folder")), [home.node_id])
     (filled,) = object_store.node_stores()
 
     class Trial:
@@ -194,7 +200,7 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
     from atose_ray.runtime.train import open_on_ray
 
     job = Job(tiny_run(execution={"ingest": "ray_data"}), tiny_store.uri, str(tmp_path), {})
-    opened = open_on_ray(job, SharedRefs("x", {}, "the object store is full"), None)
+    opened = open_on_ray(job, SharedRefs((), None, {}, "the object store is full"), None)
     assert type(opened.batches) in (LocalBatches, ResidentBatches)
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 
@@ -202,7 +208,7 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
 def test_a_shard_that_cannot_be_read_ends_the_search_at_once(ray_cluster, tiny_store, tiny_manifest, tmp_path) -> None:
     (home,) = object_store.node_stores()
     with pytest.raises(StoreError, match=r"^cannot read .*\.parquet: "):
-        share_clips(Store(str(tmp_path)), "folder", tiny_manifest, [home.node_id])
+        share_clips(Store(str(tmp_path)), whole(tiny_manifest), [home.node_id])
 
 
 def node(free: int, name: str = "10.0.0.1", cpus: float = 4, gpus: float = 0) -> NodeStore:

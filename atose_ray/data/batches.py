@@ -1,7 +1,7 @@
 """Shards -> Batch, without Ray: plain pyarrow and numpy, one buffer of row groups in memory at a time."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from atose_ray.data import sampling, shards
 from atose_ray.data.memory import Residency
 from atose_ray.data.sampling import Buffer, RowGroup, Windows, eval_starts
-from atose_ray.data.shards import PCM, ClipIndex, Manifest, Unit, data_store, read_row_group
+from atose_ray.data.shards import PCM, ClipIndex, Manifest, Unit, read_row_group
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import AnyBatch, Batch, Split
 
@@ -59,20 +59,25 @@ class Crops(NamedTuple):
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What a reader must know to cut a split into crops. crop_samples: their length in units; unit: of the shards."""
+    """What a reader must know to cut a split into crops. folder_uri: of the prepared set. n_tags: in the shards;
+    columns: those of them that are read, None is all. crop_samples: length in units; unit: of the shards."""
 
-    store_uri: str
-    dataset: str
+    folder_uri: str
     n_tags: int
     crop_samples: int
     seed: int
     unit: Unit = PCM
+    columns: tuple[int, ...] | None = None
+
+    def seen(self, tags_NC: Array) -> Array:
+        """The columns that are read of the stored tags."""
+        return tags_NC if self.columns is None else tags_NC[:, self.columns]
 
 
 def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crops:
     """The random crops of the clips of a buffer, in the buffer's order. From a local disk only the crops are read,
     where that is less; from object storage whole row groups, some at a time."""
-    folder = data_store(Store(settings.store_uri), settings.dataset)
+    folder = Store(settings.folder_uri)
     read_whole = partial(read_row_group, folder, n_tags=settings.n_tags, unit=settings.unit)
     local = folder.local_path
     if local is None:
@@ -99,7 +104,7 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
         clips_of = read_whole(group) if local is not None else whole[index]
         for row, start, crop_T in zip(rows, starts, out, strict=True):
             cut(clips_of.stored_N[row], start, crop_T)
-    return Crops(stored_NT, clips.scale_N[clip_N], clips.tags_NC[clip_N], clip_id_N)
+    return Crops(stored_NT, clips.scale_N[clip_N], settings.seen(clips.tags_NC[clip_N]), clip_id_N)
 
 
 def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
@@ -108,18 +113,20 @@ def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
     return ClipIndex(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[int], list[int]]) -> Crops:
-    """The crops of every clip of a row group that begin at `starts_of(its samples)`, clip after clip."""
-    clips = read_row_group(
-        data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags, settings.unit
-    )
-    starts = [starts_of(len(stored)) for stored in clips.stored_N]
+def read_crops_at(
+    settings: CropSettings, group: RowGroup, starts_of: Callable[[int], list[int]], rows_N: Array | None = None
+) -> Crops:
+    """The crops of every clip of a row group that begin at `starts_of(its samples)`, clip after clip. rows_N: bool of
+    every clip, to go without the others."""
+    clips = read_row_group(Store(settings.folder_uri), group, settings.n_tags, settings.unit)
+    kept = [True] * group.clips if rows_N is None else rows_N.tolist()
+    starts = [starts_of(len(stored)) if keep else [] for stored, keep in zip(clips.stored_N, kept, strict=True)]
     clip = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
     stored_NT = np.zeros((len(clip), settings.crop_samples), settings.unit)
     flat = (start for clip_starts in starts for start in clip_starts)
     for row, (index, start) in enumerate(zip(clip.tolist(), flat, strict=True)):
         cut(clips.stored_N[index], start, stored_NT[row])
-    return Crops(stored_NT, clips.scale_N[clip], clips.tags_NC[clip], clips.clip_id_N[clip])
+    return Crops(stored_NT, clips.scale_N[clip], settings.seen(clips.tags_NC[clip]), clips.clip_id_N[clip])
 
 
 def cut(stored_T: Array, start: int, out_T: Array) -> None:
@@ -137,7 +144,8 @@ def per_row(scale_B: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
-    batch_size: of this rank. train_share: of the train split's clips that are trained on. crops_per_clip: in an epoch.
+    batch_size: of this rank. rows: of a view, which clips of a split it has, bool [N]; absent is all. train_share: of
+    these in train that are trained on. balanced: classes are drawn equally often. crops_per_clip: in an epoch.
     residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the train or valid split is too
     small to train on."""
 
@@ -150,14 +158,20 @@ class LocalBatches:
     mix: int
     rank: int = 0
     world: int = 1
+    rows: Mapping[Split, Array] = field(default_factory=dict)
     train_share: float = 1.0
+    balanced: bool = False
     crops_per_clip: int = 1
     residency: Residency = field(default="stream", init=False)
 
     def __post_init__(self) -> None:
         check_trainable(self.manifest, self.world)
         clips = sum(group.clips for group in self.manifest.row_groups("train"))
-        self.chosen_N = sampling.chosen_share(self.settings.seed, clips, self.train_share)
+        self.chosen_N = sampling.chosen_share(self.settings.seed, clips, self.train_share, self.rows.get("train"))
+        self.tags_NC: Array | None = None
+        if self.balanced:
+            folder, stored = Store(self.settings.folder_uri), self.settings.n_tags
+            self.tags_NC = self.settings.seen(shards.read_tags(folder, self.manifest, "train", stored))
         chosen = int(self.chosen_N.sum())
         if chosen < 2 * self.world:
             raise StoreError(
@@ -172,8 +186,19 @@ class LocalBatches:
 
     def buffers(self, epoch: int) -> list[Buffer]:
         """What this rank reads in an epoch."""
-        groups, share = self.manifest.row_groups("train"), (self.rank, self.world, self.chosen_N)
-        return sampling.train_buffers(groups, self.settings.seed, epoch, self.mix, *share, self.crops_per_clip)
+        groups, seed, times_N = self.manifest.row_groups("train"), self.settings.seed, self.chosen_N
+        if self.tags_NC is not None:
+            times_N = sampling.balanced_draws(self.tags_NC, self.chosen_N, seed, epoch)
+        share = (self.rank, self.world, times_N)
+        return sampling.train_buffers(groups, seed, epoch, self.mix, *share, self.crops_per_clip)
+
+    def kept(self, split: Split, groups: Sequence[RowGroup]) -> dict[RowGroup, Array]:
+        """Of some row groups of a split, which clips the view has, bool [n] each."""
+        every = self.manifest.row_groups(split)
+        rows_N = self.rows.get(split, np.ones(sum(group.clips for group in every), bool))
+        parts = np.split(rows_N, np.cumsum([group.clips for group in every])[:-1])
+        of_group = dict(zip(every, parts, strict=True))
+        return {group: of_group[group] for group in groups}
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Random crops of every clip."""
@@ -185,8 +210,9 @@ class LocalBatches:
         crop = self.settings.crop_samples
         if split == "test" and not self.manifest.row_groups("test"):
             raise StoreError("a training cannot read the test split: it is scored once, when the training is over")
-        for group in sampling.eval_share(self.manifest.row_groups(split), self.rank, self.world):
-            crops = read_crops_at(self.settings, group, lambda length: windows(length, crop, self.eval_crops))
+        mine = sampling.eval_share(self.manifest.row_groups(split), self.rank, self.world)
+        for group, rows_N in self.kept(split, mine).items():
+            crops = read_crops_at(self.settings, group, lambda length: windows(length, crop, self.eval_crops), rows_N)
             yield from crops.batches(self.eval_batch_size)
 
 

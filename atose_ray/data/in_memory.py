@@ -11,7 +11,7 @@ import torch
 from atose_ray.data.batches import CropSettings
 from atose_ray.data.batches import joined as index_of_all
 from atose_ray.data.sampling import RowGroup
-from atose_ray.data.shards import ClipIndex, Unit, data_store, read_lengths, read_row_group
+from atose_ray.data.shards import ClipIndex, Unit, read_lengths, read_row_group
 from atose_ray.storage import Store
 
 Array = npt.NDArray[Any]
@@ -62,7 +62,7 @@ def joined(pieces: list[MemoryClips]) -> MemoryClips:
 def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, where: torch.device) -> MemoryClips:
     """Read the chosen clips of some row groups; beside what is kept, one row group is in host memory at a time.
     chosen_N: bool of every clip of `groups` in order. Raises StoreError when a shard is not what the manifest says."""
-    folder = data_store(Store(settings.store_uri), settings.dataset)
+    folder = Store(settings.folder_uri)
     n_samples_N = read_lengths(folder, groups)[chosen_N].astype(np.int64)
     ends_N = np.cumsum(n_samples_N)
     all_S = _empty(int(ends_N[-1]) if len(ends_N) else 0, settings.unit, where)
@@ -80,7 +80,7 @@ def read_clips(settings: CropSettings, groups: list[RowGroup], chosen_N: Array, 
         rest = (clips.clip_id_N, clips.scale_N, clips.n_samples_N, clips.tags_NC)
         kept.append(ClipIndex(*(part[rows_n] for part in rest)))
     of_all, part_N = index_of_all(kept), np.zeros(len(ends_N), np.int64)
-    about = (of_all.clip_id_N, of_all.scale_N, of_all.tags_NC.astype(np.float32))
+    about = (of_all.clip_id_N, of_all.scale_N, settings.seen(of_all.tags_NC).astype(np.float32))
     return MemoryClips((all_S,), part_N, ends_N - n_samples_N, n_samples_N, *about)
 
 

@@ -30,10 +30,15 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class SharedClips:
     """The whole train and valid splits, in host memory that this process only reads: every run of the data set takes
-    its own share of them. content_hash: of the manifest whose shards they are."""
+    its own share of them. files: of the shards they were read from; columns: of their tags."""
 
-    content_hash: str
+    files: tuple[str, ...]
+    columns: tuple[int, ...] | None
     splits: Mapping[Split, MemoryClips]
+
+    def are_of(self, manifest: Manifest, settings: CropSettings) -> bool:
+        """Whether they are the train and valid clips of this view."""
+        return self.files == shared_files(manifest) and self.columns == settings.columns
 
     def share(self, source: LocalBatches, split: Split) -> MemoryClips:
         """What a rank keeps of a split, in the order of `kept_groups`."""
@@ -42,8 +47,15 @@ class SharedClips:
             return whole.only(np.flatnonzero(source.chosen_N))
         groups = source.manifest.row_groups(split)
         first = dict(zip(groups, first_clips(groups), strict=True))
-        mine = [np.arange(group.clips) + first[group] for group in kept_groups(source, split)]
+        kept = source.kept(split, kept_groups(source, split)).items()
+        mine = [np.flatnonzero(rows_N) + first[group] for group, rows_N in kept]
         return whole.only(np.concatenate([np.empty(0, np.int64), *mine]))
+
+
+def shared_files(manifest: Manifest) -> tuple[str, ...]:
+    """What tells the clips of one view from those of another: content, and which shards are train and valid."""
+    files = (f"{shard.split}/{shard.name}" for shard in manifest.shards if shard.split != "test")
+    return (manifest.content_hash, *files)
 
 
 # What this process has in memory, so that the runs of one actor, one after another, read the data once. It goes with
@@ -65,7 +77,7 @@ def batches_of(
     shared: taken by `auto` instead of reading, where they are of this data. rest: what a reader takes.
     Raises ResidencyError when `wanted` names a place that is too small or is not there."""
     streamed = reader(manifest, **rest)
-    if shared is not None and (wanted != "auto" or shared.content_hash != manifest.content_hash):
+    if shared is not None and (wanted != "auto" or not shared.are_of(manifest, streamed.settings)):
         shared = None
     if wanted == "auto" and reader is not LocalBatches and shared is None:
         return streamed
@@ -105,9 +117,16 @@ def kept_groups(source: LocalBatches, split: Split) -> list[RowGroup]:
 
 def memory_key(source: LocalBatches, split: Split, where: torch.device) -> tuple[Any, ...]:
     """What tells one set of clips in memory from another."""
-    settings, chosen = source.settings, source.chosen_N.tobytes() if split == "train" else None
-    part = (source.manifest.content_hash, *kept_groups(source, split))
-    return settings.store_uri, settings.dataset, part, chosen, str(where)
+    settings, rows_N = source.settings, chosen_of(source, split).tobytes()
+    return settings.folder_uri, settings.columns, tuple(kept_groups(source, split)), rows_N, str(where)
+
+
+def chosen_of(source: LocalBatches, split: Split) -> Array:
+    """Of every clip of `kept_groups`, whether it is kept, bool [N]."""
+    if split == "train":
+        return source.chosen_N
+    kept = source.kept(split, kept_groups(source, split)).values()
+    return np.concatenate([np.empty(0, bool), *kept])
 
 
 def load_clips(
@@ -118,12 +137,10 @@ def load_clips(
     key = memory_key(source, split, where)
     clips = _IN_MEMORY.get(key)
     if clips is None:
-        groups = kept_groups(source, split)
         if shared is not None:
             clips = copied(shared.share(source, split), source.settings.unit, where)
         else:
-            everything = np.ones(sum(group.clips for group in groups), bool)
-            clips = read_clips(source.settings, groups, source.chosen_N if split == "train" else everything, where)
+            clips = read_clips(source.settings, kept_groups(source, split), chosen_of(source, split), where)
         _IN_MEMORY[key] = clips
     return clips
 
@@ -160,7 +177,7 @@ class ResidentBatches(LocalBatches):
         buffers = self.buffers(epoch)
         positions = [np.array([first[group] for group in b.groups])[b.group_N] + b.row_N for b in buffers]
         clip_N = (np.cumsum(self.chosen_N) - 1)[np.concatenate(positions)]
-        draws_N = epoch * self.crops_per_clip + np.concatenate([buffer.draw_N for buffer in buffers])
+        draws_N = np.concatenate([epoch * buffer.crops + buffer.draw_N for buffer in buffers])
         starts_N = crop_starts(self.settings.seed, draws_N, clips.clip_id_N[clip_N], clips.n_samples_N[clip_N], length)
         yield from self._batches(clips, clip_N, starts_N, self.sizes)
 
@@ -169,11 +186,12 @@ class ResidentBatches(LocalBatches):
         if split != "valid":
             yield from super().evaluate(split, windows)
             return
-        clips, groups = self.valid_clips, kept_groups(self, "valid")
-        for first, group in zip(first_clips(groups), groups, strict=True):
-            lengths = clips.n_samples_N[first : first + group.clips].tolist()
+        clips, first = self.valid_clips, 0
+        for rows_N in self.kept("valid", kept_groups(self, "valid")).values():
+            lengths = clips.n_samples_N[first : first + rows_N.sum()].tolist()
             starts = [windows(n_samples, self.settings.crop_samples, self.eval_crops) for n_samples in lengths]
-            clip_N = first + np.repeat(np.arange(group.clips), [len(of_clip) for of_clip in starts])
+            clip_N = first + np.repeat(np.arange(len(lengths)), [len(of_clip) for of_clip in starts])
+            first += len(lengths)
             starts_N = np.array([start for of_clip in starts for start in of_clip])
             full, rest = divmod(len(clip_N), self.eval_batch_size)
             yield from self._batches(clips, clip_N, starts_N, [self.eval_batch_size] * full + [rest] * (rest > 0))

@@ -32,7 +32,7 @@ class Buffer:
     """Crops that are read and mixed together, in the order they are delivered.
 
     groups: the row groups to read. group_N: index into `groups` of every crop's clip; row_N: the clip's row there;
-    draw_N: number of the crop among `crops` of its clip in this epoch."""
+    draw_N: number of the crop among `crops`, the most that a clip may have in an epoch."""
 
     groups: tuple[RowGroup, ...]
     group_N: Array
@@ -69,13 +69,38 @@ def crop_starts(seed: int, epoch: int | Array, clip_id_N: Array, n_samples_N: Ar
     return np.asarray(np.where(slack_N < 0, -offset_N, offset_N))
 
 
-def chosen_share(seed: int, clips: int, share: float) -> Array:
-    """Which clips of a split a learning curve's point trains on: bool [clips], True for round(share * clips) of them.
-    At least two. By (seed, position in the split) alone; a smaller share's clips are all in a larger one."""
+def chosen_share(seed: int, clips: int, share: float, rows_N: Array | None = None) -> Array:
+    """Which clips of a split a learning curve's point trains on: bool [clips], True for round(share * clips) of them,
+    or of those where `rows_N` is True. At least two. By (seed, position in the split) alone; a smaller share's clips
+    are all in a larger one."""
     chosen_N = np.zeros(clips, bool)
     order_N = np.argsort(uniform(seed, SHARE_SALT, np.arange(clips)), kind="stable")
-    chosen_N[order_N[: max(2, round(share * clips))]] = True
+    if rows_N is not None:
+        order_N = order_N[rows_N[order_N]]
+    chosen_N[order_N[: max(2, round(share * len(order_N)))]] = True
     return chosen_N
+
+
+def balanced_draws(tags_NC: Array, chosen_N: Array, seed: int, epoch: int) -> Array:
+    """How often each clip is drawn in an epoch when every class is drawn equally often: int64 [N], as many draws in all
+    as clips are chosen. A class is a tag, and `no tag` where clips carry none.
+
+    Classes take turns over the whole training (draw i of it is of class i mod C), and so do the clips of a class: each
+    once, in an order of its own for every round, before any comes again. By (seed, epoch, tags) alone. The idea is that
+    of AudioSet's balanced sampling (Kong et al., arXiv:1912.10211, section III.D)."""
+    chosen_NC = tags_NC.astype(bool) & chosen_N[:, None]
+    chosen_NC = np.column_stack([chosen_NC, chosen_N & ~chosen_NC.any(axis=1)])
+    classes = [np.flatnonzero(column_N) for column_N in chosen_NC.T if column_N.any()]
+    draws = int(chosen_N.sum())
+    turn_D = epoch * draws + np.arange(draws)
+    times_N = np.zeros(len(tags_NC), np.int64)
+    for number, members_n in enumerate(classes):
+        drawn_d = turn_D[turn_D % len(classes) == number] // len(classes)
+        for round_ in np.unique(drawn_d // len(members_n)).tolist():
+            order_n = np.random.default_rng((seed, number, round_)).permutation(members_n)
+            of_round = drawn_d[drawn_d // len(members_n) == round_] % len(members_n)
+            np.add.at(times_N, order_n[of_round], 1)
+    return times_N
 
 
 def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:
@@ -105,24 +130,28 @@ def train_buffers(
     mix: int,
     rank: int = 0,
     world: int = 1,
-    chosen_N: Array | None = None,
+    times_N: Array | None = None,
     crops: int = 1,
 ) -> list[Buffer]:
     """The clips of one rank in one epoch, as buffers of `mix` row groups, row groups and clips in random order.
 
     The row groups are permuted; rank r of W takes the r-th of W equal stretches of the concatenated clips (up to W-1
     clips, different ones every epoch, are left over), so that it reads only its own part of the data.
-    chosen_N: bool of every clip of `groups` in order, to go without the others. crops: of every clip, mixed as the
-    clips are."""
+    times_N: how often every clip of `groups`, in order, is drawn in this epoch (bool: once or not). crops: of every
+    drawn clip, mixed as the clips are."""
     order = np.random.default_rng((seed, epoch)).permutation(len(groups))
     group_N = np.concatenate([np.full(groups[i].clips, i) for i in order])
     row_N = np.concatenate([np.arange(groups[i].clips) for i in order])
-    if chosen_N is not None:
+    span, repeat_N = 1, np.zeros(len(row_N), np.int64)
+    if times_N is not None:
         first_G = np.cumsum([0, *(group.clips for group in groups)])
-        keep_N = chosen_N[first_G[group_N] + row_N]
-        group_N, row_N = group_N[keep_N], row_N[keep_N]
+        count_N = times_N[first_G[group_N] + row_N].astype(np.int64)
+        group_N, row_N = np.repeat(group_N, count_N), np.repeat(row_N, count_N)
+        repeat_N = np.arange(len(row_N)) - np.repeat(np.cumsum(count_N) - count_N, count_N)
+        span = 1 if times_N.dtype == bool else len(row_N)
     share = len(row_N) // world
-    group_N, row_N = group_N[rank * share : (rank + 1) * share], row_N[rank * share : (rank + 1) * share]
+    mine_N = slice(rank * share, (rank + 1) * share)
+    group_N, row_N, repeat_N = group_N[mine_N], row_N[mine_N], repeat_N[mine_N]
     mine = list(dict.fromkeys(group_N.tolist()))
     buffers = []
     for first in range(0, len(mine), mix):
@@ -130,9 +159,10 @@ def train_buffers(
         position = np.flatnonzero(np.isin(group_N, members))
         crop = np.random.default_rng((seed, epoch, members[0])).permutation(crops * len(position))
         draw_N, position = crop // len(position), position[crop % len(position)]
+        draw_N = draw_N + crops * repeat_N[position]
         local = {group: i for i, group in enumerate(members)}
         local_N = np.array([local[g] for g in group_N[position].tolist()])
-        buffers.append(Buffer(tuple(groups[g] for g in members), local_N, row_N[position], draw_N, crops))
+        buffers.append(Buffer(tuple(groups[g] for g in members), local_N, row_N[position], draw_N, crops * span))
     return buffers
 
 

@@ -41,6 +41,7 @@ class ShardJob:
     tags: tuple[str, ...]
     longest: Input
     peak_normalize: bool
+    fold: int | None = None
 
 
 @dataclass
@@ -52,6 +53,7 @@ class ShardResult:
     are in memory at a time."""
 
     split: Split
+    fold: int | None = None
     files: tuple[ShardFile, ...] = ()
     skipped: list[SkippedClip] = field(default_factory=list)
     tag_counts: Counter[str] = field(default_factory=Counter)
@@ -64,7 +66,7 @@ class ShardResult:
     def skip(self, clip: ClipRef, error: Exception) -> None:
         """A clip that cannot be read. Its name may be bytes that are no UTF-8; the reason is text that is."""
         reason = str(error).encode("utf-8", "backslashreplace").decode()
-        self.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=reason))
+        self.skipped.append(SkippedClip(name=clip.name, split=clip.split, reason=reason, fold=clip.fold))
 
 
 RESULT = TypeAdapter(ShardResult)
@@ -94,7 +96,7 @@ def read_part(folder: Store, job: str) -> ShardResult:
 
 def decode_shard(job: ShardJob) -> ShardResult:
     """Decode the clips of a job and write them. A clip that cannot be decoded is skipped with its reason."""
-    result = ShardResult(job.split, sources=len(job.clips))
+    result = ShardResult(job.split, job.fold, sources=len(job.clips))
     result.files = write_rows(Store(job.folder_uri), job, decode_rows(job, result))
     return result
 
@@ -110,7 +112,7 @@ def write_rows(folder: Store, job: ShardJob, rows: Iterator[ClipRow]) -> tuple[S
             while row is not None and (writer.bytes == 0 or writer.bytes + row.stored.nbytes <= MAX_SHARD_BYTES):
                 writer.add(row)
                 row = next(rows, None)
-            files.append(writer.finish(name, job.split))
+            files.append(writer.finish(name, job.split, job.fold))
     return tuple(files)
 
 

@@ -70,7 +70,7 @@ class ShardWriter:
         self._row_groups.append(tuple(row.stored.nbytes for row in rows))
         self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(rows))
 
-    def finish(self, name: str, split: Split) -> ShardFile:
+    def finish(self, name: str, split: Split, fold: int | None = None) -> ShardFile:
         """Write what waits and the footer."""
         if self._rows:
             self._flush()
@@ -82,6 +82,7 @@ class ShardWriter:
         return ShardFile(
             name=name,
             split=split,
+            fold=fold,
             row_groups=tuple(len(clips) for clips in self._row_groups),
             pcm_offsets=tuple(self._pcm_offset(index, clips) for index, clips in enumerate(self._row_groups)),
             bytes=size,

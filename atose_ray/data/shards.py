@@ -6,8 +6,11 @@ They stand in a plain `binary` column: half the size and about 18 times the read
 
 A clip is a sequence of units. Of audio a unit is a sample: `pcm` is little-endian int16, mono, at the manifest's rate;
 audio = pcm * scale, in [-1, 1]. Of frames it is a frame: `n_samples` counts frames, `pcm` is the matrix [F, M], row by
-row, uint8 or little-endian float32, and `scale` is 1. `tags` are indices into the manifest's `data_spec.tags`. The
-manifest is written last: a data folder without one is not finished.
+row, uint8 or little-endian float32, and `scale` is 1. `tags` are indices into the manifest's `data_spec.tags`.
+
+    data/NAME/current.json       which content is meant by NAME
+    data/NAME/<hash>/            a prepared set: shards, facts.jsonl, manifest.json (written last); never changed
+    data/NAME/manifest.json      a set prepared by 0.1.0, which had one folder per name: read as it is
 """
 
 import itertools
@@ -29,7 +32,7 @@ from atose_ray.types import AudioInput, Config, DataSpec, Input, Split
 T = TypeVar("T")
 Array = npt.NDArray[Any]
 
-MANIFEST = "manifest.json"
+MANIFEST, CURRENT = "manifest.json", "current.json"
 LENGTH_BYTES = 4  # stand before every value of a PLAIN byte array
 Unit = np.dtype[Any]  # of one unit of a clip: np.zeros(n, unit) are n of them, whatever its shape
 PCM: Unit = np.dtype("<i2")
@@ -48,10 +51,12 @@ SCHEMA = pa.schema(
 
 class ShardFile(Config):
     """One file of a split; `row_groups` holds the clips of each row group, `pcm_offsets` where the samples of its first
-    clip begin in the file, in bytes: those of the next ones follow, behind 4 bytes each (PLAIN, one page)."""
+    clip begin in the file, in bytes: those of the next ones follow, behind 4 bytes each (PLAIN, one page). fold: that
+    of all its clips, where the set has folds."""
 
     name: str
     split: Split
+    fold: int | None = None
     row_groups: tuple[int, ...]
     pcm_offsets: tuple[int, ...]
     bytes: int
@@ -69,57 +74,96 @@ class SkippedClip(Config):
     name: str
     split: Split
     reason: str
+    fold: int | None = None
+
+
+class Fold(Config):
+    """What one fold holds. number: as published. tag_counts: tag -> positive clips."""
+
+    number: int
+    clips: int
+    tag_counts: dict[str, int]
 
 
 class Manifest(Config):
     """What `prepare` made, from what. name: of its folder in the store.
 
-    tag_counts: tag -> split -> positive clips. inputs_hash: of the annotations, file sizes and times and settings, so
-    that a second prepare knows there is nothing to do. content_hash: of the shards."""
+    tag_counts: tag -> split -> positive clips. folds: of a set that has some; the splits are then those of the first.
+    inputs_hash: of the annotations, file sizes and times and settings, so that a second prepare knows there is nothing
+    to do. content_hash: of the shards and the facts they are read by. version: 3 stands in a folder of that hash."""
 
-    version: int = 2
+    version: int = 3
     name: str
     dataset: dict[str, Any]
     data_spec: DataSpec
     shards: tuple[ShardFile, ...]
     tag_counts: dict[str, dict[Split, int]]
     skipped: tuple[SkippedClip, ...] = ()
+    folds: tuple[Fold, ...] = ()
     left_out: dict[str, int] = Field(default_factory=dict)
     inputs_hash: str
     content_hash: str
+
+    def folder(self, store: Store) -> Store:
+        """Where its shards are."""
+        place = store.child("data", self.name)
+        return place.child(folder_name(self.content_hash)) if self.version > 2 else place
 
     def without_test(self) -> "Manifest":
         """What a training may know: no file, label count or file name of the test split."""
         counts = {tag: {split: n for split, n in of.items() if split != "test"} for tag, of in self.tag_counts.items()}
         shards = tuple(shard for shard in self.shards if shard.split != "test")
         skipped = tuple(clip for clip in self.skipped if clip.split != "test")
-        return self.model_copy(update={"shards": shards, "tag_counts": counts, "skipped": skipped})
+        return self.model_copy(update={"shards": shards, "tag_counts": counts, "skipped": skipped, "folds": ()})
 
     def row_groups(self, split: Split) -> list[RowGroup]:
         """All row groups of a split, in the order they were written."""
         return [group for shard in self.shards if shard.split == split for group in shard.places()]
 
 
-def data_store(store: Store, dataset: str) -> Store:
-    """The folder of a prepared data set."""
-    return store.child("data", dataset)
+def folder_name(content_hash: str) -> str:
+    """Of the folder of a content."""
+    return content_hash[:16]
 
 
-def load_manifest(store: Store, dataset: str) -> Manifest:
-    """The manifest of a prepared data set. Raises StoreError, naming the sets that are there, when it is not."""
-    folder = data_store(store, dataset)
+def data_store(store: Store, dataset: str, content_hash: str | None = None) -> Store:
+    """The folder of a prepared set: of the content that its name means now, or of the one with this hash."""
+    place = store.child("data", dataset)
+    if content_hash is not None:
+        named = place.child(folder_name(content_hash))
+        return named if named.exists(MANIFEST) else place
+    return place.child(place.read_json(CURRENT)["folder"]) if place.exists(CURRENT) else place
+
+
+def load_manifest(store: Store, dataset: str, content_hash: str | None = None) -> Manifest:
+    """The manifest of a prepared set: of what its name means now, or of the content that a run was resolved with.
+    Raises StoreError, naming what is there, where the set or that content is not."""
+    folder = data_store(store, dataset, content_hash)
     if not folder.exists(MANIFEST):
-        there = [name for name in store.child("data").names() if data_store(store, name).exists(MANIFEST)]
+        data = store.child("data")
+        there = [name for name in data.names() if data_store(store, name).exists(MANIFEST)]
+        if content_hash is not None and dataset in there:
+            raise _other_content(store, dataset, content_hash)
         raise StoreError(
             f"no prepared data set {dataset!r} in the store {store.uri} (it holds: {', '.join(there) or 'none'}); "
-            f"make it with: python -m atose_ray.prepare {dataset.partition('-fold')[0]} --store {store.uri}"
+            f"make it with: python -m atose_ray.prepare {dataset} --store {store.uri}"
         )
     try:
-        return Manifest.model_validate(folder.read_json(MANIFEST))
+        manifest = Manifest.model_validate(folder.read_json(MANIFEST))
     except ValidationError as error:
         raise StoreError(
             f"{folder.uri}/{MANIFEST} was written by another version: {error}. Prepare it again"
         ) from error
+    if content_hash not in (None, manifest.content_hash):
+        raise _other_content(store, dataset, str(content_hash))
+    return manifest
+
+
+def _other_content(store: Store, dataset: str, content_hash: str) -> StoreError:
+    return StoreError(
+        f"the data set {dataset!r} in {store.uri} does not hold the content {folder_name(content_hash)}, which this "
+        "was resolved with; prepare it from the files and options of then, or begin anew with the present content"
+    )
 
 
 def unit_of(about: Input) -> Unit:
@@ -165,9 +209,12 @@ def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]
     return np.concatenate([np.empty(0, np.int32), *lengths])
 
 
-def read_tags(folder: Store, manifest: Manifest, split: Split) -> npt.NDArray[np.float64]:
-    """Tags of every clip of a split, {0, 1} [N, C]; reads no content. Raises as `read_row_group`."""
-    n_tags = len(manifest.data_spec.tags)
+def read_tags(
+    folder: Store, manifest: Manifest, split: Split, stored: int | None = None
+) -> npt.NDArray[np.float64]:
+    """Tags of every clip of a split, {0, 1} [N, C]; reads no content. stored: how many tags the shards have, where the
+    manifest is a view with fewer. Raises as `read_row_group`."""
+    n_tags = stored or len(manifest.data_spec.tags)
     shards = [shard.places() for shard in manifest.shards if shard.split == split]
     tags = [_tags_of(_read_columns(folder, places, ["tags"]), n_tags) for places in shards]
     return np.concatenate([np.empty((0, n_tags)), *tags])

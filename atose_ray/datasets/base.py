@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -85,41 +85,35 @@ class AudioDatasetConfig(DatasetConfig):
 
 
 class FoldedConfig(AudioDatasetConfig):
-    """Base of the sets that are published in folds: one is the test split, one is for validation, none is shuffled."""
+    """Base of the sets that are published in folds. Every clip keeps its fold, and which fold is the test split is for
+    the training to say (`data.fold`); until then it is the first, and the second is for validation."""
 
     folds: ClassVar[int]
-    test_fold: int = Field(default=1, ge=1, description="The fold that is the test split.")
-    valid_fold: int | None = Field(
-        default=None, ge=1, description="For validation; by default the one after test_fold."
-    )
 
-    @model_validator(mode="after")
-    def _folds_exist_and_differ(self) -> "FoldedConfig":
-        for name, fold in (("test_fold", self.test_fold), ("valid_fold", self.valid_fold)):
-            if fold is not None and fold > self.folds:
-                raise ValueError(f"{name} must be 1 to {self.folds}, but got {fold}")
-        if self.valid_fold == self.test_fold:
-            raise ValueError(f"valid_fold and test_fold must differ, but both are {self.test_fold}")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _folds_are_views(cls, tree: Any) -> Any:
+        if isinstance(tree, Mapping) and {"test_fold", "valid_fold"} & set(tree):
+            raise ValueError(
+                "test_fold and valid_fold are no options of prepare any more: the set is prepared once, with all of "
+                "its folds, and a training or search picks one: --set data.fold=2"
+            )
+        return tree
 
     def table(self, *places: str) -> Path:
         """The table of the unpacked archive, at one of these places. Raises `DatasetError`."""
         return find_file(self.kind, self.folder(), places, "--source must be the unpacked archive")
 
-    def name_of_folds(self) -> str:
-        """What the prepared set is called, as its folds lie side by side in one store: `esc50` with the default folds,
-        `esc50-fold2` with another test fold, `esc50-fold2-valid5` with both others."""
-        if self.valid_fold not in (None, self.test_fold % self.folds + 1):
-            return f"{self.kind}-fold{self.test_fold}-valid{self.valid_fold}"
-        return self.kind if self.test_fold == 1 else f"{self.kind}-fold{self.test_fold}"
-
-    def split_of(self, fold: str, where: str) -> Split:
-        """The split of a fold as the table writes it. Raises `DatasetError` for one that is not published."""
+    def fold_of(self, fold: str, where: str) -> tuple[int, Split]:
+        """A fold as the table writes it, and its split. Raises `DatasetError` for one that is not published."""
         if fold not in {str(number) for number in range(1, self.folds + 1)}:
             raise DatasetError(f"{where}: fold must be 1 to {self.folds}, but got {fold!r}")
-        if int(fold) == self.test_fold:
-            return "test"
-        return "valid" if int(fold) == (self.valid_fold or self.test_fold % self.folds + 1) else "train"
+        return int(fold), default_split(int(fold), range(1, self.folds + 1))
+
+
+def default_split(fold: int, folds: Sequence[int]) -> Split:
+    """The split of a fold where nobody asked for another: the first is for testing, the second for validation."""
+    return "test" if fold == folds[0] else "valid" if fold == folds[1] else "train"
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -195,11 +189,10 @@ def finish_listing(
     exclusive: bool,
     tags: Iterable[str] | None = None,
     left_out: Mapping[str, int] | None = None,
-    name: str | None = None,
     peak_normalize: bool = False,
 ) -> Listing:
-    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. name: else `kind`. Raises
-    `DatasetError` if a clip is named twice or no file of any is on disk."""
+    """The listing of `clips`, with the tags that occur: in the order of `tags`, else by name. Raises `DatasetError`
+    if a clip is named twice or no file of any is on disk."""
     twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
     if twice:
         raise DatasetError(f"{named_in} names {twice[0]} more than once; keep one line per clip")
@@ -207,7 +200,7 @@ def finish_listing(
     used = {tag for clip in clips for tag in clip.tags}
     ordered = tuple(tag for tag in tags if tag in used) if tags is not None else tuple(sorted(used))
     counted = tuple((reason, count) for reason, count in (left_out or {}).items() if count)
-    return Listing(name or config.kind, tuple(clips), ordered, exclusive, peak_normalize, counted)
+    return Listing(config.kind, tuple(clips), ordered, exclusive, peak_normalize, counted)
 
 
 def require_some_file(clips: Iterable[ClipRef], folder: Path | str, named_in: str) -> None:

@@ -3,8 +3,7 @@ classification", ACM Multimedia 2015.
 
 Read as published: `meta/esc50.csv` (`filename,fold,target,category,esc10,src_file,take`) and the files in `audio/`. The
 five folds keep all cuts of one Freesound recording together, so they are never shuffled; the recording (`src_file`) is
-the clip's group. The published figure is the mean over the five test folds: prepare and train once per `test_fold`.
-Each lies in the store under a name of its own: `esc50` (fold 1), `esc50-fold2`, ...
+the clip's group. The published figure is the mean over the five test folds: `python -m atose_ray.crossvalidate`.
 Without a test set apart, papers often select on the test fold itself; here another fold is for validation.
 """
 
@@ -32,12 +31,11 @@ class Esc50Config(FoldedConfig):
         for where, row in read_rows(table, COLUMNS):
             if row["esc10"] not in ("True", "False"):
                 raise DatasetError(f"{where}: esc10 must be True or False, but got {row['esc10']!r}")
-            split = self.split_of(row["fold"], where)
+            fold, split = self.fold_of(row["fold"], where)
             if self.esc10 and row["esc10"] == "False":
                 others += 1
                 continue
             source = str(audio / row["filename"])
-            clips.append(ClipRef(source, row["filename"], (row["category"],), split, row["src_file"]))
+            clips.append(ClipRef(source, row["filename"], (row["category"],), split, row["src_file"], fold=fold))
         left_out = {"not in the ESC-10 subset": others}
-        name = self.name_of_folds()
-        return finish_listing(self, self.folder(), clips, table.name, exclusive=True, left_out=left_out, name=name)
+        return finish_listing(self, self.folder(), clips, table.name, exclusive=True, left_out=left_out)

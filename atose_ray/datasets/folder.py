@@ -4,10 +4,11 @@
     songs/one.flac,train,guitar|slow,Ada
     songs/two.flac,valid,guitar|piano,Ben
 
-`path` is relative to the source folder, `tags` are joined by `|`, `split` and `group` are optional columns. Without
-`split`, clips are split at random from `seed`, such that a group is never divided and every tag stays in train. Rows
-without tags are left out and counted. A name may be written with its accents composed where the disk has them
-decomposed (files copied from a Mac), or the other way round. The source may lie in object storage: `s3://bucket/folder`.
+`path` is relative to the source folder, `tags` are joined by `|`, `split` and `group` are optional columns. Instead of
+`split` a column `fold` (whole numbers, three folds or more) makes a set for cross-validation. With neither, clips are
+split at random from `seed`, such that a group is never divided and every tag stays in train. Rows without tags are left
+out and counted. A name may be written with its accents composed where the disk has them decomposed (files copied from a
+Mac), or the other way round. The source may lie in object storage: `s3://bucket/folder`.
 """
 
 import os
@@ -26,19 +27,20 @@ from atose_ray.datasets.base import AudioDatasetConfig, DatasetConfig, DatasetEr
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
-COLUMNS = HEADER.split(",")
+COLUMNS = [*HEADER.split(","), "fold"]
 SPLIT_NAMES: dict[str, Split] = {**{name: name for name in SPLITS}, "val": "valid", "validation": "valid"}
 
 
 class Row(NamedTuple):
-    """One line of the table; `split` is None in every row if the table has no such column. path: without the spaces
-    around it, which `written` still has."""
+    """One line of the table; `split` and `fold` are None in every row if the table has no such column. path: without
+    the spaces around it, which `written` still has."""
 
     path: str
     split: Split | None
     tags: tuple[str, ...]
     group: str
     written: str
+    fold: int | None = None
 
 
 class TableConfig(DatasetConfig):
@@ -75,10 +77,13 @@ class TableConfig(DatasetConfig):
             raise DatasetError(
                 f"with exclusive labels a clip has one tag, but {several.path} has {'|'.join(several.tags)}"
             )
-        if rows and rows[0].split is None:
+        if rows and rows[0].fold is not None:
+            rows = split_by_folds(rows, table.name)
+        elif rows and rows[0].split is None:
             rows = split_at_random(rows, self.valid_fraction, self.test_fraction, self.seed)
         clips = [
-            ClipRef(self.find(folder, row), row.path, row.tags, row.split or "train", row.group or None) for row in rows
+            ClipRef(self.find(folder, r), r.path, r.tags, r.split or "train", r.group or None, 0.0, None, r.fold)
+            for r in rows
         ]
         left_out = {"no tags": len(every) - len(rows)}
         listing = finish_listing(self, folder, clips, table.name, exclusive=self.exclusive, left_out=left_out)
@@ -134,6 +139,25 @@ def read_table(table: Path) -> list[Row]:
     return list(rows.values())
 
 
+def split_by_folds(rows: list[Row], table: str) -> list[Row]:
+    """Sets the split of every row to that of its fold where the first is for testing. Raises `DatasetError` where the
+    table has fewer than three folds, or a group in two of them."""
+    folds = sorted({row.fold for row in rows if row.fold is not None})
+    if len(folds) < 3:
+        raise DatasetError(
+            f"cross-validation needs three folds or more (train, validation, test), but {table} has {len(folds)}: "
+            f"{', '.join(map(str, folds))}; give more, or a column split instead"
+        )
+    fold_of: dict[str, int | None] = {}
+    for row in rows:
+        if row.group and fold_of.setdefault(row.group, row.fold) != row.fold:
+            raise DatasetError(
+                f"{table} has the group {row.group!r} in folds {fold_of[row.group]} and {row.fold}, so that what is "
+                "tested would be known from training; keep a group in one fold"
+            )
+    return [row._replace(split=base.default_split(row.fold, folds)) for row in rows if row.fold is not None]
+
+
 def split_at_random(rows: list[Row], valid_fraction: float, test_fraction: float, seed: int) -> list[Row]:
     """Sets the split of every row: groups stay whole, every tag keeps a clip in train, sizes as near as that allows.
 
@@ -182,6 +206,8 @@ def _tag_counts(rows: list[Row]) -> Counter[str]:
 
 
 def _check_header(header: list[str], table: str) -> None:
+    if {"split", "fold"} <= set(header):
+        raise DatasetError(f"{table} has both a column split and a column fold; keep the one that is meant")
     if not {"path", "tags"} <= set(header):
         raise DatasetError(
             f"{table} must begin with the header {HEADER} (split and group may be left out), separated by commas, "
@@ -215,9 +241,13 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
             close = get_close_matches(cell["split"].lower(), SPLIT_NAMES, n=1)
             hint = f"; did you mean {close[0]}?" if close else "; without the column, clips are split at random"
             raise DatasetError(f"{where}: split must be {', '.join(SPLITS)}, but got {cell['split']!r}{hint}")
+    fold = cell.get("fold")
+    if fold is not None and not fold.isdecimal():
+        raise DatasetError(f"{where}: fold must be a whole number, but got {fold!r}")
     tags = dict.fromkeys(tag.strip() for tag in cell["tags"].split("|"))
     written = cells[header.index("path")]
-    return Row(cell["path"], split, tuple(tag for tag in tags if tag), cell.get("group", ""), written)
+    number = None if fold is None else int(fold)
+    return Row(cell["path"], split, tuple(tag for tag in tags if tag), cell.get("group", ""), written, number)
 
 
 def _some(tags: list[str]) -> str:

@@ -6,8 +6,7 @@ files in `audio/fold1` to `audio/fold10`. Traps:
 
 - The ten folds keep all cuts of one Freesound recording together. Shuffled, the same recording is in training and test,
   and accuracy rises by ten points and more: so they are never shuffled here. The recording (`fsID`) is the group.
-- The published figure is the mean over the ten test folds: prepare and train once per `test_fold`. Each lies in the
-  store under a name of its own: `urbansound8k` (fold 1), `urbansound8k-fold2`, ...
+- The published figure is the mean over the ten test folds: `python -m atose_ray.crossvalidate`.
 - `start` and `end` are places in the recording, not in the file: a file is the whole clip.
 """
 
@@ -31,6 +30,6 @@ class UrbanSound8kConfig(FoldedConfig):
         clips = []
         for where, row in read_rows(table, COLUMNS):
             name = f"fold{row['fold']}/{row['slice_file_name']}"
-            split = self.split_of(row["fold"], where)
-            clips.append(ClipRef(str(audio / name), name, (row["class"],), split, row["fsID"]))
-        return finish_listing(self, self.folder(), clips, table.name, exclusive=True, name=self.name_of_folds())
+            fold, split = self.fold_of(row["fold"], where)
+            clips.append(ClipRef(str(audio / name), name, (row["class"],), split, row["fsID"], fold=fold))
+        return finish_listing(self, self.folder(), clips, table.name, exclusive=True)

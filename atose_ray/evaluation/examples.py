@@ -18,7 +18,8 @@ from scipy.stats import rankdata
 
 from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
-from atose_ray.data.shards import Manifest, from_file, read_index, read_row_group
+from atose_ray.data.shards import from_file, read_index, read_row_group
+from atose_ray.data.views import View
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.storage import Store
 from atose_ray.types import Array, AudioInput
@@ -126,8 +127,9 @@ def _lines(mistakes: list[Mistake], scores: ClipScores) -> list[dict[str, Any]]:
     return lines
 
 
-def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
+def shown_clips(view: View, store: Store, scores: ClipScores, shown: list[int]) -> dict[str, Any]:
     """clip id -> name, tags, seconds and excerpt (of audio) of the clips shown. Reads the row groups they lie in."""
+    manifest, folder = view.manifest, view.manifest.folder(store)
     spec = manifest.data_spec
     row_of = {int(scores.clip_id_N[row]): row for row in shown}
     names: dict[int, str] = {}
@@ -137,9 +139,9 @@ def shown_clips(folder: Store, manifest: Manifest, scores: ClipScores, shown: li
             names |= dict(zip(table["clip_id"].to_pylist(), table["name"].to_pylist(), strict=True))
     clips: dict[str, Any] = {}
     for place in manifest.row_groups("valid"):
-        if row_of.keys().isdisjoint(read_index(folder, place, len(spec.tags)).clip_id_N.tolist()):
+        if row_of.keys().isdisjoint(read_index(folder, place, view.stored).clip_id_N.tolist()):
             continue
-        group = read_row_group(folder, place, len(spec.tags))
+        group = read_row_group(folder, place, view.stored)
         rows = zip(group.clip_id_N.tolist(), group.stored_N, group.scale_N.tolist(), strict=True)
         for clip_id, stored, scale in rows:
             if clip_id in row_of:

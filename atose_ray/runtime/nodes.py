@@ -7,14 +7,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayTaskError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from atose_ray.data.shards import load_manifest
+from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.search.plan import PlanError
 from atose_ray.storage import Store, StoreError
 
 ANSWER_S = 120.0
 
 
-def check_nodes(store: Store, folder: Store, dataset: str) -> None:
+def check_nodes(store: Store, folder: Store, manifest: Manifest) -> None:
     """Ask every node that has CPUs for the data set and for a file that this process writes into `folder`.
 
     Raises PlanError, naming the node, when one sees another store, or may not write. A node that dies meanwhile is
@@ -24,13 +24,14 @@ def check_nodes(store: Store, folder: Store, dataset: str) -> None:
     here = ray.get_runtime_context().get_node_id()
     if all(node["NodeID"] == here for node in nodes):
         return
+    which = (manifest.name, manifest.content_hash)
     name, token = f".nodes-{uuid.uuid4().hex[:8]}", os.urandom(16)
     folder.write(name, token)
     try:
         # no CPU: trials of another search may hold them all
         look = ray.remote(num_cpus=0, max_retries=0)(_look)
         at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        asked = [look.options(scheduling_strategy=there).remote(store, folder, dataset, name, token) for there in at]
+        asked = [look.options(scheduling_strategy=there).remote(store, folder, which, name, token) for there in at]
         for node, answer in zip(nodes, asked, strict=True):
             problem = _answer(answer)
             if problem:
@@ -56,9 +57,9 @@ def _answer(answer: ray.ObjectRef) -> str | None:
         return None
 
 
-def _look(store: Store, folder: Store, dataset: str, name: str, token: bytes) -> str | None:
+def _look(store: Store, folder: Store, which: tuple[str, str], name: str, token: bytes) -> str | None:
     try:
-        load_manifest(store, dataset)
+        load_manifest(store, *which)
         if folder.read(name) == token:
             folder.check_writable()
             return None

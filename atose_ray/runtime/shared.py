@@ -19,9 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atose_ray.data.batches import CropSettings
 from atose_ray.data.in_memory import MemoryClips, joined, read_clips
-from atose_ray.data.resident import SharedClips
+from atose_ray.data.resident import SharedClips, shared_files
 from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import Manifest, unit_of
+from atose_ray.data.views import View
 from atose_ray.search.clip_plan import SPLITS
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import Split
@@ -37,10 +38,11 @@ class SharedClipsLostError(RuntimeError):
 class SharedRefs:
     """Where the copy is: references to MemoryClips in the object store. The process that made them must outlive it.
 
-    problem: why there is no copy, where one was planned.
+    files, columns: as SharedClips. problem: why there is no copy, where one was planned.
     """
 
-    content_hash: str
+    files: tuple[str, ...]
+    columns: tuple[int, ...] | None
     parts: Mapping[Split, tuple[ray.ObjectRef, ...]]
     problem: str | None = None
 
@@ -52,10 +54,10 @@ class SharedRefs:
             splits = {split: joined(ray.get(list(refs))) for split, refs in self.parts.items()}
         except RayError as error:
             raise SharedClipsLostError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-        return SharedClips(self.content_hash, splits)
+        return SharedClips(self.files, self.columns, splits)
 
 
-def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[str]) -> SharedRefs:
+def share_clips(store: Store, view: View, homes: Sequence[str]) -> SharedRefs:
     """Read train and valid into the object store of these nodes (ids), and wait until it is done.
 
     Raises StoreError when a shard cannot be read, SharedClipsLostError when the object store cannot take it.
@@ -63,7 +65,8 @@ def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[
     # No CPU is asked for: trials hold all of them when a part has to be read again because its node died, and as often
     # as nodes do (max_retries).
     read = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(_read_part)
-    settings = CropSettings(store.uri, dataset, len(manifest.data_spec.tags), 0, 0, unit_of(manifest.data_spec.input))
+    manifest, unit = view.manifest, unit_of(view.manifest.data_spec.input)
+    settings = CropSettings(manifest.folder(store).uri, view.stored, 0, 0, unit, view.columns)
     parts: dict[Split, list[ray.ObjectRef]] = {split: [] for split in SPLITS}
     running: list[ray.ObjectRef] = []
     at = itertools.cycle(homes)
@@ -82,7 +85,7 @@ def share_clips(store: Store, dataset: str, manifest: Manifest, homes: Sequence[
         raise StoreError(str(error.cause)) from error
     except RayError as error:
         raise SharedClipsLostError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return SharedRefs(manifest.content_hash, {split: tuple(refs) for split, refs in parts.items()})
+    return SharedRefs(shared_files(manifest), view.columns, {split: tuple(refs) for split, refs in parts.items()})
 
 
 def parts_of(manifest: Manifest, split: Split) -> Iterator[list[RowGroup]]:

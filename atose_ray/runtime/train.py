@@ -29,7 +29,7 @@ from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
-from atose_ray.training.run import Job, OpenRun, open_run, use_threads
+from atose_ray.training.run import Job, OpenRun, open_run, trained_on, use_threads
 from atose_ray.training.sync_norm import synchronise
 
 
@@ -125,9 +125,9 @@ def train_on_ray(
 
 def train_alone(job: Job, search: SearchConfig, cpus: int | None, address: str | None) -> None:
     """Plan for one job, and run it in its workers on a cluster of its own (or that of `address`). Raises PlanError."""
-    folder = Store(job.folder_uri)
+    store, folder = Store(job.store_uri), Store(job.folder_uri)
     with cluster(cpus, address):
         plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
         print(f"plan: {plan.arithmetic()}", flush=True)
-        check_nodes(Store(job.store_uri), folder, job.run.data.dataset)
+        check_nodes(store, folder, trained_on(job.run, store))
         train_on_ray(job, search, plan.worker_gpus, job.run.signature(), folder.child("ray").uri)

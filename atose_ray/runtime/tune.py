@@ -6,7 +6,8 @@ from typing import Any
 import ray
 
 from atose_ray.config import RunConfig, StudyConfig
-from atose_ray.data.shards import Manifest, data_store
+from atose_ray.data.shards import Manifest
+from atose_ray.data.views import View, view_of
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import search
 from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, share_clips
@@ -16,6 +17,7 @@ from atose_ray.search.plan import Plan
 from atose_ray.search.record import StudyRecord, best_trial, load_study_record, load_trials, study_store, trial_store
 from atose_ray.search.report import render_report
 from atose_ray.search.session import Session
+from atose_ray.search.space import compose
 from atose_ray.search.study import begin, keep_tag_embeddings, retry_failed
 from atose_ray.search.trials import Space
 from atose_ray.storage import Store
@@ -40,30 +42,30 @@ def run_study(
     again: whether failed trials are run once more. Raises StoreError, ConfigError or PlanError, before any trial, when
     data, space, an earlier study of this name, or a node do not fit.
     """
-    dataset, folder = manifest.name, study_store(store, name)
-    check_nodes(store, folder, dataset)
+    folder, view = study_store(store, name), view_of(manifest, compose(study, {}).data, store)
+    check_nodes(store, folder, manifest)
     with Session(folder) as session:
-        begin(folder, study, manifest, data_store(store, dataset))
+        begin(folder, study, view, store)
         earlier = retry_failed(folder) if again else load_trials(folder)
         stream_bytes = clips.stream_bytes(plan) if clips else None
         space = Space(study, name, store.uri, manifest, plan, stream_bytes)
         if sum(trial.state != "running" for trial in earlier) < study.search.trials:
-            search(space, session, earlier, share(store, dataset, manifest, clips), budget)
+            search(space, session, earlier, share(store, view, clips), budget)
         conclude(folder, store, plan)
         record = load_study_record(store, name)
         folder.write("report.html", render_report(record).encode())
     return record
 
 
-def share(store: Store, dataset: str, manifest: Manifest, clips: ClipPlan | None) -> SharedRefs | None:
+def share(store: Store, view: View, clips: ClipPlan | None) -> SharedRefs | None:
     """The one copy that trials share, if the plan has one."""
     if clips is None or not clips.shared:
         return None
     try:
-        return share_clips(store, dataset, manifest, [home.node_id for home in clips.homes])
+        return share_clips(store, view, [home.node_id for home in clips.homes])
     except SharedClipsLostError as error:
         print(f"data: sharing the clips failed ({error}), so every trial reads them by itself", flush=True)
-        return SharedRefs(manifest.content_hash, {}, str(error))  # not None: no CPU is planned for Ray Data
+        return SharedRefs((), None, {}, str(error))  # not None: no CPU is planned for Ray Data
 
 
 def conclude(folder: Store, store: Store, plan: Plan) -> None:

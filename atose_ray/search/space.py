@@ -22,6 +22,7 @@ import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
 from atose_ray.data.batches import check_trainable, share_of_batch
 from atose_ray.data.shards import Manifest
+from atose_ray.data.views import view_of
 from atose_ray.storage import Store
 from atose_ray.training.resolve import resolve
 
@@ -230,7 +231,7 @@ def check(study: StudyConfig, where: str, store: Store | None = None, manifest: 
         raise ConfigError(f"{where}: set search.metric instead of base.metric; the trials take it from there")
     ranks, runs = max(1, study.search.workers_per_trial), list[RunConfig]()
     if manifest is not None:
-        check_trainable(manifest, ranks)
+        check_trainable(view_of(manifest, compose(study, {}).data, store).manifest if store else manifest, ranks)
     first = walk(lambda name, node: node.ends()[0], study.space)
     for name, value, partial in [("", None, {}), *probes(study.space)]:
         failure: ValueError | None = None

@@ -7,8 +7,8 @@ from typing import Any
 
 import atose_ray
 from atose_ray.config import ConfigError, RunConfig, StudyConfig, without_speed
-from atose_ray.data.shards import Manifest, read_tags
 from atose_ray.data.tag_statistics import tag_correlation
+from atose_ray.data.views import View
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.search.record import EMBEDDINGS, TagEmbeddings, TrialRecord, best_trial, load_trials, trial_store
 from atose_ray.storage import Store
@@ -17,14 +17,14 @@ from atose_ray.training.record import LOG
 from atose_ray.types import DataSpec
 
 
-def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) -> None:
+def begin(folder: Store, study: StudyConfig, view: View, store: Store) -> None:
     """Write the head of the study folder, or check that this is the study that stands there.
 
     More trials and other resources are fine. Raises ConfigError for another space, base or sampler, or other data.
     """
     if folder.exists("study.json"):
         before = StudyConfig.model_validate(folder.read_json("study.json")["config"])
-        same_data = folder.read_json("data.json")["content_hash"] == manifest.content_hash
+        same_data = folder.read_json("data.json")["content_hash"] == view.manifest.content_hash
         tried = before.search.points
         if identity(before) != identity(study) or not same_data:
             what = "other data" if not same_data else "another base, space or search"
@@ -37,7 +37,7 @@ def begin(folder: Store, study: StudyConfig, manifest: Manifest, data: Store) ->
                 "list, or give this one its own --name"
             )
     else:
-        folder.write_json("data.json", data_facts(manifest, data))
+        folder.write_json("data.json", data_facts(view, store))
     config = study.model_copy(update={"search": study.search.without_password()}).model_dump(mode="json")
     folder.write_json("study.json", {"config": config, "versions": versions()})
 
@@ -54,12 +54,13 @@ def identity(study: StudyConfig) -> dict[str, Any]:
     return {**tree, "base": without_speed(tree["base"])}
 
 
-def data_facts(manifest: Manifest, data: Store) -> dict[str, Any]:
+def data_facts(view: View, store: Store) -> dict[str, Any]:
     """What data.json holds; reads the tags of the train split."""
+    manifest = view.manifest
     return {
         "data_spec": manifest.data_spec.model_dump(mode="json"),
         "tag_counts": manifest.tag_counts,
-        "tag_correlation_CC": tag_correlation(read_tags(data, manifest, "train")),
+        "tag_correlation_CC": tag_correlation(view.tags(store, "train")),
         "skipped": [[clip.name, clip.reason] for clip in manifest.skipped],
         "content_hash": manifest.content_hash,
     }

@@ -7,6 +7,7 @@ import optuna
 
 from atose_ray.config import SearchConfig, StudyConfig
 from atose_ray.data.shards import Manifest
+from atose_ray.data.views import view_of
 from atose_ray.search.gpu_share import GpuShare
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import study_store, trial_store
@@ -64,7 +65,8 @@ class Space:
         }
         job = with_device(Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about), gpus)
         head = {"device": "none yet", "parameters": 0, **about}
-        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(self.manifest.data_spec), head)
+        spec = view_of(self.manifest, run.data, store).manifest.data_spec
+        RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(spec), head)
         threads = run.execution.threads or max(1, int(search.cpus_per_worker))
         ray_uri = folder.child("ray").uri
         return TrialSetup(job, search.without_password(), gpus, threads, ray_uri, self.stream_bytes)

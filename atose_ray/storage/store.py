@@ -1,6 +1,6 @@
 """One setting says where everything lives: a path, `file://`, `s3://bucket/prefix`, `gs://...`, `fsspec+<protocol>://...`.
 
-    <store>/data/<name>/          shards, manifest.json, facts.jsonl, data.html, quarantine.csv   (prepare, doctor)
+    <store>/data/<name>/<hash>/   shards, manifest.json, facts.jsonl, data.html, quarantine.csv   (prepare, doctor)
     <store>/runs/<signature>/     one run folder                 (train)
     <store>/studies/<name>/       one study folder               (tune)
 
@@ -294,6 +294,23 @@ class Store:
                 self.fs.delete_dir(self.path(name))
             elif kind == pafs.FileType.File:
                 self.fs.delete_file(self.path(name))
+
+    def move(self, name: str, target: Store) -> None:
+        """Move a file into another folder of the same storage, where nobody reads it yet; absent is fine. Raises
+        StoreError when the place is not writable."""
+        source, goal = self.path(name), target.path(name)
+        try:
+            with self._asking():
+                if self.local_path is not None:
+                    Path(goal).parent.mkdir(parents=True, exist_ok=True)
+                    self.fs.move(source, goal)
+                else:  # object storage copies by itself: nothing travels through this machine
+                    self.again(lambda: self.fs.copy_file(source, goal))
+                    self.again(lambda: self.fs.delete_file(source))
+        except FileNotFoundError:
+            return
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f"cannot move {name!r} from {self.uri} to {target.uri}: {error}") from error
 
     def check_writable(self) -> None:
         """Put, get and delete one small object, so that a wrong store is known before work starts."""

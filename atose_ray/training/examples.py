@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from atose_ray.data.shards import data_store, load_manifest
+from atose_ray.data.views import view_of
 from atose_ray.evaluation.examples import mistakes_of, shown_clips
 from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, load_model
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import score_split
+from atose_ray.training.run import score_split, trained_on
 
 EXAMPLES = "examples.json"
 
@@ -42,12 +42,7 @@ def _write(model: Model, into: Store, name: str, store: Store, device: torch.dev
 
 def examples_of(model: Model, store: Store, device: torch.device | None = None) -> dict[str, Any]:
     """Score the validation split: per tag, confusions, worst mistakes with excerpts; JSON types only."""
-    manifest = load_manifest(store, model.run.data.dataset).without_test()
-    if manifest.content_hash != model.run.data.content_hash:
-        raise ValueError(
-            f"the shards of {model.run.data.dataset!r} in {store.uri} are not those that the model was trained on; "
-            "give the store it was trained from, or prepare the data set as it was"
-        )
+    manifest = trained_on(model.run, store)
     scores = score_split(model, manifest, store.uri, "valid", CLIP.windows, device)
     exclusive, tags = model.spec.exclusive, model.spec.tags
     mistakes, shown = mistakes_of(scores, exclusive)
@@ -60,5 +55,5 @@ def examples_of(model: Model, store: Store, device: torch.device | None = None) 
         "metrics": CLIP.metrics(scores, exclusive),
         "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, tags),
         **mistakes,
-        "clips": shown_clips(data_store(store, model.run.data.dataset), manifest, scores, shown),
+        "clips": shown_clips(view_of(manifest, model.run.data, store), store, scores, shown),
     }

@@ -16,7 +16,8 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from atose_ray.config import ConfigError, InitFrom, RunConfig, explain
-from atose_ray.data.shards import Manifest, data_store, read_tags
+from atose_ray.data.shards import Manifest
+from atose_ray.data.views import View, fold_numbers, view_of
 from atose_ray.encoders import PretrainedConfig
 from atose_ray.methods import Method
 from atose_ray.storage import Store, StoreError, read_uri
@@ -29,15 +30,19 @@ TENSOR_FILES = (".safetensors", ".pt", ".pth", ".npz")
 
 
 def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
-    """The config that is trained: nothing left open. Raises ConfigError, or StoreError where a file cannot be read."""
-    spec = manifest.data_spec
+    """The config that is trained: nothing left open. manifest: of the whole set. Raises ConfigError, ViewError where
+    the set has not what the config asks for, or StoreError where a file cannot be read."""
+    if run.data.fold is None and manifest.folds:
+        run = run.model_copy(update={"data": run.data.model_copy(update={"fold": fold_numbers(manifest)[0]})})
+    view = view_of(manifest, run.data, store)
+    spec = view.manifest.data_spec
     if isinstance(run.encoder, PretrainedConfig):
         run = from_model(run, run.encoder.model, spec)
     run = run.resolve(spec, manifest.content_hash)
     if run.init_from is not None:
         run = run.model_copy(update={"init_from": with_hash(run.init_from)})
     if run.tag_vectors is not None:
-        vectors = with_vectors(run.tag_vectors, store, manifest) if run.method.reads_vectors else None
+        vectors = with_vectors(run.tag_vectors, store, view) if run.method.reads_vectors else None
         run = run.model_copy(update={"tag_vectors": vectors})
     return run
 
@@ -126,10 +131,10 @@ def read_tensors(init: InitFrom, content: bytes) -> dict[str, torch.Tensor]:
     return {key.removeprefix(init.prefix): value for key, value in found.items() if key.startswith(init.prefix)}
 
 
-def with_vectors(config: TagVectorsConfig, store: Store, manifest: Manifest) -> TagVectorsConfig:
+def with_vectors(config: TagVectorsConfig, store: Store, view: View) -> TagVectorsConfig:
     """Tag vectors looked up, kept in the store under their hash. Raises ConfigError where a tag has none."""
-    names = manifest.data_spec.tags
-    tags_NC = read_tags(data_store(store, manifest.name), manifest, "train") if config.CLOSED else None
+    names = view.manifest.data_spec.tags
+    tags_NC = view.tags(store, "train") if config.CLOSED else None
     try:
         vectors_CV = config.vectors(names, tags_NC)
     except (ValueError, OSError) as error:

@@ -13,6 +13,7 @@ from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
+from atose_ray.data.views import View, view_of
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import ClipScores, score_clips, tag_facts
 from atose_ray.methods import Method
@@ -56,15 +57,16 @@ def open_run(
     lent: clips in shared memory, for a run that leaves it open where its clips are kept. What comes out cannot read the
     test split: neither its labels nor the names of its files are in it.
     Raises StoreError or ConfigError when the data or the config does not allow it."""
-    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset).without_test()
+    store = Store(job.store_uri)
+    view = view_of(trained_on(job.run, store), job.run.data, store)
     torch.manual_seed(job.run.seed)
-    method = job.run.build(manifest.data_spec, tag_set(job.run, Store(job.store_uri), manifest.data_spec.tags))
+    method = job.run.build(view.manifest.data_spec, tag_set(job.run, store, view.manifest.data_spec.tags))
     if job.run.init_from is not None:
         begin_with(method, job.run.init_from)
     device = pick_device(job.run)
     precision = prepare_for(method, job.run.execution, device)
     folder = RunFolder(Store(job.folder_uri))
-    batches = make_batches(job.run, manifest, job.store_uri, reader, rank, world, device, lent)
+    batches = batches_in(view.without_test(), job.run, store.uri, reader, rank, world, device, lent)
     if rank == 0:
         parameters = sum(parameter.numel() for parameter in method.parameters())
         about = {"device": device_name(device), "parameters": parameters, **job.about}
@@ -74,9 +76,19 @@ def open_run(
     return OpenRun(job.run, method, batches, folder, device)
 
 
-def make_batches(
+def trained_on(run: RunConfig, store: Store) -> Manifest:
+    """The prepared set that a run was resolved with. Raises StoreError where the store has that content no more."""
+    return load_manifest(store, run.data.dataset, run.data.content_hash)
+
+
+def make_batches(run: RunConfig, manifest: Manifest, store_uri: str, *rest: Any, **more: Any) -> LocalBatches:
+    """`batches_in` the view of a prepared set that a run asks for."""
+    return batches_in(view_of(manifest, run.data, Store(store_uri)), run, store_uri, *rest, **more)
+
+
+def batches_in(
+    view: View,
     run: RunConfig,
-    manifest: Manifest,
     store_uri: str,
     reader: Reader = LocalBatches,
     rank: int = 0,
@@ -89,22 +101,24 @@ def make_batches(
     device: what trains on them, so that `data.residency` holds; None reads little (one split, once) and streams.
     lent: clips in shared memory, for `data.residency=auto`.
     Raises ValueError when the batch size cannot be shared out, or the clips cannot be kept where the config says."""
-    spec = run.model_spec(manifest.data_spec)
-    unit = unit_of(spec.input)
+    spec, folder = run.model_spec(view.manifest.data_spec), view.manifest.folder(Store(store_uri))
+    crops = (view.stored, spec.input.length, run.seed, unit_of(spec.input), view.columns)
     return batches_of(
         reader,
         run.data.residency if device else "stream",
         device or torch.device("cpu"),
-        manifest,
+        view.manifest,
         lent if device else None,
-        settings=CropSettings(store_uri, run.data.dataset, len(spec.tags), spec.input.length, run.seed, unit),
+        settings=CropSettings(folder.uri, *crops),
         batch_size=share_of_batch(run.data.batch_size, world),
         eval_crops=run.data.eval_crops,
         eval_batch_size=run.execution.eval_batch_size,
         mix=run.data.shuffle_row_groups,
         rank=rank,
         world=world,
+        rows=view.rows,
         train_share=run.data.train_share,
+        balanced=run.data.sampling == "class_balanced",
         crops_per_clip=run.data.crops_per_clip,
     )
 
@@ -133,7 +147,8 @@ def use_threads(count: int | None) -> None:
 def score_split(
     model: Model, manifest: Manifest, store_uri: str, split: Split, windows: Windows, device: torch.device | None = None
 ) -> ClipScores:
-    """The scores of a model on the windows of a split's clips. device: None is that of the run's config."""
+    """The scores of a model on the windows of a split's clips, in the model's view of a prepared set. device: None is
+    that of the run's config."""
     device = device or pick_device(model.run)
     prepare_to_score(model.method.to(device), model.run.execution, device)
     batches = make_batches(model.run, manifest, store_uri).evaluate(split, windows)
@@ -143,8 +158,7 @@ def score_split(
 def finish_run(job: Job, best: Store) -> dict[str, Any]:
     """Score the test split, once, with the best epoch, and write the model folder `best`; returns the metrics."""
     model = best_model(RunFolder(Store(job.folder_uri)))
-    manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
-    scores = score_split(model, manifest, job.store_uri, "test", CLIP.windows)
+    scores = score_split(model, trained_on(job.run, Store(job.store_uri)), job.store_uri, "test", CLIP.windows)
     test = CLIP.metrics(scores, model.spec.exclusive)
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, **tag_facts(model.method, scores)}
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)

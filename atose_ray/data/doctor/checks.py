@@ -18,7 +18,7 @@ import numpy as np
 from atose_ray.data.doctor.facts import SILENT_LEVEL, Audio, Clip, alike, load_clips, read_audio
 from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
 from atose_ray.data.doctor.splits import examine_splits
-from atose_ray.data.shards import Manifest, SkippedClip, data_store, load_manifest
+from atose_ray.data.shards import Manifest, SkippedClip, load_manifest
 from atose_ray.storage import Store
 from atose_ray.types import AudioInput
 
@@ -79,7 +79,7 @@ class Examination:
 def examine(store: Store, dataset: str) -> Examination:
     """Examine a prepared data set. Raises StoreError when it is not there or its shards cannot be read."""
     manifest = load_manifest(store, dataset)
-    folder = data_store(store, dataset)
+    folder = manifest.folder(store)
     clips = load_clips(folder, manifest)
     n_tags = len(manifest.data_spec.tags)
     findings = [

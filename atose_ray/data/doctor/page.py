@@ -17,7 +17,6 @@ from atose_ray.data.doctor.facts import Audio, Clip, read_audio
 from atose_ray.data.doctor.findings import counted
 from atose_ray.data.doctor.splits import tag_matrix
 from atose_ray.data.pages import offline_page, well_formed
-from atose_ray.data.shards import data_store
 from atose_ray.data.tag_statistics import tag_correlation, tag_order
 from atose_ray.storage import Store
 from atose_ray.types import SPLITS, AudioInput
@@ -31,7 +30,7 @@ BINS = 30
 
 def write_examination(store: Store, found: Examination) -> None:
     """Write data.html and quarantine.csv into the data set's folder. Raises StoreError where it is not writable."""
-    folder = data_store(store, found.dataset)
+    folder = found.manifest.folder(store)
     spec = found.manifest.data_spec
     playable = [clip for clip, _ in played(found)] if spec.input.kind == "audio" else []
     audio = read_audio(folder, playable, len(spec.tags))
