@@ -9,6 +9,7 @@ COMMANDS = {
     "stop": "end a search after the running epochs; the same tune command goes on",
     "rerun": "train a trial again and compare it with its record, epoch by epoch",
     "promote": "the best trials again with other seeds: is the winner better, or was it lucky?",
+    "crossvalidate": "a configuration on every fold of its data set: scores, mean and spread",
     "evaluate": "score a chosen model under a named protocol, beside published figures",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
@@ -19,7 +20,7 @@ def main() -> None:
     """Print the commands and how to begin."""
     print("atose_ray: distributed hyper-parameter search for audio tagging\n")
     for command, summary in COMMANDS.items():
-        print(f"  python -m atose_ray.{command:<8} {summary}")
+        print(f"  python -m atose_ray.{command:<13} {summary}")
     print("\nEach takes --help. To begin: python -m atose_ray.prepare demo && python -m atose_ray.tune demo")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from atose_ray import cli
 from atose_ray.config import OBJECTIVES, DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.data.views import view_of
+from atose_ray.data.views import View, view_of
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
 from atose_ray.evaluation.significance import interval
@@ -48,14 +48,14 @@ def main(argv: list[str] | None = None) -> None:
     models, store = load_models(options.model), cli.open_store(options)
     data = models[0].run.data
     manifest = trained_on(models[0], store)
-    view = view_of(manifest, data, store).manifest
+    view = view_of(manifest, data, store)
     for model in models:
-        check_same_data(model, view)
+        check_same_data(model, view.manifest)
     taken = {
         "dataset": data.dataset,
         "kind": str(manifest.dataset.get("kind", data.dataset)),
         "content_hash": manifest.content_hash,
-        "tags": list(view.data_spec.tags),
+        "tags": list(view.manifest.data_spec.tags),
         "split": options.split,
         "fold": data.fold,
         "protocol": options.protocol,
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     published = beside(taken["kind"], len(taken["tags"]), options.split, options.protocol)
     results: list[dict[str, Any]] = []
     for folder, model in zip(options.model, models, strict=True):
-        scored = score(model, manifest, store, options.split, PROTOCOLS[options.protocol])
+        scored = score(model, view, store, options.split, PROTOCOLS[options.protocol])
         results.append({"model": folder, **taken, **scored, "published": published})
         if before:
             minus = [(old["model"], differences(scored["metrics"], old["metrics"])) for old in before]
@@ -145,9 +145,9 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
         print("note: the shards in this store are not those that the model was trained on", file=sys.stderr)
 
 
-def score(model: Model, manifest: Manifest, store: Store, split: Split, protocol: Protocol) -> dict[str, Any]:
+def score(model: Model, view: View, store: Store, split: Split, protocol: Protocol) -> dict[str, Any]:
     """The metrics of a split under a protocol, and, where every clip counts once, how sure they are."""
-    scores = score_split(model, manifest, store.uri, split, protocol.windows)
+    scores = score_split(model, view, store.uri, split, protocol.windows)
     metrics = protocol.metrics(scores, model.spec.exclusive)
     sure = [name for name in metrics if protocol is CLIP and name in OBJECTIVES and name != "pr_auc_micro"]
     bounds = {name: interval(scores.scores_NC, scores.tags_NC, name) for name in sure}

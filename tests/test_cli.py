@@ -24,7 +24,10 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = ("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "evaluate", "report", "tag")
 OPTIONS = {
-    "prepare": {"dataset", "--store", "--source", "--option", "--workers", "--address", "--cpus"},
+    "prepare": {
+        *("dataset", "--store", "--source", "--option", "--name", "--remove-old", "--yes"),
+        *("--workers", "--address", "--cpus"),
+    },
     "doctor": {"dataset", "--store", "--json"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
     "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus", "--object-store"}
@@ -101,7 +104,7 @@ def test_every_example_parses(where: str, line: str) -> None:
     if verb == "prepare":
         from atose_ray.datasets import KINDS
 
-        assert options.dataset in KINDS
+        assert options.dataset in KINDS or options.remove_old
     if verb == "train" and not options.config.endswith(".json"):
         from atose_ray.config import apply_overrides, run_config
 

@@ -17,7 +17,8 @@ import soundfile
 from pydantic import ValidationError
 
 from atose_ray.data.prepare import prepare
-from atose_ray.data.shards import data_store, load_manifest, read_row_group
+from atose_ray.data.shards import data_store, read_row_group
+from atose_ray.data.views import ViewError, of_fold
 from atose_ray.datasets import DatasetConfig, DatasetError, dataset_config
 from atose_ray.datasets.audioset import find_audio, is_start
 from atose_ray.datasets.fma import FAULTY
@@ -279,62 +280,39 @@ def test_esc50_folds_and_recordings(tmp_path: Path) -> None:
     assert summary(listing.clips)["3-3010-B-10.wav"] == (("rain",), "train", "3010")
     fold_of = {split: {clip.name[0] for clip in listing.clips if clip.split == split} for split in SPLITS}
     assert fold_of == {"test": {"1"}, "valid": {"2"}, "train": {"3", "4", "5"}}
-    last = dataset_config("esc50", source=config.source, test_fold=5, valid_fold=3, esc10=True).list_clips()
+    assert all(clip.name[0] == str(clip.fold) for clip in listing.clips)
+    last = dataset_config("esc50", source=config.source, esc10=True).list_clips()
     assert last.tags == ("dog",) and last.left_out == (("not in the ESC-10 subset", 10),)
-    assert {clip.name[0] for clip in last.clips if clip.split == "valid"} == {"3"}
-    assert {clip.name[0] for clip in last.clips if clip.split == "test"} == {"5"}
 
 
 def test_urbansound8k_folds_and_recordings(tmp_path: Path) -> None:
     config = make_urbansound8k(tmp_path)
-    last = dataset_config("urbansound8k", source=config.source, test_fold=10).list_clips()
-    assert last.tags == ("dog_bark", "siren") and last.exclusive
-    assert summary(last.clips)["fold10/1003-3-0-1.wav"] == (("dog_bark",), "test", "1003")
-    assert Counter(clip.split for clip in last.clips) == {"train": 32, "valid": 4, "test": 4}
-    assert {clip.name.split("/")[0] for clip in last.clips if clip.split == "valid"} == {"fold1"}
-    outer = dataset_config("urbansound8k", source=str(tmp_path), test_fold=10).list_clips()
-    assert outer == last
+    listing = config.list_clips()
+    assert listing.tags == ("dog_bark", "siren") and listing.exclusive
+    assert summary(listing.clips)["fold10/1003-3-0-1.wav"] == (("dog_bark",), "train", "1003")
+    assert Counter(clip.split for clip in listing.clips) == {"train": 32, "valid": 4, "test": 4}
+    assert all(clip.name.startswith(f"fold{clip.fold}/") for clip in listing.clips)
+    outer = dataset_config("urbansound8k", source=str(tmp_path)).list_clips()
+    assert outer == listing
 
 
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({}, "urbansound8k"),
-        ({"test_fold": 1, "valid_fold": 2}, "urbansound8k"),
-        ({"test_fold": 2}, "urbansound8k-fold2"),
-        ({"test_fold": 10, "valid_fold": 1}, "urbansound8k-fold10"),
-        ({"valid_fold": 10}, "urbansound8k-fold1-valid10"),
-        ({"test_fold": 2, "valid_fold": 1}, "urbansound8k-fold2-valid1"),
-    ],
-)
-def test_other_folds_are_another_data_set(options: dict[str, int], name: str, tmp_path: Path) -> None:
-    source = make_urbansound8k(tmp_path).source
-    assert dataset_config("urbansound8k", source=source, **options).list_clips().name == name
+def test_folds_are_views_of_one_prepared_set(tmp_path: Path) -> None:
+    config, store = make_esc50(tmp_path), Store(str(tmp_path / "store"))
+    manifest, _ = prepare(config, store)
+    assert prepare(config, store)[1] is False and [fold.number for fold in manifest.folds] == [1, 2, 3, 4, 5]
+    for test, valid in ((1, 2), (2, 3), (5, 1)):
+        view = of_fold(manifest, test)
+        for split, fold in (("test", test), ("valid", valid)):
+            shards = [shard.name for shard in view.shards if shard.split == split]
+            names = [clip for s in shards for clip in pq.read_table(view.folder(store).path(s))["name"].to_pylist()]
+            assert {clip[0] for clip in names} == {str(fold)} and len(names) == 4 == view.data_spec.counts[split]
+    with pytest.raises(ViewError, match=r"data.fold is one of 1, 2, 3, 4, 5, but got 6"):
+        of_fold(manifest, 6)
 
 
-def test_folds_lie_side_by_side_in_a_store(tmp_path: Path) -> None:
-    source, store = make_esc50(tmp_path).source, Store(str(tmp_path / "store"))
-    configs = [dataset_config("esc50", source=source, test_fold=fold) for fold in (1, 2)]
-    assert [prepare(config, store)[1] for config in configs * 2] == [True, True, False, False]
-    for name, test_fold in (("esc50", "1"), ("esc50-fold2", "2")):
-        manifest, folder = load_manifest(store, name), data_store(store, name)
-        shards = [shard.name for shard in manifest.shards if shard.split == "test"]
-        names = [clip for shard in shards for clip in pq.read_table(folder.path(shard))["name"].to_pylist()]
-        assert {clip[0] for clip in names} == {test_fold} and len(names) == 4
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"test_fold": 11}, "test_fold must be 1 to 10, but got 11"),
-        ({"test_fold": 0}, "test_fold\n.*greater than or equal to 1"),
-        ({"valid_fold": 12}, "valid_fold must be 1 to 10, but got 12"),
-        ({"test_fold": 3, "valid_fold": 3}, "valid_fold and test_fold must differ, but both are 3"),
-    ],
-)
-def test_folds_that_cannot_be(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        dataset_config("urbansound8k", **options)
+def test_folds_are_no_option_of_prepare_any_more() -> None:
+    with pytest.raises(ValidationError, match=r"a training or search picks one: --set data.fold=2"):
+        dataset_config("urbansound8k", test_fold=2)
 
 
 @pytest.mark.parametrize(

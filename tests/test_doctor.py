@@ -418,8 +418,8 @@ def test_leaks_of_a_published_split_are_told_and_forbid_nothing(tmp_path: Path) 
 
 def test_an_older_store_is_measured_from_its_shards(tiny_store: Store, tmp_path: Path) -> None:
     shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
-    (tmp_path / "data" / "folder" / FACTS).unlink()
     store = Store(str(tmp_path))
+    data_store(store, "folder").delete(FACTS)
     manifest = load_manifest(store, "folder")
     was, now = (load_clips(data_store(one, "folder"), manifest) for one in (tiny_store, store))
     unknown = {"source_rate_hz": None, "channels": None, "source_peak": None}
@@ -432,7 +432,7 @@ def test_an_older_store_is_measured_from_its_shards(tiny_store: Store, tmp_path:
 
 def test_facts_of_other_audio_or_nonsense_are_not_believed(tiny_store: Store, tmp_path: Path) -> None:
     shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
-    file = tmp_path / "data" / "folder" / FACTS
+    file = Path(data_store(Store(str(tmp_path)), "folder").path(FACTS))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sorted(line["clip_id"] for line in lines) == list(range(60))
     lines[0]["samples"] += 1
@@ -446,10 +446,11 @@ def test_facts_of_other_audio_or_nonsense_are_not_believed(tiny_store: Store, tm
 def test_changed_shards_are_noticed(tiny_store: Store, tiny_manifest: Manifest, tmp_path: Path) -> None:
     shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
     first, *_, last = [shard.name for shard in tiny_manifest.shards]
-    shutil.copy(tmp_path / "data" / "folder" / last, tmp_path / "data" / "folder" / first)
+    folder = Path(data_store(Store(str(tmp_path)), "folder").root)
+    shutil.copy(folder / last, folder / first)
     with pytest.raises(StoreError, match="changed after prepare"):
         examine(Store(str(tmp_path)), "folder")
-    (tmp_path / "data" / "folder" / first).unlink()
+    (folder / first).unlink()
     with pytest.raises(StoreError, match=rf"cannot read .*{first}"):
         examine(Store(str(tmp_path)), "folder")
 
@@ -550,7 +551,10 @@ def test_the_verb_writes_prints_and_exits(source: Path, tmp_path: Path, capsys) 
     store = prepared(source)
     doctor_verb.main(["folder", "--store", store.uri])
     out = capsys.readouterr().out
-    assert out.startswith("doctor: training may start; 0 errors") and f"page: {store.uri}/data/folder/data.html" in out
+    assert (
+        out.startswith("doctor: training may start; 0 errors")
+        and f"page: {data_store(store, 'folder').uri}/data.html" in out
+    )
     assert {"data.html", "quarantine.csv", FACTS} <= set(data_store(store, "folder").names())
     shutil.copy(source / "clip_042.wav", source / "clip_006.wav")
     (source / "clip_002.wav").write_bytes(b"")
@@ -589,7 +593,9 @@ def test_exit_codes_of_the_process(source: Path, tmp_path: Path) -> None:
 
 
 def test_prepare_ends_with_the_examination(source: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(prepare_verb, "prepare", lambda config, store, run_jobs: prepare(config, store))
+    monkeypatch.setattr(
+        prepare_verb, "prepare", lambda config, store, run_jobs, name: prepare(config, store, name=name)
+    )
     shutil.copy(source / "clip_042.wav", source / "clip_006.wav")
     command = ["folder", "--source", str(source), "--store", str(tmp_path / "s"), "--option", f"sample_rate_hz={RATE}"]
     prepare_verb.main(command)
@@ -597,8 +603,9 @@ def test_prepare_ends_with_the_examination(source: Path, tmp_path: Path, capsys,
     assert last.startswith(
         "doctor: training must not start; 1 error, 0 warnings, 0 notes in 60 clips of folder: 1 clip is"
     )
-    assert last.endswith(f"More in {tmp_path / 's'}/data/folder/data.html")
-    assert (tmp_path / "s/data/folder/quarantine.csv").read_text().count("\n") == 2
+    folder = data_store(Store(str(tmp_path / "s")), "folder")
+    assert last.endswith(f"More in {folder.uri}/data.html")
+    assert folder.read("quarantine.csv").decode().count("\n") == 2
     prepare_verb.main(command)
     assert "doctor" not in capsys.readouterr().out
 
@@ -609,7 +616,9 @@ def test_on_object_storage(source: Path, bucket: Bucket, capsys) -> None:  # noq
     prepare(dataset_config("folder", source=str(source), sample_rate_hz=RATE), store)
     doctor_verb.main(["folder", "--store", store.uri])
     assert "doctor: training may start; 0 errors, 1 warning, 0 notes in 60 clips" in capsys.readouterr().out
-    assert {f"lab/data/folder/{name}" for name in ("data.html", "quarantine.csv", FACTS)} <= set(bucket.objects())
+    place = data_store(store, "folder").uri.partition("?")[0].partition("/lab/")[2]
+    written = {f"lab/{place}/{name}" for name in ("data.html", "quarantine.csv", FACTS)}
+    assert written <= set(bucket.objects())
     assert b"clip_006.wav,train,silent" in data_store(store, "folder").read("quarantine.csv")
 
 

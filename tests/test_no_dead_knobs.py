@@ -91,6 +91,10 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
 ELSEWHERE = {
     "data.dataset": "names the shards (tests/test_prepare.py)",
     "data.residency": "tests/test_resident.py",
+    "data.fold": "tests/test_views.py",
+    "data.tag_split": "tests/test_views.py",
+    "data.tracks": "tests/test_views.py",
+    "data.sampling": "tests/test_views.py",
     "data.content_hash": "part of the identity (tests/test_config.py)",
     "encoder.model": "tests/test_conformance.py: run_folder_of_a_probe",
     "init_from": "tests/test_conformance.py: a_checkpoint_of_others",

@@ -226,10 +226,10 @@ store = Store(sys.argv[1])
 run = RunConfig.model_validate_json(pathlib.Path(sys.argv[2]).read_text())
 manifest = load_manifest(store, "folder")
 with cluster():
-    check_nodes(store, store, "folder")
+    check_nodes(store, store, manifest)
     hidden = Store("/proc/self/cwd/store")  # another folder in every process: the way to hide one on a single machine
     try:
-        check_nodes(hidden, hidden, "folder")
+        check_nodes(hidden, hidden, manifest)
     except PlanError as error:
         print("refused:", error)
     first, second = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -240,7 +240,7 @@ with cluster():
     ray.get(filler.__ray_ready__.remote())
     print("near", near == {first}, "full", ray.get(consumer.nodes.remote()) == {second})
     ray.kill(filler)
-    copy = share_clips(store, View(manifest, len(manifest.data_spec.tags)), [first, second])  # train on one, valid on the other
+    copy = share_clips(store, View(manifest, len(manifest.data_spec.tags)), [first, second])
     local = make_batches(run, manifest, store.uri)
     streamed = make_batches(run, manifest, store.uri, lambda *a, **k: RayBatches(*a, stream_bytes=10**6, **k))
     for epoch in (0, 1):

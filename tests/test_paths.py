@@ -193,11 +193,12 @@ def test_what_is_wrong_is_listed_under_its_name(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit, match="1"):
         doctor_verb.main(["folder", "--store", str(place)])  # a quarter of the files is lost
     out = capsys.readouterr().out
-    assert f"page: {place}/data/folder/{PAGE}\n" in out and (place / "data" / "folder" / PAGE).is_file()
-    table = (place / "data" / "folder" / QUARANTINE).read_bytes().decode()
+    folder = Path(data_store(Store(str(place)), "folder").root)
+    assert f"page: {folder}/{PAGE}\n" in out and (folder / PAGE).is_file()
+    table = (folder / QUARANTINE).read_bytes().decode()
     listed = [row["path"] for row in csv.DictReader(io.StringIO(table, newline="")) if row["problem"] == "empty"]
     assert sorted(listed) == sorted(name.strip() for name in broken)
-    text = (place / "data" / "folder" / PAGE).read_bytes().decode()
+    text = (folder / PAGE).read_bytes().decode()
     page = Page(text)
     assert not page.elements & {"b", "img", "iframe", "a"} and not page.addresses and "alert(1)" in text
     data = data_of(text)

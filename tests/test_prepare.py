@@ -215,7 +215,7 @@ def test_a_long_file_becomes_several_clips_with_its_tags(tmp_path: Path) -> None
         + 4
     )
     assert all(row["n_samples"] <= RATE for row in rows.values())
-    assert len((tmp_path / "store" / "data" / "folder" / "facts.jsonl").read_text().splitlines()) == len(rows)
+    assert len(data_store(store, "folder").read("facts.jsonl").decode().splitlines()) == len(rows)
 
 
 def test_of_a_long_file_that_is_cut_off_nothing_is_kept(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_what_is_too_long_for_one_shard_goes_on_in_another(tmp_path: Path, monke
     assert one.data_spec == several.data_spec and one.tag_counts == several.tag_counts
     assert rows_of(Store(str(tmp_path / "one")), one) == rows_of(Store(str(tmp_path / "several")), several)
     for shard in several.shards:
-        content = (tmp_path / "several" / "data" / "folder" / shard.name).read_bytes()
+        content = several.folder(Store(str(tmp_path / "several"))).read(shard.name)
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.bytes, shard.sha256)
 
 
@@ -254,7 +254,7 @@ def test_crops_are_read_alone_and_a_changed_shard_is_noticed(tiny_source: Path, 
         alone = list(batches.train(3))
     for one, other in zip(alone, whole, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    file = tmp_path / "data" / "folder" / manifest.row_groups("train")[0].file
+    file = Path(manifest.folder(store).path(manifest.row_groups("train")[0].file))
     content = bytearray(file.read_bytes())
     content[manifest.row_groups("train")[0].pcm_offset - 4] ^= 1
     file.write_bytes(content)

@@ -15,8 +15,9 @@ from conftest import RATE, render_tiny
 from processes import environment
 
 from atose_ray.data import shard_job as module
-from atose_ray.data.prepare import PARTS, prepare, run_here
-from atose_ray.data.shards import data_store, load_manifest
+from atose_ray.data.prepare import PREPARING, prepare, run_here
+from atose_ray.data.shard_job import PARTS
+from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
 
@@ -59,7 +60,8 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def test_nothing_of_the_way_is_left(undisturbed) -> None:
     names = {name.rpartition("/")[2].partition("-")[0] for name in undisturbed}
-    assert names == {"manifest.json", "facts.jsonl", "train", "valid", "test"}
+    assert names == {"manifest.json", "facts.jsonl", "train", "valid", "test", "current.json"}
+    assert len({name.rpartition("/")[0] for name in undisturbed}) == 2  # the set's folder, and that of its content
 
 
 def test_only_the_missing_shards_are_written(source, undisturbed, tmp_path, monkeypatch) -> None:
@@ -75,9 +77,12 @@ def test_only_the_missing_shards_are_written(source, undisturbed, tmp_path, monk
     store = Store(str(tmp_path))
     with pytest.raises(Killed):
         prepare(config(source), store, three_then_dead)
-    folder = data_store(store, "folder")
+    place = store.child("data", "folder")
+    (work,) = place.names()
+    folder = place.child(work)
+    assert work.startswith(PREPARING) and not folder.exists("manifest.json")
     parts = folder.child(PARTS).names()
-    assert len(parts) == 4 and not folder.exists("manifest.json")
+    assert len(parts) == 4
     decoded = []
     decode = module.decode_parts
     monkeypatch.setattr(
@@ -92,7 +97,7 @@ def test_only_the_missing_shards_are_written(source, undisturbed, tmp_path, monk
     assert content(tmp_path) == undisturbed
 
 
-def test_other_inputs_start_anew(source, tmp_path) -> None:
+def test_other_inputs_are_prepared_beside_what_was_begun(source, tmp_path) -> None:
     store = Store(str(tmp_path))
 
     def dead(jobs):
@@ -123,6 +128,6 @@ def test_killed_at_ten_random_moments(source, undisturbed, tmp_path) -> None:
             killed += 1
         process.wait()
         process.stdout.close()
-    assert killed == 10 and not (tmp_path / "data" / "folder" / "manifest.json").exists()
+    assert killed == 10 and not list((tmp_path / "data" / "folder").rglob("manifest.json"))
     prepare(config(source), Store(str(tmp_path)))
     assert content(tmp_path) == undisturbed

@@ -12,6 +12,7 @@ import torch
 from atose_ray import promote, rerun
 from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
+from atose_ray.data.views import View
 from atose_ray.search.record import load_trials, study_store, trial_store
 from atose_ray.search.study import data_facts
 from atose_ray.storage import Store
@@ -27,7 +28,7 @@ def store(tiny_run, tiny_store: Store, tiny_manifest, tmp_path: Path) -> Store:
     folder = study_store(store, "mine")
     study = StudyConfig.model_validate({"base": {"data": {"dataset": "folder"}}, "search": {"trials": 2}})
     folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": {}})
-    folder.write_json("data.json", data_facts(tiny_manifest, store.child("data", "folder")))
+    folder.write_json("data.json", data_facts(View(tiny_manifest, len(tiny_manifest.data_spec.tags)), store))
     for number, lr in enumerate((3e-3, 1e-7)):
         run: RunConfig = tiny_run(seed=number, optim={"kind": "adam", "lr": lr}, execution={"precision": "float32"})
         about = {"number": number, "name": f"{number:03d}-sample_cnn", "params": {}, "distributions": {}}
@@ -62,9 +63,10 @@ def test_a_rerun_uses_the_threads_of_the_trial(store: Store, monkeypatch) -> Non
 def test_a_rerun_of_other_data_or_of_no_trial_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match=r"no trial 7 in this study; it has: 0, 1"):
         rerun.main(["mine", "7", "--store", store.uri])
-    manifest = load_manifest(store, "folder").model_copy(update={"content_hash": "other"})
-    store.child("data", "folder").write_json("manifest.json", manifest.model_dump(mode="json"))
-    with pytest.raises(ValueError, match="trained on other data"):
+    manifest = load_manifest(store, "folder")
+    tree = manifest.model_dump(mode="json")
+    manifest.folder(store).write_json("manifest.json", {**tree, "content_hash": "other"})
+    with pytest.raises(ValueError, match=rf"does not hold the content {manifest.content_hash[:16]}.*resolved with"):
         rerun.main(["mine", "0", "--store", store.uri])
 
 

@@ -15,7 +15,7 @@ from parity_vectors import load
 
 from atose_ray import evaluate, train
 from atose_ray.data.sampling import published_starts
-from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.shards import Manifest, data_store, load_manifest
 from atose_ray.evaluation.jetatag import THRESHOLDS, jetatag_metrics, keras_auc
 from atose_ray.evaluation.metrics import NonFiniteError
 from atose_ray.evaluation.protocols import JETATAG
@@ -203,7 +203,7 @@ def test_published_figures_are_printed_beside_ours(trained) -> None:
 def test_other_tags_are_refused(trained, tmp_path: Path) -> None:
     model, store = trained
     shutil.copytree(store, tmp_path / "store")
-    path = tmp_path / "store" / "data" / "folder" / "manifest.json"
+    path = Path(data_store(Store(str(tmp_path / "store")), "folder").path("manifest.json"))
     manifest = json.loads(path.read_text())
     manifest["data_spec"]["tags"][0] = "renamed"
     path.write_text(json.dumps(manifest))

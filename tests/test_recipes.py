@@ -111,8 +111,8 @@ def test_the_commands_that_a_search_names_are_good(name: str) -> None:
         if verb == "atose_ray.prepare":
             options = prepare_verb.arguments().parse_args(arguments)
             pairs = dict(pair.split("=") for pair in options.option)
-            config = dataset_config(options.dataset, **{key: yaml_value(value, key) for key, value in pairs.items()})
-            stored.add(config.name_of_folds() if pairs.get("test_fold") else options.dataset)
+            dataset_config(options.dataset, **{key: yaml_value(value, key) for key, value in pairs.items()})
+            stored.add(options.name or options.dataset)
         elif verb == "atose_ray.tune":
             chosen = tune_verb.arguments().parse_args(arguments)
             searched = compose(load_study(chosen.study, tuple(chosen.overrides)), {}).data.dataset

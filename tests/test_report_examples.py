@@ -35,7 +35,7 @@ from atose_ray.training import examples as writing
 from atose_ray.training.examples import examples_of, write_examples, write_trial_examples
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, finish_run, make_batches, open_run
+from atose_ray.training.run import Job, batches_in, finish_run, open_run
 
 CPU = torch.device("cpu")
 
@@ -205,11 +205,11 @@ def test_scoring_cannot_see_the_test_split(
 
     seen = []
 
-    def spy(run: Any, manifest: Any, uri: str) -> Any:
-        seen.append([len(manifest.row_groups(split)) for split in ("valid", "test")])
-        return make_batches(run, manifest, uri)
+    def spy(view: Any, run: Any, uri: str) -> Any:
+        seen.append([len(view.manifest.row_groups(split)) for split in ("valid", "test")])
+        return batches_in(view, run, uri)
 
-    monkeypatch.setattr("atose_ray.training.run.make_batches", spy)
+    monkeypatch.setattr("atose_ray.training.run.batches_in", spy)
     examples_of(load_model(finished[1]), tiny_store, CPU)
     assert len(seen) == 1 and seen[0][0] > 0 and seen[0][1] == 0
 
@@ -227,7 +227,9 @@ def test_other_data_or_no_epoch_is_refused(finished: tuple[Store, Store], tiny_s
     model = load_model(finished[1])
     data = model.run.data.model_copy(update={"content_hash": "0" * 64})
     stranger = dataclasses.replace(model, run=model.run.model_copy(update={"data": data}))
-    with pytest.raises(ValueError, match="are not those that the model was trained on"):
+    with pytest.raises(
+        ValueError, match="does not hold the content 0000000000000000, which this was resolved with; give the store"
+    ):
         examples_of(stranger, tiny_store, CPU)
     empty = Store(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="no finished epoch"):

@@ -68,7 +68,7 @@ def test_shares_are_nested_random_and_at_least_two() -> None:
 
 def test_the_whole_as_a_share_is_the_whole() -> None:
     whole = places(train_buffers(GROUPS, 1, 2, 2))
-    assert places(train_buffers(GROUPS, 1, 2, 2, chosen_N=chosen_share(1, CLIPS, 1.0))) == whole
+    assert places(train_buffers(GROUPS, 1, 2, 2, times_N=chosen_share(1, CLIPS, 1.0))) == whole
 
 
 @pytest.mark.parametrize("world", [1, 2])

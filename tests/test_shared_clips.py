@@ -23,9 +23,9 @@ from atose_ray.data import resident
 from atose_ray.data.batches import CropSettings, LocalBatches
 from atose_ray.data.in_memory import joined, read_clips
 from atose_ray.data.prepare import prepare
-from atose_ray.data.resident import ResidentBatches, SharedClips, kept_in
-from atose_ray.data.views import View
+from atose_ray.data.resident import ResidentBatches, SharedClips, kept_in, shared_files
 from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.views import View
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
 from atose_ray.runtime.object_store import Spilling

@@ -13,6 +13,7 @@ from test_ray import study
 from atose_ray import tune
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import load_manifest
+from atose_ray.data.views import View, ViewConfig, view_of
 from atose_ray.search.budget import prices_of
 from atose_ray.search.costs import costs_of, front, values_of
 from atose_ray.search.plan import Resources, make_plan, read_cluster_file
@@ -104,7 +105,7 @@ def begun(store: Store):
     manifest = load_manifest(store, "folder")
 
     def go(**search: object) -> None:
-        begin(study_store(store, "s"), study(**search), manifest, store.child("data", "folder"))
+        begin(study_store(store, "s"), study(**search), View(manifest, len(manifest.data_spec.tags)), store)
 
     go(points=[{"optim.lr": 0.002}])
     return go
@@ -140,7 +141,7 @@ def test_another_search_is_refused(begun, other: dict, message: str) -> None:
 
 def test_the_password_of_a_storage_stays_out_of_the_study(store: Store) -> None:
     config = study(storage="postgresql://ada:planted@host/db")
-    begin(study_store(store, "s"), config, load_manifest(store, "folder"), store.child("data", "folder"))
+    begin(study_store(store, "s"), config, view_of(load_manifest(store, "folder"), ViewConfig(), store), store)
     text = study_store(store, "s").read("study.json").decode()
     assert "planted" not in text and json.loads(text)["config"]["search"]["storage"] == "postgresql://ada@host/db"
 

@@ -296,7 +296,7 @@ def test_a_training_runs_without_the_test_split_and_cannot_ask_for_it(
     shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "store" / "data")
     hidden = [shard.name for shard in tiny_manifest.shards if shard.split == "test"]
     for name in hidden:
-        (tmp_path / "store" / "data" / "folder" / name).unlink()
+        Path(tiny_manifest.folder(Store(str(tmp_path / "store"))).path(name)).unlink()
     opened = open_run(Job(tiny_run(), str(tmp_path / "store"), str(tmp_path / "run")))
     result = fit(opened.run, opened.method, opened.batches, opened.folder)
     assert hidden and result.state == "complete"

@@ -162,7 +162,7 @@ def load_manifest(store: Store, dataset: str, content_hash: str | None = None) -
 def _other_content(store: Store, dataset: str, content_hash: str) -> StoreError:
     return StoreError(
         f"the data set {dataset!r} in {store.uri} does not hold the content {folder_name(content_hash)}, which this "
-        "was resolved with; prepare it from the files and options of then, or begin anew with the present content"
+        "was resolved with; give the store it was trained from, prepare the files and options of then, or begin anew"
     )
 
 

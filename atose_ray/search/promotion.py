@@ -21,7 +21,7 @@ from atose_ray.storage import Store
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, open_run, score_split, trained_on, use_threads
+from atose_ray.training.run import Job, open_run, score_split, use_threads, view_for
 
 Scores = Sequence[ClipScores | None]
 
@@ -76,8 +76,8 @@ def score_valid(job: Job) -> ClipScores | None:
     folder = RunFolder(Store(job.folder_uri))
     if not folder.epochs():
         return None
-    manifest = trained_on(job.run, Store(job.store_uri))
-    return score_split(best_model(folder), manifest, job.store_uri, "valid", CLIP.windows)
+    view = view_for(job.run, Store(job.store_uri)).without_test()
+    return score_split(best_model(folder), view, job.store_uri, "valid", CLIP.windows)
 
 
 def judge(chosen: Sequence[Candidate], scores: Sequence[Scores], metric: str) -> dict[str, Any]:

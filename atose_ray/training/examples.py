@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from atose_ray.data.views import view_of
 from atose_ray.evaluation.examples import mistakes_of, shown_clips
 from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, load_model
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import score_split, trained_on
+from atose_ray.training.run import score_split, view_for
 
 EXAMPLES = "examples.json"
 
@@ -42,8 +41,8 @@ def _write(model: Model, into: Store, name: str, store: Store, device: torch.dev
 
 def examples_of(model: Model, store: Store, device: torch.device | None = None) -> dict[str, Any]:
     """Score the validation split: per tag, confusions, worst mistakes with excerpts; JSON types only."""
-    manifest = trained_on(model.run, store)
-    scores = score_split(model, manifest, store.uri, "valid", CLIP.windows, device)
+    view = view_for(model.run, store).without_test()
+    scores = score_split(model, view, store.uri, "valid", CLIP.windows, device)
     exclusive, tags = model.spec.exclusive, model.spec.tags
     mistakes, shown = mistakes_of(scores, exclusive)
     return {
@@ -55,5 +54,5 @@ def examples_of(model: Model, store: Store, device: torch.device | None = None) 
         "metrics": CLIP.metrics(scores, exclusive),
         "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, tags),
         **mistakes,
-        "clips": shown_clips(view_of(manifest, model.run.data, store), store, scores, shown),
+        "clips": shown_clips(view, store, scores, shown),
     }

@@ -58,7 +58,7 @@ def open_run(
     test split: neither its labels nor the names of its files are in it.
     Raises StoreError or ConfigError when the data or the config does not allow it."""
     store = Store(job.store_uri)
-    view = view_of(trained_on(job.run, store), job.run.data, store)
+    view = view_for(job.run, store)
     torch.manual_seed(job.run.seed)
     method = job.run.build(view.manifest.data_spec, tag_set(job.run, store, view.manifest.data_spec.tags))
     if job.run.init_from is not None:
@@ -79,6 +79,11 @@ def open_run(
 def trained_on(run: RunConfig, store: Store) -> Manifest:
     """The prepared set that a run was resolved with. Raises StoreError where the store has that content no more."""
     return load_manifest(store, run.data.dataset, run.data.content_hash)
+
+
+def view_for(run: RunConfig, store: Store) -> View:
+    """What a resolved run sees of its data. Raises StoreError where the store has it no more."""
+    return view_of(trained_on(run, store), run.data, store)
 
 
 def make_batches(run: RunConfig, manifest: Manifest, store_uri: str, *rest: Any, **more: Any) -> LocalBatches:
@@ -145,20 +150,19 @@ def use_threads(count: int | None) -> None:
 
 
 def score_split(
-    model: Model, manifest: Manifest, store_uri: str, split: Split, windows: Windows, device: torch.device | None = None
+    model: Model, view: View, store_uri: str, split: Split, windows: Windows, device: torch.device | None = None
 ) -> ClipScores:
-    """The scores of a model on the windows of a split's clips, in the model's view of a prepared set. device: None is
-    that of the run's config."""
+    """The scores of a model on the windows of a split's clips. device: None is that of the run's config."""
     device = device or pick_device(model.run)
     prepare_to_score(model.method.to(device), model.run.execution, device)
-    batches = make_batches(model.run, manifest, store_uri).evaluate(split, windows)
+    batches = batches_in(view, model.run, store_uri).evaluate(split, windows)
     return score_clips(model.method, batches, model.stage, device)
 
 
 def finish_run(job: Job, best: Store) -> dict[str, Any]:
     """Score the test split, once, with the best epoch, and write the model folder `best`; returns the metrics."""
     model = best_model(RunFolder(Store(job.folder_uri)))
-    scores = score_split(model, trained_on(job.run, Store(job.store_uri)), job.store_uri, "test", CLIP.windows)
+    scores = score_split(model, view_for(job.run, Store(job.store_uri)), job.store_uri, "test", CLIP.windows)
     test = CLIP.metrics(scores, model.spec.exclusive)
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, **tag_facts(model.method, scores)}
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
