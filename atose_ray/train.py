@@ -13,8 +13,7 @@ from atose_ray.search.space import chosen_arms, compose, load_study
 from atose_ray.storage import Store, read_uri
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job, finish_run, open_run, use_threads
+from atose_ray.training.run import Job, finish_run, open_run, resolve, use_threads
 
 
 def arguments() -> argparse.ArgumentParser:

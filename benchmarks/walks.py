@@ -1,7 +1,8 @@
 """The two walks of a search, counted: `PYTHONPATH=. python -m benchmarks.walks STORE`.
 
-The configuration goes from the study's file to the encoder (what the encoder is then used for is not walked); a score from the end of an epoch to Optuna. Both are walked
-here in one process, without Ray's loop: the pieces are called as Ray calls them. sys.setprofile counts
+The configuration goes from the study's file to the encoder (what the encoder is then used for is not walked); a score
+from the end of an epoch to Optuna. Both are walked here in one process, without Ray's loop: the pieces are called as
+Ray calls them. sys.setprofile counts
 
     functions   of this package that were given the configuration (a StudyConfig, a RunConfig or a part of one, a Job or
                 what holds one, or such a tree as a dict), or the score (in an object that names the trial or the epoch)
@@ -136,16 +137,8 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         module("atose_ray.search.plan"),
         module("atose_ray.search.trials"),
     )
-    storage, shards, clip_plan = (
-        module("atose_ray.storage"),
-        module("atose_ray.data.shards"),
-        module("atose_ray.search.clip_plan"),
-    )
-    study_of, records, events = (
-        module("atose_ray.search.study"),
-        module("atose_ray.search.record"),
-        module("atose_ray.search.events"),
-    )
+    storage, shards = module("atose_ray.storage"), module("atose_ray.data.shards")
+    records, events = module("atose_ray.search.record"), module("atose_ray.search.events")
     log_of = module("atose_ray.search.log")
     listener, console, storages = (
         module(f"atose_ray.search.{name}") for name in ("optuna_listener", "console", "study_storage")
@@ -158,10 +151,10 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         manifest = shards.load_manifest(store, study.base["data"]["dataset"])
         base = space_of.check(study, "", store, manifest)
         available = plans.Resources(4, 0, 4, 0)
-        plan_clips = clip_plan.plan_clips(base, study.search, manifest, available, [])
+        plan_clips = plans.plan_clips(base, study.search, manifest, available, [])
         plan = plans.make_plan(study.search, plan_clips.streams, available)
         folder = records.study_store(store, "walk")
-        study_of.begin(folder, study, manifest, shards.data_store(store, manifest.name))
+        space_of.begin(folder, study, manifest, shards.data_store(store, manifest.name))
         space = trials.Space(study, "walk", store.uri, manifest, plan)
         asked = optuna.create_study(direction="maximize")
         kept = storages.StudyStorage(asked._storage, folder)

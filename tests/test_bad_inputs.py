@@ -77,16 +77,10 @@ def rewrite(table: Path, change: Callable[[list[str]], list[str]]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["mtta"],
-            r"unknown dataset 'mtta'; known: audioset, dcase2017, demo, .*, urbansound8k; did you mean mtat\?",
-        ),
+        (["mtta"], r"unknown dataset 'mtta'; known: audioset, dcase2017, demo, .*, urbansound8k; did you mean mtat\?"),
         (["mtat"], r"mtat needs the folder of its audio.*--source DIR"),
         (["mtat", "--source", "/no/such/folder"], r"/no/such/folder does not exist.*--source DIR"),
-        (
-            ["demo", "--source", "s3://bucket/audio"],
-            r"local folder, but got s3://bucket/audio; leave --source out",
-        ),
+        (["demo", "--source", "s3://bucket/audio"], r"local folder, but got s3://bucket/audio; leave --source out"),
         (["folder", "--source", ".", "--option", "sample_rate"], r"--option is NAME=VALUE, but got 'sample_rate'"),
         (["folder", "--source", ".", "--option", "sample_rate=8000"], r"sample_rate: no such key; did you mean 'sampl"),
         (["folder", "--source", ".", "--option", "sample_rate_hz=8"], r"sample_rate_hz: .* 1000, but got 8"),
@@ -170,10 +164,7 @@ def test_train_refuses_a_broken_config(content: bytes, message: str, store: Stor
         (["demo"], r"no prepared data set 'demo'.*it holds: folder.*atose_ray\.prepare demo"),
         (["demo", "--workers", "-1"], r"--workers is 0 or more, but got -1"),
         (["demo", "--set", "encoder.kind=cnn"], r"encoder: .*sample_cnn, harmonic_cnn"),
-        (
-            ["demo", "--set", "data.dataset=folder", "--set", "execution.device=tpu"],
-            r"device.*but got 'tpu'",
-        ),
+        (["demo", "--set", "data.dataset=folder", "--set", "execution.device=tpu"], r"device.*but got 'tpu'"),
     ],
 )
 def test_train_refuses(arguments: list[str], message: str, store: Store) -> None:
@@ -253,26 +244,14 @@ def test_broken_files_are_listed_and_the_others_kept(source: Path, tmp_path: Pat
     ("change", "message"),
     [
         (lambda lines: lines[1:], r"tags\.csv must begin with the header path,split,tags,group.*'clip_000\.wav,"),
-        (
-            lambda lines: [lines[0].replace("tags", "tag"), *lines[1:]],
-            r"must begin with the header path",
-        ),
-        (
-            lambda lines: [line.replace(",", ";") for line in lines],
-            r"header path,split,tags,group.*by commas",
-        ),
+        (lambda lines: [lines[0].replace("tags", "tag"), *lines[1:]], r"must begin with the header path"),
+        (lambda lines: [line.replace(",", ";") for line in lines], r"header path,split,tags,group.*by commas"),
         (lambda lines: [*lines, "clip_000.wav,train,low"], r"line 22 names clip_000\.wav again \(first on line 2\)"),
-        (
-            lambda lines: [*lines, "clip_000.wav,trian,low"],
-            r"split must be train, valid, test.*'trian'.*mean train",
-        ),
+        (lambda lines: [*lines, "clip_000.wav,trian,low"], r"split must be train, valid, test.*'trian'.*mean train"),
         (lambda lines: [line.replace("low", "low,deep") for line in lines], r"must have 3 cells.*join tags by \|"),
         (lambda lines: [*lines, "clip_999.wav,test,gong"], r"every tag must have a clip in train.*gong.*move a clip"),
         (lambda lines: lines[:1], r"names no clip"),
-        (
-            lambda lines: [line.replace("clip_", "clips/") for line in lines],
-            r"none of the files named in tags\.csv",
-        ),
+        (lambda lines: [line.replace("clip_", "clips/") for line in lines], r"none of the files named in tags\.csv"),
     ],
 )
 @pytest.mark.usefixtures("here")
@@ -291,10 +270,7 @@ def test_a_tags_table_with_a_mistake(change: Callable, message: str, source: Pat
 )
 @pytest.mark.usefixtures("here")
 def test_a_missing_split_is_named_before_training(kept: tuple, message: str, source: Path, tmp_path: Path) -> None:
-    rewrite(
-        source / "tags.csv",
-        lambda lines: [lines[0], *(line for line in lines[1:] if line.split(",")[1] in kept)],
-    )
+    rewrite(source / "tags.csv", lambda lines: [lines[0], *(line for line in lines[1:] if line.split(",")[1] in kept)])
     store = Store(str(tmp_path / "store"))
     prepare_folder(source, store)
     (tmp_path / "one.json").write_text(json.dumps(tiny_tree()))

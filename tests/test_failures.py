@@ -224,9 +224,7 @@ def break_backward(folder: str, how: str) -> None:
     [
         ("bug", 2),
         pytest.param(
-            "memory",
-            1,
-            marks=pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="with ATOSE_CHAOS=1"),
+            "memory", 1, marks=pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="with ATOSE_CHAOS=1")
         ),
     ],
 )

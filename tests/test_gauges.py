@@ -173,10 +173,7 @@ with cluster(cpus=1):
 @pytest.mark.slow
 def test_a_second_ray_on_one_machine_lists_its_logs_too(tmp_path: Path) -> None:
     """The first one's agent holds Ray's default port; Ray says nothing when the second cannot have it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder,
-        socket.socket() as first,
-    ):
+    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder, socket.socket() as first:
         with contextlib.suppress(OSError):  # another Ray of these tests, or of this machine, has it
             first.bind(("", 52365))
             first.listen()

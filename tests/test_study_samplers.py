@@ -19,9 +19,10 @@ from atose_ray.search.budget import Budget
 from atose_ray.search.events import Asked, Ended, Epoch, Stream
 from atose_ray.search.log import SESSIONS, TrialLog, earlier_seconds
 from atose_ray.search.optuna_listener import OptunaListener
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.samplers import check_warm_start, points_to_try, sampler, warm_trials
-from atose_ray.search.space import load_study, on_a_grid, suggest
+from atose_ray.search.space import load_study, on_a_grid, walk
 from atose_ray.search.study_storage import NUMBER, open_storage, rebuild
 from atose_ray.storage import Store
 from atose_ray.training.run import Job
@@ -56,7 +57,7 @@ class Searching:
         self.stream, self.study = Stream(self.log, self.optuna), asked
 
     def configure(self, asked: optuna.Trial, number: int) -> Job:
-        suggest(asked, self.config.space)
+        walk(asked_of(asked), self.config.space)
         params = dict(asked.params)
         ranges = {k: optuna.distributions.distribution_to_json(d) for k, d in asked.distributions.items()}
         about = {"name": f"{number:03d}", "number": number, "params": params, "distributions": ranges}

@@ -194,9 +194,7 @@ def test_scores_do_not_depend_on_the_batch_size(method, tiny_run, tiny_store, ti
     for size in (1, 7, 64):
         sized = run.model_copy(update={"execution": run.execution.model_copy(update={"eval_batch_size": size})})
         batches = make_batches(sized, tiny_manifest, tiny_store.uri)
-        results.append(
-            CLIP.evaluate(model, batches.evaluate("valid"), run.method.stages[0].name, torch.device("cpu"))
-        )
+        results.append(CLIP.evaluate(model, batches.evaluate("valid"), run.method.stages[0].name, torch.device("cpu")))
     for other in results[1:]:
         assert other == pytest.approx(results[0], abs=1e-6)
 

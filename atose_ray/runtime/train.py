@@ -1,7 +1,5 @@
 """Ray Train: the same run in 1..n DDP workers. gloo on CPUs, nccl on GPUs, by what each worker was given."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,38 +12,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
-from atose_ray.data.batches import LocalBatches
 from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
 from atose_ray.runtime.gauges import Shown
-from atose_ray.runtime.ingest import RayBatches
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.ray_private import run_controller_here
-from atose_ray.runtime.shared import SharedRefs, shared_or_none
+from atose_ray.runtime.shared import SharedRefs, source_of
 from atose_ray.search.costs import FLOOR
 from atose_ray.search.plan import make_plan
-from atose_ray.search.trials import with_device
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
-from atose_ray.training.run import Job, OpenRun, open_run, use_threads
+from atose_ray.training.run import Job, open_run, use_threads
 from atose_ray.training.sync_norm import synchronise
-
-
-def open_on_ray(
-    job: Job, shared: SharedRefs | None, stream_bytes: int | None, rank: int = 0, world: int = 1
-) -> OpenRun:
-    """open_run with the reader that the run's config asks for, or with the clips that a search shares.
-
-    stream_bytes: the most that Ray Data may keep in the object store for this process. Where clips are shared, no CPU
-    is kept free for Ray Data: a run that does not take them, or that lost them, reads in its own process.
-    """
-    about = dict(job.about)
-    clips = shared_or_none(shared, about)
-    streams = shared is None and job.run.execution.ingest == "ray_data"
-    reader = functools.partial(RayBatches, stream_bytes=stream_bytes) if streams else LocalBatches
-    return open_run(dataclasses.replace(job, about=about), reader, rank, world, clips)
 
 
 def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
@@ -60,7 +40,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
-    opened = open_on_ray(job, config["shared"], config["stream_bytes"], rank, world)
+    source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
+    opened = open_run(job, rank=rank, world=world, **source)
     shown = Shown(opened.folder, str(job.about.get("name", "run")), job.run.metric) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
@@ -102,13 +83,13 @@ def train_on_ray(
     shared: SharedRefs | None = None,
     stream_bytes: int | None = None,
 ) -> None:
-    """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `open_on_ray`.
+    """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `source_of`.
 
     A worker that dies or raises is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
     TrainingFailedError when that happens more than `search.max_failures` times.
     """
     threads = max(1, int(search.cpus_per_worker))
-    given = {"job": with_device(job, gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
+    given = {"job": job.on_device(gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
     each = {"CPU": search.cpus_per_worker, **({"GPU": gpus} if gpus > 0 else {})}
     tries, storage = FailureConfig(max_failures=search.max_failures), ray_storage(Store(folder_uri))
     trainer = TorchTrainer(

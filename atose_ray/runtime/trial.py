@@ -16,8 +16,8 @@ from atose_ray.runtime.cluster import ENVIRONMENT
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
 from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.ray_private import controller_class
-from atose_ray.runtime.shared import SharedRefs
-from atose_ray.runtime.train import open_on_ray, report_line, train_on_ray
+from atose_ray.runtime.shared import SharedRefs, source_of
+from atose_ray.runtime.train import report_line, train_on_ray
 from atose_ray.search.costs import FLOOR, note_latency
 from atose_ray.search.plan import Plan
 from atose_ray.search.trials import TrialSetup
@@ -25,7 +25,7 @@ from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import DivergedError, run_epochs
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import use_threads
+from atose_ray.training.run import open_run, use_threads
 
 KEY = "atose"
 
@@ -67,7 +67,8 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         self.failure, self.last = None, None
         self.lease = Lease(self.folder.store).take()
         try:
-            opened = open_on_ray(self.job, shared, self.given.stream_bytes)
+            source = source_of(self.job.run.execution.ingest, shared, self.given.stream_bytes)
+            opened = open_run(self.job, **source)
         except Exception as error:
             self.failure = self.fail(error)
             return

@@ -7,9 +7,10 @@ import optuna
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.search.costs import values_of
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.points import Point, fits, grid_points
 from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
-from atose_ray.search.space import suggest
+from atose_ray.search.space import walk
 from atose_ray.storage import Store
 
 SOURCE = "warm_start"  # user attribute of a trial that another study made
@@ -70,7 +71,7 @@ def warm_trials(study: StudyConfig, store: Store) -> list[optuna.trial.FrozenTri
             values = values_of(trial, study.search.costs)
             if values is not None and fits(trial.params, study.space):
                 fixed = optuna.trial.FixedTrial(trial.params)
-                suggest(fixed, study.space)  # it now has the ranges and choices of this space
+                walk(asked_of(fixed), study.space)  # it now has the ranges and choices of this space
                 result.append(frozen(trial.params, fixed.distributions, values, {SOURCE: f"{name}/{trial.number}"}))
         print(f"warm start: {len(result) - told} of {finished} finished trials of {name} fit this space", flush=True)
     return result

@@ -82,7 +82,7 @@ def best_model(folder: RunFolder) -> Model:
 def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
     """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
     save_weights(store, WEIGHTS, method)
-    RunFolder(store).save_config(run, spec)
+    RunFolder(store).start(run, spec)
     store.write_json("metrics.json", metrics)
 
 

@@ -46,21 +46,18 @@ class RunFolder:
 
     store: Store
 
-    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any]) -> None:
-        """Write what is known before the first epoch. An earlier start time is kept when a run goes on."""
-        before = self.about()
-        self.save_config(run, spec)
-        self.store.write_json("about.json", {**about, "started": before.get("started", time.time())})
-
-    def save_config(self, run: RunConfig, spec: DataSpec) -> None:
-        """Write config.json and data_spec.json."""
-        self.store.write_json("config.json", run.model_dump(mode="json"))
-        self.store.write_json("data_spec.json", spec.model_dump(mode="json"))
+    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any] | None = None) -> None:
+        """Write what is known before the first epoch. An earlier start time is kept when a run goes on. about: of a
+        run; a folder that holds a model only has none."""
+        self.store.write("config.json", run.model_dump_json(indent=1).encode())
+        self.store.write("data_spec.json", spec.model_dump_json(indent=1).encode())
+        if about is not None:
+            self.store.write_json("about.json", {**about, "started": self.about().get("started", time.time())})
 
     def config(self) -> tuple[RunConfig, DataSpec]:
         """config.json and data_spec.json. Raises ValidationError when another version wrote them."""
-        config, spec = self.store.read_json("config.json"), self.store.read_json("data_spec.json")
-        return RunConfig.model_validate(config), DataSpec.model_validate(spec)
+        config, spec = self.store.read("config.json"), self.store.read("data_spec.json")
+        return RunConfig.model_validate_json(config), DataSpec.model_validate_json(spec)
 
     def about(self) -> dict[str, Any]:
         """about.json, or {} before the run started."""
