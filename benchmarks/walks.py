@@ -139,10 +139,7 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
     )
     storage, shards = module("atose_ray.storage"), module("atose_ray.data.shards")
     records, events = module("atose_ray.search.record"), module("atose_ray.search.events")
-    log_of = module("atose_ray.search.log")
-    listener, console, storages = (
-        module(f"atose_ray.search.{name}") for name in ("optuna_listener", "console", "study_storage")
-    )
+    heard, storages = module("atose_ray.search.listeners"), module("atose_ray.search.study_storage")
     trial_of = module("atose_ray.runtime.trial")
     store = storage.Store(store_uri)
     configuration, score = Walk(is_config), Walk(is_score)
@@ -158,18 +155,20 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         space = trials.Space(study, "walk", store.uri, manifest, plan)
         asked = optuna.create_study(direction="maximize")
         kept = storages.StudyStorage(asked._storage, folder)
-        optuna_study = listener.OptunaListener(asked, kept)
+        optuna_study = heard.OptunaListener(asked, kept)
         setup = optuna_study.ask(space, 0)
         actor = object.__new__(trial_of.ActorTrial)
         configuration.last = LAST
         actor.setup({trial_of.KEY: setup})
     job = setup.job
-    log, shown = log_of.TrialLog(folder, 2, None, ()), console.Console(study.search, ())
-    stream = events.Stream(log, optuna_study, shown)
-    stream.emit(events.Asked(0, job))
+    log, shown = heard.TrialLog(folder, 2, None, ()), heard.Console(study.search, ())
+    log.on_event(events.Asked(0, job))
     searching = module("atose_ray.runtime.search")
     vars(searching)["Spilling"] = type("Spilling", (), {"line": lambda self, last=False: None})
-    hooks, trial = searching.Hooks(space, None, shown, stream), tunes_trial({trial_of.KEY: setup})
+    hooks, trial = (
+        searching.Hooks(space, None, heard.Listeners(log, optuna_study, shown)),
+        tunes_trial({trial_of.KEY: setup}),
+    )
     with counted(score):
         line = actor.step()
         hooks.on_trial_result(1, [trial], trial, line)

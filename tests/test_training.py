@@ -16,7 +16,7 @@ from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import has_collapsed, score_clips
 from atose_ray.methods import StageConfig
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import load_checkpoint, load_model
+from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import DivergedError, fit, run_epochs
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
@@ -261,8 +261,8 @@ def test_model_folder_scores_as_the_run_did(tiny_run, tiny_store, tiny_manifest,
 
 def test_checkpoint_holds_no_pickled_objects(tiny_run, tiny_store, tmp_path) -> None:
     opened, _, _ = train(tiny_run(), tiny_store, tmp_path)
-    record, optimizer = load_checkpoint(opened.folder, opened.method)  # weights_only=True inside
-    assert record.epoch == 3 and optimizer["state"]
+    record, state = opened.folder.checkpoint()  # weights_only=True inside
+    assert record.epoch == 3 and state["optimizer"]["state"]
     assert json.loads((tmp_path / "about.json").read_text())["name"] == "test"
 
 

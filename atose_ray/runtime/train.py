@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from atose_ray.config import SearchConfig
 from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
-from atose_ray.runtime.gauges import Shown
 from atose_ray.runtime.nodes import check_nodes
-from atose_ray.runtime.ray_private import run_controller_here
+from atose_ray.runtime.ray_private import logs_folder, run_controller_here
 from atose_ray.runtime.shared import SharedRefs, source_of
+from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR
 from atose_ray.search.plan import make_plan
 from atose_ray.storage import Store
@@ -26,11 +26,6 @@ from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, open_run, use_threads
 from atose_ray.training.sync_norm import synchronise
-
-
-def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
-    """What Ray is told of an epoch: `metric` is the best so far, never NaN."""
-    return {metric: record.objective, "epoch": record.epoch, "record": record}
 
 
 def worker_loop(config: dict[str, Any]) -> None:
@@ -42,21 +37,22 @@ def worker_loop(config: dict[str, Any]) -> None:
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
     opened = open_run(job, rank=rank, world=world, **source)
-    shown = Shown(opened.folder, str(job.about.get("name", "run")), job.run.metric) if rank == 0 else None
+    name, metric = str(job.about.get("name", "run")), job.run.metric
+    board = Board(opened.folder, name, metric, logs_folder()) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
-        if lease is not None and shown is not None:
+        if lease is not None and board is not None:
             lease.check()
-            shown.epoch(record)
-        ray.train.report(report_line(record, job.run.metric))
+            board.add(record)
+        ray.train.report({metric: record.objective, "epoch": record.epoch, "record": record})  # the best so far
 
     wrap, device = ddp(opened.device, world), opened.device
     result = fit(opened.run, opened.method, opened.batches, opened.folder, report=report, wrap=wrap, device=device)
-    if lease is not None and shown is not None:
-        shown.close("ended")
+    if lease is not None and board is not None:
+        board.close("ended")
         lease.release()
     if result.objective is None:
-        ray.train.report({job.run.metric: FLOOR, "epoch": 1})
+        ray.train.report({metric: FLOOR, "epoch": 1})
 
 
 def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:

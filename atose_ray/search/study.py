@@ -6,8 +6,8 @@ from atose_ray.config import RunConfig
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.search.record import EMBEDDINGS, TagEmbeddings, TrialRecord, best_trial, load_trials, trial_store
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, CHECKPOINT, load_weights
-from atose_ray.training.record import LOG
+from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
+from atose_ray.training.record import CHECKPOINT, LOG
 from atose_ray.types import DataSpec
 
 
