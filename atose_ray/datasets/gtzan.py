@@ -13,19 +13,15 @@ authors and with those that torchaudio carries: they are equal. Traps:
 - Artists are not named in the lists, so clips have no group.
 """
 
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing
-from atose_ray.types import ClipRef, Listing, Split
+from atose_ray.types import ClipRef, Listing, Split, package_yaml
 
 AUDIO_FOLDERS = (".", "genres_original", "genres", "Data/genres_original")
 SUFFIXES = (".wav", ".au")
-TABLE = resources.files(__package__).joinpath("gtzan.yaml")
-EXCERPTS: dict[Split, dict[str, str]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+EXCERPTS: dict[Split, dict[str, str]] = package_yaml(__package__, "gtzan.yaml")
 
 
 class GtzanConfig(AudioDatasetConfig):

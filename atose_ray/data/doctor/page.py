@@ -14,8 +14,8 @@ import numpy as np
 from atose_ray.audio.io import wav_of
 from atose_ray.data.doctor.checks import QUARANTINE, Examination, quarantine, summary
 from atose_ray.data.doctor.facts import Audio, Clip, read_audio
-from atose_ray.data.doctor.findings import counted
 from atose_ray.data.doctor.splits import tag_matrix
+from atose_ray.data.doctor.words import counted
 from atose_ray.data.pages import offline_page, well_formed
 from atose_ray.data.shards import data_store
 from atose_ray.data.tag_statistics import tag_correlation, tag_order
@@ -135,31 +135,23 @@ def excerpt(audio: Audio, rate_hz: int) -> bytes:
 
 
 def _plots(found: Examination) -> list[dict[str, Any]]:
-    length = [clip.facts.samples / found.manifest.data_spec.input.rate_hz for clip in found.clips]
-    return [
-        _histogram("Length", length, "seconds"),
+    about, facts = found.manifest.data_spec.input, [clip.facts for clip in found.clips]
+    plots = [
+        _histogram("Length", [one.samples / about.rate_hz for one in facts], "seconds"),
         _bars("Tags per clip", [len(clip.tags) for clip in found.clips], "tags"),
-        *(_levels(found.clips) if found.manifest.data_spec.input.kind == "audio" else _values(found.clips)),
     ]
-
-
-def _values(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    return [
-        _histogram("Mean of a clip", [clip.facts.mean for clip in clips], "value"),
-        _histogram("Standard deviation of a clip", [clip.facts.rms for clip in clips], "value"),
-    ]
-
-
-def _levels(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    sounding = [clip.facts for clip in clips if not clip.silent] or [clip.facts for clip in clips]
+    if about.kind == "frames":
+        plots.append(_histogram("Mean of a clip", [one.mean for one in facts], "value"))
+        return [*plots, _histogram("Standard deviation of a clip", [one.rms for one in facts], "value")]
+    sounding = [clip.facts for clip in found.clips if not clip.silent] or facts
     level = [20 * np.log10(max(one.rms, 1e-5)) for one in sounding]
     peak = [20 * np.log10(max(one.source_peak or 0, 1e-5)) for one in sounding if one.channels]
-    plots = [
+    plots += [
         _histogram("Level of the stored clips", level, "dB of full scale (RMS), without silent clips"),
-        _histogram("Clipped samples", [100 * clip.facts.clipped for clip in clips], "% of a clip's samples"),
+        _histogram("Clipped samples", [100 * one.clipped for one in facts], "% of a clip's samples"),
         _histogram("Peak of the files", peak, "dB of full scale, without silent clips"),
-        _bars("Sample rate of the files", [clip.facts.source_rate_hz for clip in clips], "Hz"),
-        _bars("Channels of the files", [clip.facts.channels for clip in clips], "channels"),
+        _bars("Sample rate of the files", [one.source_rate_hz for one in facts], "Hz"),
+        _bars("Channels of the files", [one.channels for one in facts], "channels"),
     ]
     return [plot for plot in plots if sum(plot["counts"])]
 

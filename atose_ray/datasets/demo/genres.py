@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import resources
 from typing import Any, NamedTuple
-
-import yaml
 
 from atose_ray.datasets.demo import synthesis
 from atose_ray.datasets.demo.synthesis import Rng, Samples, Timbre
+from atose_ray.types import package_yaml
 
 Peaks = tuple[tuple[float, float, float], ...]
 
@@ -64,7 +62,7 @@ def _instrument(row: dict[str, Any], bodies: dict[str, Peaks]) -> Instrument:
     return Instrument(partial(play, **how) if how else play, body=bodies.get(body, body), **rest)
 
 
-_TABLES = _frozen(yaml.safe_load(resources.files(__package__).joinpath("genres.yaml").read_text(encoding="utf-8")))
+_TABLES = _frozen(package_yaml(__package__, "genres.yaml"))
 INSTRUMENTS = {name: _instrument(row, _TABLES["bodies"]) for name, row in _TABLES["instruments"].items()}
 SCALES: dict[str, tuple[int, ...]] = _TABLES["scales"]
 GENRES = {name: Genre(**row) for name, row in _TABLES["genres"].items()}
