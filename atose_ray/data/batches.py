@@ -77,9 +77,7 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     local = folder.local_path
     if local is None:
         with ThreadPoolExecutor(REQUESTS) as pool:
-            whole = list(
-                pool.map(lambda one: read_row_group(folder, one, settings.n_tags, settings.unit), buffer.groups)
-            )
+            whole = list(pool.map(read_whole, buffer.groups))
         clips = joined(whole)
     else:
         clips = joined([shards.read_index(folder, group, settings.n_tags) for group in buffer.groups])

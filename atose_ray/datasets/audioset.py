@@ -17,6 +17,7 @@ any audio suffix. Traps:
   the audio keeps the same segments in it.
 """
 
+import itertools
 import json
 import os
 import re
@@ -69,10 +70,9 @@ class AudioSetConfig(AudioDatasetConfig):
     def list_clips(self) -> Listing:
         folder = self.folder()
         labels = read_labels(folder)
-        parts = {part: list(self._segments(folder, f"{part}_train", labels)) for part in TRAIN_TABLES[self.train]}
-        evaluation = list(self._segments(folder, "eval", labels))
+        parts = (self._segments(folder, f"{part}_train", labels) for part in TRAIN_TABLES[self.train])
+        training, evaluation = list(itertools.chain(*parts)), list(self._segments(folder, "eval", labels))
         held_out = {segment.ytid for segment in evaluation}
-        training = [segment for part in parts.values() for segment in part]
         audio = find_audio(folder, {segment.ytid for segment in training} | held_out)
         clips: list[ClipRef] = []
         left_out: Counter[str] = Counter()
@@ -95,11 +95,8 @@ class AudioSetConfig(AudioDatasetConfig):
         )
 
     def _segments(self, folder: Path, part: str, labels: Mapping[str, str]) -> Iterator[Segment]:
-        name = f"{part}_segments.csv"
-        places = [place + name for place in TABLE_FOLDERS]
-        return read_segments(
-            base.find_file(self.kind, folder, places, "take it from the data set's download page"), labels
-        )
+        places = [f"{place}{part}_segments.csv" for place in TABLE_FOLDERS]
+        return read_segments(base.find_file(self.kind, folder, places, DOWNLOAD), labels)
 
     def _clip(self, segment: Segment, files: Collection[Audio], test: bool) -> ClipRef | None:
         """The clip of a segment; None where no file of its video is it. A file cut at the right time comes first."""
@@ -130,10 +127,7 @@ def read_labels(folder: Path) -> dict[str, str]:
         pairs = read_ontology(table)
     else:
         pairs = [(row["mid"], row["display_name"]) for _, row in base.read_rows(table, ("mid", "display_name"))]
-    labels: dict[str, str] = {}
-    for mid, name in pairs:
-        labels[mid] = name if name not in labels.values() else f"{name} ({mid})"
-    return labels
+    return base.told_apart(pairs)
 
 
 def read_ontology(table: Path) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".aif", ".aiff", ".au")
 )
 
+KeyT = TypeVar("KeyT", int, str)
 MAX_CELL_CHARS = 1 << 24  # biographies and other free text lie in the same tables as the tags
 
 
@@ -142,6 +143,19 @@ def find_file(kind: str, folder: Path, places: Sequence[str], hint: str) -> Path
             return folder / place
     others = f" (or {', '.join(places[1:])})" if places[1:] else ""
     raise DatasetError(f"{kind} needs {places[0]}{others}, but {folder} has no such file; {hint}")
+
+
+def first_file(paths: Sequence[Path]) -> Path:
+    """The first that is a file; where none is, the one to expect, for `prepare` to report."""
+    return next(filter(os.path.isfile, paths), paths[0])
+
+
+def told_apart(pairs: Iterable[tuple[KeyT, str]]) -> dict[KeyT, str]:
+    """Key -> name, in this order; a name that a second key has too gets its key."""
+    names: dict[KeyT, str] = {}
+    for key, name in pairs:
+        names[key] = name if name not in names.values() else f"{name} ({key})"
+    return names
 
 
 def read_cells(

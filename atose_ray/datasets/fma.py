@@ -95,11 +95,8 @@ def find_audio(folder: Path, size: str) -> Path:
 
 def read_titles(table: Path) -> dict[int, str]:
     """Genre id -> title; a title that a second genre has too gets its id."""
-    titles: dict[int, str] = {}
-    for where, row in base.read_rows(table, ("genre_id", "title")):
-        genre = _whole(row["genre_id"], where, "genre_id")
-        titles[genre] = row["title"] if row["title"] not in titles.values() else f"{row['title']} ({genre})"
-    return titles
+    rows = base.read_rows(table, ("genre_id", "title"))
+    return base.told_apart((_whole(row["genre_id"], where, "genre_id"), row["title"]) for where, row in rows)
 
 
 def read_tracks(table: Path) -> Iterator[Track]:

@@ -93,8 +93,7 @@ class TableConfig(DatasetConfig):
     def find(self, folder: Path, row: Row) -> str:
         """The file of a row; where none is there, the one to expect, for `prepare` to report."""
         composed = (unicodedata.normalize(form, row.path) for form in ("NFC", "NFD"))
-        paths = [str(folder / form) for form in (row.path, row.written, *composed)]
-        return next(filter(os.path.isfile, paths), paths[0])
+        return str(base.first_file([folder / form for form in (row.path, row.written, *composed)]))
 
     def _no_table(self, table: Path, folder: Path) -> str:
         found = next((path for path in base.walk(folder) if path.suffix.lower() in self.suffixes), None)

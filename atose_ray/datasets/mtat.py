@@ -21,11 +21,8 @@ from pydantic import Field
 from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
-SPLIT_OF_FOLDER: dict[str, Split] = {
-    **dict.fromkeys("0123456789ab", "train"),
-    "c": "valid",
-    **dict.fromkeys("def", "test"),
-}
+FOLDERS: dict[Split, str] = {"train": "0123456789ab", "valid": "c", "test": "def"}
+SPLIT_OF_FOLDER = {folder: split for split, folders in FOLDERS.items() for folder in folders}
 
 
 class Annotations(NamedTuple):

@@ -27,13 +27,12 @@ from atose_ray.datasets.base import AudioDatasetConfig, DatasetError
 from atose_ray.datasets.demo.composition import Artist, compose
 from atose_ray.datasets.demo.genres import GENRES
 from atose_ray.datasets.demo.synthesis import RATE_HZ
-from atose_ray.datasets.mtat import list_mtat, read_annotations
-from atose_ray.types import Listing
+from atose_ray.datasets.mtat import FOLDERS, list_mtat, read_annotations
+from atose_ray.types import SPLITS, Listing
 
 RENDERER = 1  # raise it when the sound of the same seed changes
 ANNOTATIONS = "annotations_final.csv"
 SETTINGS = "demo.json"
-FOLDERS_OF_TURN = ("0123456789ab", "c", "def")
 SPLIT_OF_TURN = (0, 1, 2, 0, 0, 2, 1, 0, 0, 0)  # of the artists of a genre, in turn: train, valid, test
 FIRST_NAMES = ("amber", "silent", "northern", "paper", "velvet", "iron", "distant", "early", "golden", "hollow")
 LAST_NAMES = ("harbour", "meridian", "orchard", "lantern", "parade", "quartet", "river", "theory")
@@ -111,7 +110,7 @@ class DemoConfig(AudioDatasetConfig):
 
 def clip_path(artist: Artist, piece: int, seconds: float) -> str:
     """Path of a clip as MTAT names it; the folder's digit decides the split, by the artist's turn within its genre."""
-    folders = FOLDERS_OF_TURN[SPLIT_OF_TURN[artist.turn % len(SPLIT_OF_TURN)]]
+    folders = FOLDERS[SPLITS[SPLIT_OF_TURN[artist.turn % len(SPLIT_OF_TURN)]]]
     first = FIRST_NAMES[artist.turn % len(FIRST_NAMES)]
     last = LAST_NAMES[(artist.number + artist.turn) % len(LAST_NAMES)]
     again = artist.turn // len(FIRST_NAMES)

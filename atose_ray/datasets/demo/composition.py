@@ -110,8 +110,7 @@ def _bass(beats: float, roots: list[int], rng: Rng) -> list[Note]:
 
 
 def _power(beats: float, roots: list[int], rng: Rng) -> list[Note]:
-    step = float(rng.choice([0.5, 1.0, 2.0]))
-    return [(start, step, roots[int(start) // 4 % 4] + part) for start in _steps(beats, step) for part in (0, 4, 7)]
+    return _held(beats, roots, rng, float(rng.choice([0.5, 1.0, 2.0])), (0, 4, 7))
 
 
 def _piano(beats: float, roots: list[int], rng: Rng) -> list[Note]:

@@ -20,16 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from atose_ray.types import package_yaml
+
 RATE_HZ = 16000
 Samples = NDArray[np.float64]
 Rng = np.random.Generator
-VOWELS_HZ = (
-    (730.0, 1090.0, 2440.0),
-    (530.0, 1840.0, 2480.0),
-    (270.0, 2290.0, 3010.0),
-    (570.0, 840.0, 2410.0),
-    (300.0, 870.0, 2240.0),
-)
+VOWELS_HZ: list[list[float]] = package_yaml(__package__, "genres.yaml")["vowels"]
 
 
 class Timbre(NamedTuple):
@@ -217,15 +213,10 @@ def sing(
     first, second = rng.integers(len(VOWELS_HZ), size=2)
     sung = np.zeros(samples)
     for vowel, weight in ((first, 1 - glide), (second, glide)):
-        peaks = [
-            (formant_hz * head * timbre.size, width_hz, gain)
-            for formant_hz, width_hz, gain in zip(
-                VOWELS_HZ[vowel], (90.0, 110.0, 170.0), (1.0, 0.6, 0.3 + 0.3 * force), strict=True
-            )
-        ]
-        sung += weight * shape(
-            source, [*peaks, (3400.0 * head, 400.0, 0.2 * force)], 0.02, 2500.0 + 3000.0 * timbre.bright
-        )
+        formants_hz = [formant_hz * head * timbre.size for formant_hz in VOWELS_HZ[vowel]] + [3400.0 * head]
+        gains = (1.0, 0.6, 0.3 + 0.3 * force, 0.2 * force)
+        peaks = list(zip(formants_hz, (90.0, 110.0, 170.0, 400.0), gains, strict=True))
+        sung += weight * shape(source, peaks, 0.02, 2500.0 + 3000.0 * timbre.bright)
     sung *= envelope(samples, (0.05 if voices == 1 else 0.2) * timbre.attack, 0.07)
     return 1.6 * sung
 
