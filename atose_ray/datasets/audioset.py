@@ -104,14 +104,11 @@ class AudioSetConfig(AudioDatasetConfig):
         plain = [file for file in files if file.start_s is None]
         if not timed and not plain:
             return None
-        split: Split = "test" if test else "valid" if self._for_validation(segment.ytid) else "train"
+        drawn = int.from_bytes(sha256(f"{self.seed}:{segment.ytid}".encode()).digest()[:8], "big")
+        split: Split = "test" if test else "valid" if drawn < self.valid_fraction * 2**64 else "train"
         whole = not timed and self.files == "videos"
         start_s, end_s = (segment.start_s, segment.end_s) if whole else (0.0, None)
         return ClipRef((timed or plain)[0].path, segment.ytid, segment.tags, split, segment.ytid, start_s, end_s)
-
-    def _for_validation(self, ytid: str) -> bool:
-        digest = sha256(f"{self.seed}:{ytid}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < self.valid_fraction * 2**64
 
 
 def is_start(number: float, start_s: float) -> bool:

@@ -173,21 +173,15 @@ def _best(best: BestRecord | None) -> dict[str, Any] | None:
 def _tag_maps(study: StudyRecord) -> dict[str, Any]:
     correlation = study.tag_correlation_CC
     learned = study.tag_embeddings
-    cosine: Matrix | None = learned.cosine_CC if learned else None
-    if cosine is not None and len(cosine) != len(correlation):
-        cosine = None
+    cosine = learned.cosine_CC if learned and len(learned.cosine_CC) == len(correlation) else None
     return {
         "order": tag_order(correlation),
-        "correlation": _hundredths(correlation),
-        "cosine": None if cosine is None else _hundredths(cosine),
+        "correlation": [[round(value, 3) for value in row] for row in correlation],
+        "cosine": cosine and [[round(value, 3) for value in row] for row in cosine],
         "agreement": None if cosine is None else triangle_correlation(correlation, cosine),
         "collapsed": learned.collapsed if learned else None,
         "trial": f"{learned.number}: {learned.name}" if learned else None,
     }
-
-
-def _hundredths(matrix_CC: Matrix) -> list[list[float | None]]:
-    return [[round(value, 3) if math.isfinite(value) else None for value in row] for row in matrix_CC]
 
 
 def _compact(value: Any) -> Any:
