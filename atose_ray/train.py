@@ -8,12 +8,12 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.search.promotion import train_one
 from atose_ray.search.space import chosen_arms, compose, load_study
 from atose_ray.storage import Store, read_uri
-from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job, finish_run, open_run, use_threads
+from atose_ray.training.run import Job, finish_run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,9 +36,13 @@ def main(argv: list[str] | None = None) -> None:
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
     if options.workers:
-        on_ray(job, SearchConfig(trials=1, workers_per_trial=options.workers), options)
+        from atose_ray.runtime.train import train_alone
+
+        train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+        for record in RunFolder(folder).epochs():
+            show(record, job)
     else:
-        here(job)
+        train_one(job, None, lambda record: show(record, job))
     conclude(job, folder.child("best"))
 
 
@@ -65,22 +69,6 @@ def read_config(source: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
     return tree
-
-
-def here(job: Job) -> None:
-    """Train in this process."""
-    use_threads(job.run.execution.threads)
-    opened = open_run(job)
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
-
-
-def on_ray(job: Job, search: SearchConfig, options: Any) -> None:
-    """Train in Ray Train workers."""
-    from atose_ray.runtime.train import train_alone
-
-    train_alone(job, search, options.cpus, options.address)
-    for record in RunFolder(Store(job.folder_uri)).epochs():
-        show(record, job)
 
 
 def show(record: EpochRecord, job: Job) -> None:

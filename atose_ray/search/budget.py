@@ -50,14 +50,11 @@ class Budget:
     def cost(self, trial: TrialRecord, seconds: float) -> float:
         """What `seconds` of a trial take. Nothing of a wall-clock budget: trials run side by side."""
         gpus, cpus = trial.resources.get("gpus", 0.0), trial.resources.get("cpus", 0.0)
-        if self.unit == "gpu-h":
-            return gpus * seconds / 3600
-        if self.unit == "cpu-h":
-            return cpus * seconds / 3600
-        if self.unit == "$" and self.prices:
-            each = gpus * (self.prices.gpu or 0.0) if gpus else cpus * (self.prices.cpu or 0.0)
-            return each * seconds / 3600
-        return 0.0
+        an_hour = {"gpu-h": gpus, "cpu-h": cpus, "h": 0.0}.get(self.unit)
+        if an_hour is None:
+            prices = self.prices or Prices()
+            an_hour = gpus * (prices.gpu or 0.0) if gpus else cpus * (prices.cpu or 0.0)
+        return an_hour * seconds / 3600
 
     def to_come(self, trials: Sequence[TrialRecord]) -> tuple[float, float]:
         """What the running trials will still take, and what one more would: by the mean of those that ended.

@@ -28,6 +28,7 @@ from atose_ray.datasets.demo.composition import Artist, compose
 from atose_ray.datasets.demo.genres import GENRES
 from atose_ray.datasets.demo.synthesis import RATE_HZ
 from atose_ray.datasets.mtat import FOLDERS, list_mtat, read_annotations
+from atose_ray.storage import is_uri
 from atose_ray.types import SPLITS, Listing
 
 RENDERER = 1  # raise it when the sound of the same seed changes
@@ -49,13 +50,11 @@ class DemoConfig(AudioDatasetConfig):
 
     def folder(self) -> Path:
         """The folder to render into, which need not exist yet."""
-        if self.source is not None and "://" not in self.source:
-            path = Path(os.path.expanduser(self.source)).absolute()
-            return super().folder() if path.exists() else path
-        if self.source is not None:
-            return super().folder()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return (cache / "atose_ray" / f"demo-{RENDERER}-{self.clips}x{self.seconds:g}s-{self.seed}").absolute()
+        if self.source is None:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            return (cache / "atose_ray" / f"demo-{RENDERER}-{self.clips}x{self.seconds:g}s-{self.seed}").absolute()
+        path = Path(os.path.expanduser(self.source)).absolute()
+        return super().folder() if is_uri(self.source) or path.exists() else path
 
     def list_clips(self) -> Listing:
         folder = self.folder()
