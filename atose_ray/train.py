@@ -48,26 +48,20 @@ def main(argv: list[str] | None = None) -> None:
 
 def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The whole config tree that overrides are laid over: of a study its base, and the plain values of the arms of its
-    space that the overrides pick. Raises ConfigError."""
-    if source.partition("?")[0].endswith(".json"):
-        run = run_config(merge(RunConfig().model_dump(mode="json"), read_config(source)), source)
-        tree = run.model_dump(mode="json")
-        tree["data"]["content_hash"] = None
-        return tree
-    study = load_study(source)
-    return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
-
-
-def read_config(source: str) -> dict[str, Any]:
-    """The tree in a config.json, by path or URI. Raises ConfigError."""
+    space that the overrides pick; or the tree in a config.json, by path or URI. Raises ConfigError."""
+    if not source.partition("?")[0].endswith(".json"):
+        study = load_study(source)
+        return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
     try:
-        tree = json.loads(read_uri(source).decode())
+        read = json.loads(read_uri(source).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"there is no config file {source}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} is not JSON: {error}") from error
-    if not isinstance(tree, dict):
+    if not isinstance(read, dict):
         raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
+    tree = run_config(merge(RunConfig().model_dump(mode="json"), read), source).model_dump(mode="json")
+    tree["data"]["content_hash"] = None
     return tree
 
 

@@ -120,17 +120,12 @@ def read_labels(folder: Path) -> dict[str, str]:
     """mid -> name, in the order of the file; a name that a second label has too gets its mid."""
     places = [place + name for name in ("class_labels_indices.csv", "ontology.json") for place in TABLE_FOLDERS]
     table = base.find_file("audioset", folder, places, DOWNLOAD)
-    if table.suffix == ".json":
-        pairs = read_ontology(table)
-    else:
-        pairs = [(row["mid"], row["display_name"]) for _, row in base.read_rows(table, ("mid", "display_name"))]
-    return base.told_apart(pairs)
-
-
-def read_ontology(table: Path) -> list[tuple[str, str]]:
-    """The mid and name of every entry of `ontology.json`. Raises `DatasetError` for another file."""
+    if table.suffix != ".json":
+        rows = base.read_rows(table, ("mid", "display_name"))
+        return base.told_apart((row["mid"], row["display_name"]) for _, row in rows)
     try:
-        return [(entry["id"], entry["name"]) for entry in json.loads(table.read_text(encoding="utf-8-sig"))]
+        entries = json.loads(table.read_text(encoding="utf-8-sig"))
+        return base.told_apart([(entry["id"], entry["name"]) for entry in entries])
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{table} must be a JSON list of labels with id and name; fetch it again") from error
 

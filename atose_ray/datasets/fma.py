@@ -57,11 +57,9 @@ class FmaConfig(AudioDatasetConfig):
 
     def list_clips(self) -> Listing:
         folder = self.folder()
-        places, hint = ("fma_metadata/{}", "{}"), "unpack fma_metadata.zip into the source folder"
-        tracks, genres = (
-            base.find_file(self.kind, folder, [place.format(name) for place in places], hint)
-            for name in ("tracks.csv", "genres.csv")
-        )
+        names, hint = ("tracks.csv", "genres.csv"), "unpack fma_metadata.zip into the source folder"
+        places = ([f"fma_metadata/{name}", name] for name in names)
+        tracks, genres = (base.find_file(self.kind, folder, of_name, hint) for of_name in places)
         titles = read_titles(genres)
         audio = find_audio(folder, self.size)
         clips: list[ClipRef] = []

@@ -5,7 +5,7 @@ model must generalise over artists. Tags say what sounds (instruments, beat, tem
 none depends on the level of the recording, which is drawn apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -140,7 +140,7 @@ class Score:
     force: float
     tuning: float
     key: int
-    scale: tuple[int, ...]
+    scale: Sequence[int]
     roots: list[int]
 
     @property
@@ -157,8 +157,7 @@ class Score:
 
 
 def _unit_rms(track_T: Samples) -> Samples:
-    scaled: Samples = track_T / (np.sqrt(np.mean(track_T**2)) + 1e-6)
-    return scaled
+    return np.asarray(track_T / (np.sqrt(np.mean(track_T**2)) + 1e-6))
 
 
 def play_track(name: str, artist: Artist, score: Score, rng: Rng) -> Samples:
@@ -262,8 +261,7 @@ def record(dry_T: Samples, artist: Artist, force: float, rng: Rng) -> Samples:
     pressed = np.tanh(drive * wet) / drive if drive > 0.05 else wet
     pressed += 10 ** (habits.hiss / 20) * rng.standard_normal(len(pressed))
     level = habits.level * (0.4 + 0.6 * force) * rng.uniform(0.7, 1.0)
-    recorded: Samples = pressed * (level / np.abs(pressed).max())
-    return recorded
+    return np.asarray(pressed * (level / np.abs(pressed).max()))
 
 
 def compose(artist: Artist, piece: int, seconds: float) -> tuple[Samples, tuple[str, ...]]:
