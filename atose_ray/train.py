@@ -1,6 +1,5 @@
 """`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
 
-import argparse
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -9,33 +8,16 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.search.promotion import train_one
 from atose_ray.search.space import chosen_arms, compose, load_study
 from atose_ray.storage import Store, read_uri
-from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, finish_run, open_run, resolve, use_threads
-
-
-def arguments() -> argparse.ArgumentParser:
-    """The command line of this command."""
-    parser = cli.parser(
-        "train",
-        "Train one configuration: the base of a study, or a config.json that a trial left, with --set changes.",
-        "  python -m atose_ray.train demo --set optim.lr=1e-3\n"
-        "  python -m atose_ray.train atose_store/studies/demo/best/config.json",
-    )
-    source = "name or file of a study (its base, and the arms that --set PATH.kind=... picks), or a config.json"
-    parser.add_argument("config", help=source)
-    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0: in this process, without Ray")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this configuration")
-    cli.add_overrides(parser, "encoder.kind=sample_cnn")
-    cli.add_cluster(parser)
-    return parser
+from atose_ray.training.run import Job, finish_run, resolve
 
 
 def main(argv: list[str] | None = None) -> None:
     """Resolve the config, run it, score the test split once."""
-    options = arguments().parse_args(argv)
+    options = cli.command("train").parse_args(argv)
     if options.workers < 0:
         raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
     store = cli.open_store(options)
@@ -53,51 +35,33 @@ def main(argv: list[str] | None = None) -> None:
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
     if options.workers:
-        on_ray(job, SearchConfig(trials=1, workers_per_trial=options.workers), options)
+        from atose_ray.runtime.train import train_alone
+
+        train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+        for record in RunFolder(folder).epochs():
+            show(record, job)
     else:
-        here(job)
+        train_one(job, None, lambda record: show(record, job))
     conclude(job, folder.child("best"))
 
 
 def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The whole config tree that overrides are laid over: of a study its base, and the plain values of the arms of its
-    space that the overrides pick. Raises ConfigError."""
-    if source.partition("?")[0].endswith(".json"):
-        run = run_config(merge(RunConfig().model_dump(mode="json"), read_config(source)), source)
-        tree = run.model_dump(mode="json")
-        tree["data"]["content_hash"] = None
-        return tree
-    study = load_study(source)
-    return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
-
-
-def read_config(source: str) -> dict[str, Any]:
-    """The tree in a config.json, by path or URI. Raises ConfigError."""
+    space that the overrides pick; or the tree in a config.json, by path or URI. Raises ConfigError."""
+    if not source.partition("?")[0].endswith(".json"):
+        study = load_study(source)
+        return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
     try:
-        tree = json.loads(read_uri(source).decode())
+        read = json.loads(read_uri(source).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"there is no config file {source}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} is not JSON: {error}") from error
-    if not isinstance(tree, dict):
+    if not isinstance(read, dict):
         raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
+    tree = run_config(merge(RunConfig().model_dump(mode="json"), read), source).model_dump(mode="json")
+    tree["data"]["content_hash"] = None
     return tree
-
-
-def here(job: Job) -> None:
-    """Train in this process."""
-    use_threads(job.run.execution.threads)
-    opened = open_run(job)
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
-
-
-def on_ray(job: Job, search: SearchConfig, options: Any) -> None:
-    """Train in Ray Train workers."""
-    from atose_ray.runtime.train import train_alone
-
-    train_alone(job, search, options.cpus, options.address)
-    for record in RunFolder(Store(job.folder_uri)).epochs():
-        show(record, job)
 
 
 def show(record: EpochRecord, job: Job) -> None:

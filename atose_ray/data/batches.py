@@ -77,9 +77,7 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     local = folder.local_path
     if local is None:
         with ThreadPoolExecutor(REQUESTS) as pool:
-            whole = list(
-                pool.map(lambda one: read_row_group(folder, one, settings.n_tags, settings.unit), buffer.groups)
-            )
+            whole = list(pool.map(read_whole, buffer.groups))
         clips = joined(whole)
     else:
         clips = joined([shards.read_index(folder, group, settings.n_tags) for group in buffer.groups])
@@ -113,13 +111,12 @@ def read_crops_at(settings: CropSettings, group: RowGroup, starts_of: Callable[[
     clips = read_row_group(
         data_store(Store(settings.store_uri), settings.dataset), group, settings.n_tags, settings.unit
     )
-    starts = [starts_of(len(stored)) for stored in clips.stored_N]
-    clip = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
-    stored_NT = np.zeros((len(clip), settings.crop_samples), settings.unit)
-    flat = (start for clip_starts in starts for start in clip_starts)
-    for row, (index, start) in enumerate(zip(clip.tolist(), flat, strict=True)):
-        cut(clips.stored_N[index], start, stored_NT[row])
-    return Crops(stored_NT, clips.scale_N[clip], clips.tags_NC[clip], clips.clip_id_N[clip])
+    places = [(row, start) for row, stored in enumerate(clips.stored_N) for start in starts_of(len(stored))]
+    stored_NT = np.zeros((len(places), settings.crop_samples), settings.unit)
+    for (row, start), crop_T in zip(places, stored_NT, strict=True):
+        cut(clips.stored_N[row], start, crop_T)
+    row_N = np.array([row for row, _ in places], np.int64)
+    return Crops(stored_NT, clips.scale_N[row_N], clips.tags_NC[row_N], clips.clip_id_N[row_N])
 
 
 def cut(stored_T: Array, start: int, out_T: Array) -> None:

@@ -54,10 +54,9 @@ def score_test(winner: Candidate, metric: str, plan: Plan) -> dict[str, Any] | N
     values = []
     for job in winner.jobs:
         folder = RunFolder(Store(job.folder_uri))
-        if not folder.epochs():
-            continue
         best = folder.store.child("best")
-        if not best.exists("metrics.json"):
-            ray.get(start(finish_run, job, plan, best))
-        values.append(best.read_json("metrics.json")["test"][metric])
+        if folder.epochs():
+            if not best.exists("metrics.json"):
+                ray.get(start(finish_run, job, plan, best))
+            values.append(best.read_json("metrics.json")["test"][metric])
     return {"values": values, **summary(values)} if values else None
