@@ -1,13 +1,25 @@
 """`python -m atose_ray` lists the commands."""
 
-from atose_ray.cli import COMMANDS
+COMMANDS = {
+    "prepare": "your audio and tags -> Parquet shards",
+    "doctor": "examine a prepared data set: files, splits, tags; says whether training may start",
+    "train": "one training of one configuration",
+    "tune": "a hyper-parameter search, resumable, here or on a cluster",
+    "status": "how far a search is: trials by state, the best, rate, forecast",
+    "stop": "end a search after the running epochs; the same tune command goes on",
+    "rerun": "train a trial again and compare it with its record, epoch by epoch",
+    "promote": "the best trials again with other seeds: is the winner better, or was it lucky?",
+    "evaluate": "score a chosen model under a named protocol, beside published figures",
+    "report": "write a study's report.html again",
+    "tag": "tag audio files with a chosen model",
+}
 
 
 def main() -> None:
     """Print the commands and how to begin."""
     print("atose_ray: distributed hyper-parameter search for audio tagging\n")
-    for command, about in COMMANDS.items():
-        print(f"  python -m atose_ray.{command:<8} {about['line']}")
+    for command, summary in COMMANDS.items():
+        print(f"  python -m atose_ray.{command:<8} {summary}")
     print("\nEach takes --help. To begin: python -m atose_ray.prepare demo && python -m atose_ray.tune demo")
 
 

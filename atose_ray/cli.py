@@ -4,16 +4,9 @@ import argparse
 import os
 import select
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from importlib import resources
-from typing import Any
-
-import yaml
+from collections.abc import Callable
 
 from atose_ray.storage import Store, default_store_uri
-
-COMMANDS = yaml.safe_load(resources.files(__package__).joinpath("commands.yaml").read_text(encoding="utf-8"))
 
 
 def parser(command: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:
@@ -30,19 +23,10 @@ def parser(command: str, summary: str, example: str, store: bool = True) -> argp
     return result
 
 
-def command(name: str, more: Mapping[str, Any] | None = None, **words: str) -> argparse.ArgumentParser:
-    """The parser of a command of commands.yaml. more: argument -> further settings of it. words: what stands for the
-    names in braces of the summary."""
-    about = COMMANDS[name]
-    result = parser(name, about["summary"].format(**words), about["examples"], about.get("store", True))
-    groups: dict[str, Any] = defaultdict(result.add_mutually_exclusive_group)
-    for argument, settings in about["arguments"].items():
-        given = {**settings, **(more or {}).get(argument, {})}
-        where = groups[given.pop("alternative")] if "alternative" in given else result
-        where.add_argument(argument, **({**given, "type": TYPES[given["type"]]} if "type" in given else given))
-    if about.get("cluster"):
-        add_cluster(result)
-    return result
+def add_overrides(arguments: argparse.ArgumentParser, example: str) -> None:
+    """--set PATH=VALUE, repeatable."""
+    text = f"change one value, validated; repeatable (example: {example})"
+    arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="PATH=VALUE", help=text)
 
 
 def add_cluster(arguments: argparse.ArgumentParser) -> None:
@@ -56,9 +40,6 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, but got {text!r}")
     return int(text)
-
-
-TYPES: dict[str, Callable[[str], int]] = {"int": int, "count": at_least_one}
 
 
 def open_store(options: argparse.Namespace) -> Store:

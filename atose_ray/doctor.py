@@ -1,5 +1,6 @@
 """`python -m atose_ray.doctor NAME`: examine a prepared data set before anything is trained on it."""
 
+import argparse
 import json
 import sys
 
@@ -9,9 +10,23 @@ from atose_ray.data.doctor.page import PAGE, write_examination
 from atose_ray.data.shards import data_store
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "doctor",
+        "Examine a prepared data set: broken, truncated, silent, clipped, doubled and wrong-rate files, leaks between\n"
+        f"splits, tags that cannot be learned. Writes {PAGE} and {QUARANTINE} beside its shards.\n"
+        "Exit code: 0 training may start (there may be warnings), 1 it must not, 2 the data set cannot be examined.",
+        "  python -m atose_ray.doctor demo\n  python -m atose_ray.doctor mtat --store s3://bucket/atose --json",
+    )
+    parser.add_argument("dataset", help="name of the prepared data set")
+    parser.add_argument("--json", action="store_true", help="print what was found as one JSON object instead of text")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Examine, write the page and the list, print; exit with 1 where training must not start."""
-    options = cli.command("doctor").parse_args(argv)
+    options = arguments().parse_args(argv)
     store = cli.open_store(options)
     found = examine(store, options.dataset)
     write_examination(store, found)

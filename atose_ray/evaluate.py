@@ -20,10 +20,25 @@ from atose_ray.types import SPLITS, Split
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of this command, with the protocols that there are."""
-    known = "\n".join(f"{protocol.name}: {protocol.summary}." for protocol in PROTOCOLS.values())
-    choices = {"--split": {"choices": SPLITS}, "--protocol": {"choices": PROTOCOLS}}
-    return cli.command("evaluate", choices, protocols=known)
+    """The command line of this command."""
+    parser = cli.parser(
+        "evaluate",
+        "Score models on a split of their data set and print the scores with the name of their protocol.\n"
+        + "".join(f"{protocol.name}: {protocol.summary}.\n" for protocol in PROTOCOLS.values())
+        + "Scores of two protocols cannot be compared, and are not. Nothing is written.",
+        "  python -m atose_ray.evaluate atose_store/studies/demo/best\n"
+        "  python -m atose_ray.evaluate atose_store/studies/mtat/best --protocol jetatag --json\n"
+        "  python -m atose_ray.evaluate atose_store/studies/a/best atose_store/studies/b/best --against before.json",
+    )
+    parser.add_argument("model", nargs="+", help="model folders, `best` of a study or of a run; all of one data set")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which clips (default: test)")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="clip", help="how they are scored (default: clip)")
+    against = "a file that --json was printed into: shows the differences; refused where protocol or data differ"
+    parser.add_argument("--against", metavar="FILE", help=against)
+    parser.add_argument(
+        "--json", action="store_true", help="JSON: one object, or a list where several models are given"
+    )
+    return parser
 
 
 def main(argv: list[str] | None = None) -> None:

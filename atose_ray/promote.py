@@ -1,5 +1,6 @@
 """`python -m atose_ray.promote STUDY`: the best trials with other seeds: is the winner better, or was it lucky?"""
 
+import argparse
 from typing import Any
 
 from atose_ray import cli
@@ -12,9 +13,28 @@ from atose_ray.search.record import PROMOTION, best_trial, load_study_record, st
 from atose_ray.search.report import render_report
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "promote",
+        "Train a study's winner, and the trials next to it, again with other seeds; compare them on the same\n"
+        "validation clips (paired bootstrap); then score the test split with the winner's\n"
+        "trainings. Killed, it goes on.",
+        "  python -m atose_ray.promote demo --seeds 5\n  python -m atose_ray.promote mtat --trial 17 --top 2",
+    )
+    add, number = parser.add_argument, cli.at_least_one
+    add("study", help="name of the study folder")
+    add("--trial", type=int, help="number of the trial to promote (default: the best)")
+    add("--seeds", type=number, default=5, help="trainings of each (default: 5)")
+    add("--top", type=number, default=3, help="trials that are compared (default: 3); 1: it alone")
+    add("--baseline", type=int, help="a further trial to compare with (default: trial 0, the first one)")
+    cli.add_cluster(parser)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Choose, train, compare, score the test split, write the report again."""
-    options = cli.command("promote").parse_args(argv)
+    options = arguments().parse_args(argv)
     store = cli.open_store(options)
     study, trials = read_study(store, options.study)
     best, folder, metric = best_trial(trials), study_store(store, options.study), study.search.metric

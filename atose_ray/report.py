@@ -1,5 +1,6 @@
 """`python -m atose_ray.report STUDY`: write a study's report.html again, also while the search runs."""
 
+import argparse
 import time
 
 import torch
@@ -11,13 +12,31 @@ from atose_ray.search.report import render_report
 from atose_ray.storage import Store
 from atose_ray.training.examples import write_examples, write_trial_examples
 
+WATCH_S = 30
 GROWTH = 1.1  # importances take seconds: while the search runs they are computed anew when it has so many more trials
 REPORT = "report.html"
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "report",
+        "Write the report of a study: one self-contained HTML file that opens offline.",
+        "  python -m atose_ray.report demo\n"
+        "  python -m atose_ray.report demo --watch 10\n"
+        "  python -m atose_ray.report demo --score 17",
+    )
+    parser.add_argument("study", help="name of the study folder")
+    text = f"write it again every so often (default: {WATCH_S} s) until the search has ended; Ctrl-C stops"
+    parser.add_argument("--watch", type=cli.at_least_one, nargs="?", const=WATCH_S, metavar="SECONDS", help=text)
+    text = "score these trials (by number) tag by tag on the validation split, for their pages"
+    parser.add_argument("--score", type=int, nargs="+", default=[], metavar="TRIAL", help=text)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Read the study folder, score what was asked for, render, write; again until the end with --watch."""
-    options = cli.command("report").parse_args(argv)
+    options = arguments().parse_args(argv)
     store = cli.open_store(options)
     record = load_study_record(store, options.study)
     if options.score:

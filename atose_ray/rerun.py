@@ -1,5 +1,6 @@
 """`python -m atose_ray.rerun STUDY TRIAL`: train a trial again and hold what comes out against what is on record."""
 
+import argparse
 from collections.abc import Sequence
 
 from atose_ray import cli
@@ -13,9 +14,24 @@ from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "rerun",
+        "Train a trial of a study again: same configuration, same seed, same threads and workers. On the same\n"
+        "hardware and versions its scores are the same to the last bit; every epoch is compared with the record.",
+        "  python -m atose_ray.rerun demo 11",
+    )
+    parser.add_argument("study", help="name of the study folder")
+    parser.add_argument("trial", type=int, help="number of the trial")
+    parser.add_argument("--resume", action="store_true", help="go on with the last rerun of this trial, if one was cut")
+    cli.add_cluster(parser)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Find the trial, train, compare. Exit code 1 where the scores differ."""
-    options = cli.command("rerun").parse_args(argv)
+    options = arguments().parse_args(argv)
     store = cli.open_store(options)
     study, trials = read_study(store, options.study)
     trial = find(trials, options.trial)

@@ -1,5 +1,6 @@
 """`python -m atose_ray.status [STUDY]`: how far a search is; read from the store, so it works from any machine."""
 
+import argparse
 import json
 import time
 from typing import Any
@@ -14,9 +15,23 @@ STATES = ("running", "complete", "pruned", "diverged", "failed")
 CLEAR = "\033[H\033[J"
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "status",
+        "Show how far a search is: trials by state, the best, rate, forecast and what was used. Without a study: all\n"
+        "studies of the store, one line each.",
+        "  python -m atose_ray.status demo --watch 5\n  python -m atose_ray.status",
+    )
+    parser.add_argument("study", nargs="?", help="name of the study folder")
+    parser.add_argument("--watch", type=cli.at_least_one, metavar="SECONDS", help="show it again every so often")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Read, show; again until Ctrl-C with --watch."""
-    options = cli.command("status").parse_args(argv)
+    options = arguments().parse_args(argv)
     store = cli.open_store(options)
     while True:
         text = of_study(store, options.study, options.json) if options.study else of_all(store, options.json)

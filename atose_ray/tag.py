@@ -1,5 +1,6 @@
 """`python -m atose_ray.tag BEST FILE...`: the top tags of any audio file."""
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -10,9 +11,25 @@ from atose_ray.audio.io import AudioError
 from atose_ray.training.checkpoint import load_model
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "tag",
+        "Print the top tags of audio files with a model that tune or train chose.",
+        "  python -m atose_ray.tag atose_store/studies/demo/best song.mp3\n"
+        "  python -m atose_ray.tag atose_store/studies/demo/best --json *.wav",
+        store=False,
+    )
+    parser.add_argument("model", help="a model folder: `best` of a study or of a run")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio in any format")
+    parser.add_argument("--top", type=cli.at_least_one, default=5, help="how many tags to print (default 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per file, with the scores of all tags")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Load the model once, tag every file; a file that is not sound is reported and the others go on."""
-    options = cli.command("tag").parse_args(argv)
+    options = arguments().parse_args(argv)
     model = load_model(options.model)
     failed = 0
     for file in options.files:

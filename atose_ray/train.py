@@ -1,5 +1,6 @@
 """`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
 
+import argparse
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -15,9 +16,26 @@ from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, resolve
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "train",
+        "Train one configuration: the base of a study, or a config.json that a trial left, with --set changes.",
+        "  python -m atose_ray.train demo --set optim.lr=1e-3\n"
+        "  python -m atose_ray.train atose_store/studies/demo/best/config.json",
+    )
+    source = "name or file of a study (its base, and the arms that --set PATH.kind=... picks), or a config.json"
+    parser.add_argument("config", help=source)
+    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0: in this process, without Ray")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this configuration")
+    cli.add_overrides(parser, "encoder.kind=sample_cnn")
+    cli.add_cluster(parser)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Resolve the config, run it, score the test split once."""
-    options = cli.command("train").parse_args(argv)
+    options = arguments().parse_args(argv)
     if options.workers < 0:
         raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
     store = cli.open_store(options)

@@ -16,9 +16,37 @@ from atose_ray.search.space import check, compose, find_study, load_study, on_a_
 from atose_ray.storage import Store
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line of this command."""
+    parser = cli.parser(
+        "tune",
+        "Search a study's space. Killed or stopped, the same command goes on where it was.",
+        "  python -m atose_ray.tune demo\n"
+        "  python -m atose_ray.tune mtat --trials 99 --set search.workers_per_trial=2\n"
+        "  ray job submit -- python -m atose_ray.tune mtat --store s3://bucket/atose",
+    )
+    add, number = parser.add_argument, cli.at_least_one
+    add("study", help="name of a shipped study or path of a YAML file")
+    add("--name", help="name of the study folder (default: the study's name)")
+    count = parser.add_mutually_exclusive_group().add_argument
+    count("--trials", type=number, help="how many configurations in all (default: the file's)")
+    count("--extend", type=number, metavar="N", help="N more configurations than the study has tried so far")
+    add("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
+    add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
+    add("--retry-failed", action="store_true", help="run failed trials again, same configuration")
+    text = "let the sampler learn from an earlier study in this store; repeatable"
+    add("--warm-start", action="append", default=[], metavar="STUDY", help=text)
+    add("--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)")
+    text = "object store of a Ray started here (default: Ray's, 30 %% of the memory); trials share clips in it"
+    add("--object-store", type=number, metavar="GIB", help=text)
+    cli.add_overrides(parser, "base.data.batch_size=32")
+    cli.add_cluster(parser)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Check everything, plan, search, report."""
-    options = cli.command("tune").parse_args(argv)
+    options = arguments().parse_args(argv)
     name = options.name or find_study(options.study).stem
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")

@@ -44,8 +44,7 @@ STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "ex
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
-    module = importlib.import_module(f"atose_ray.{verb}")
-    return module.arguments() if hasattr(module, "arguments") else cli.command(verb)
+    return importlib.import_module(f"atose_ray.{verb}").arguments()
 
 
 def examples() -> list[tuple[str, str]]:
