@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import torch
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
 
 from atose_ray.data.memory import Residency
 from atose_ray.data.views import ViewConfig
@@ -22,6 +22,7 @@ from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
 from atose_ray.types import ByKind, Config, DataSpec, TagSet
 
+SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # what changes only how fast a run is
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
 
 
@@ -120,53 +121,32 @@ class RunConfig(Config):
 
     def signature(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
-        identity = without_speed(self.model_dump(mode="json"))
+        identity = self.model_dump(mode="json", exclude=SPEED)
         for part, since in SINCE:  # where they are not used, a run is what it was before they existed
             branch = identity[part] if part else identity
             if branch[since] in (None, "uniform", "all"):
                 del branch[since]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
-    def resolve(self, spec: DataSpec, content_hash: str) -> "RunConfig":
-        """This config with what depends on the data filled in: crop length and content hash.
-
-        What depends on files too, training/resolve.py fills in. Raises ConfigError when metric or encoder do not fit.
-        """
-        if self.metric == "accuracy" and not spec.exclusive:
-            raise ConfigError(
-                "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
-            )
-        seconds = self.data.crop_seconds
-        if seconds == "published":
-            seconds = self.encoder.published_length / spec.input.rate_hz
-        elif seconds is None:
-            seconds = min(self.encoder.published_length, spec.input.length) / spec.input.rate_hz
-        data = self.data.model_copy(update={"crop_seconds": seconds, "content_hash": content_hash})
-        resolved = self.model_copy(update={"data": data})
-        resolved.check(spec)
-        return resolved
-
-    def check(self, spec: DataSpec) -> None:
-        """Raises ConfigError when the encoder cannot be built for crops of this data."""
-        try:
-            self.encoder.check(self.model_spec(spec))
-        except ValueError as error:
-            crop = self.data.crop_seconds
-            raise ConfigError(f"encoder {self.encoder.kind} with data.crop_seconds={crop}: {error}") from error
-
     def model_spec(self, spec: DataSpec) -> DataSpec:
-        """The facts the model is built from: those of the data, with the crop as clip length."""
-        if not isinstance(self.data.crop_seconds, float):
-            raise ConfigError("data.crop_seconds is not resolved yet: call resolve(spec, content_hash) first")
-        length = round(self.data.crop_seconds * spec.input.rate_hz)
-        return spec.model_copy(update={"input": spec.input.of_length(length)})
+        """The facts the model is built from: those of the data, with the crop as clip length.
+
+        Raises ConfigError when the encoder cannot be built for them."""
+        crop = self.data.crop_seconds
+        if not isinstance(crop, float):
+            raise ConfigError("data.crop_seconds is not resolved yet: training.run.resolve the run first")
+        of_crop = spec.model_copy(update={"input": spec.input.of_length(round(crop * spec.input.rate_hz))})
+        try:
+            self.encoder.check(of_crop)
+        except ValueError as error:
+            raise ConfigError(f"encoder {self.encoder.kind} with data.crop_seconds={crop}: {error}") from error
+        return of_crop
 
     def build(self, spec: DataSpec, tags: TagSet | None = None) -> Method:
         """The method around its encoder, freshly initialised from torch's current random state.
 
         tags: with the vectors that the method reads; None leaves room for them, to be filled by loading weights.
         Raises ConfigError when the encoder cannot be built."""
-        self.check(spec)
         model_spec = self.model_spec(spec)
         if tags is None:
             width = self.tag_vectors.width if self.tag_vectors else None
@@ -246,17 +226,17 @@ class SearchConfig(Config):
         if self.storage is not None and not re.match(r"sqlite:///.|postgresql(\+\w+)?://.", self.storage):
             raise ValueError(
                 "storage is sqlite:///FILE or postgresql://USER@HOST/DATABASE, or nothing for a journal in the study's "
-                f"folder, but got {_public_url(self.storage)!r}"
+                f"folder, but got {public_url(self.storage)!r}"
             )
         return self
 
-    def without_password(self) -> "SearchConfig":
-        """These settings as they may be shown and written."""
-        return self.model_copy(update={"storage": self.storage and _public_url(self.storage)})
+    @field_serializer("storage")
+    def _without_password(self, storage: str | None) -> str | None:
+        return storage and public_url(storage)
 
 
-def _public_url(url: str) -> str:
-    """A database's URL without its password, wherever it stands and whatever is in it."""
+def public_url(url: str) -> str:
+    """A database's URL without its password, wherever it stands and whatever is in it: as it is shown and written."""
     address, mark, query = url.partition("?")
     address = re.sub(r"^(postgres\w*(?:\+\w+)?://[^:/]*):.*@", r"\1@", address)
     kept = [part for part in query.split("&") if part and "password" not in part.partition("=")[0].lower()]
@@ -269,14 +249,6 @@ class StudyConfig(Config):
     base: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
     search: SearchConfig = SearchConfig()
-
-
-def without_speed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A (partial) tree of a RunConfig without what changes only how fast it runs: its execution and data.residency."""
-    kept = {key: value for key, value in tree.items() if key != "execution"}
-    if isinstance(kept.get("data"), Mapping):
-        kept["data"] = {key: value for key, value in kept["data"].items() if key != "residency"}
-    return kept
 
 
 def run_config(tree: Mapping[str, Any], where: str = "config") -> RunConfig:

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
             failed += 1
             print(f"error: {file}: {error}", file=sys.stderr)
             continue
-        print(as_json(tagging) if options.json else as_text(tagging, options.top), flush=True)
+        line = json.dumps({**dataclasses.asdict(tagging), "scores": dict(tagging.scores)}, ensure_ascii=False)
+        print(line if options.json else as_text(tagging, options.top), flush=True)
     if failed:
         raise SystemExit(2)
 
@@ -48,11 +49,6 @@ def as_text(tagging: Tagging, top: int) -> str:
     """The file and its top tags, one per line."""
     lines = [f"{tagging.file} ({tagging.seconds:.1f} s)"]
     return "\n".join([*lines, *(f"  {score:.3f}  {tag}" for tag, score in tagging.scores[:top])])
-
-
-def as_json(tagging: Tagging) -> str:
-    """One line of JSON: file, seconds, scores by tag."""
-    return json.dumps({**dataclasses.asdict(tagging), "scores": dict(tagging.scores)}, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.search.promotion import train_one
 from atose_ray.search.space import chosen_arms, compose, load_study
 from atose_ray.storage import Store, read_uri
-from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job, finish_run, open_run, use_threads
+from atose_ray.training.run import Job, finish_run, resolve
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -53,52 +52,39 @@ def main(argv: list[str] | None = None) -> None:
     folder.check_writable()
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
-    if options.workers:
-        on_ray(job, SearchConfig(trials=1, workers_per_trial=options.workers), options)
-    else:
-        here(job)
+    train_job(job, options)
     conclude(job, folder.child("best"))
+
+
+def train_job(job: Job, options: argparse.Namespace) -> None:
+    """Train in this process, or in the Ray Train workers that are asked for, and show the epochs."""
+    if not options.workers:
+        train_one(job, None, lambda record: show(record, job))
+        return
+    from atose_ray.runtime.train import train_alone
+
+    train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+    for record in RunFolder(Store(job.folder_uri)).epochs():
+        show(record, job)
 
 
 def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The whole config tree that overrides are laid over: of a study its base, and the plain values of the arms of its
-    space that the overrides pick. Raises ConfigError."""
-    if source.partition("?")[0].endswith(".json"):
-        run = run_config(merge(RunConfig().model_dump(mode="json"), read_config(source)), source)
-        tree = run.model_dump(mode="json")
-        tree["data"]["content_hash"] = None
-        return tree
-    study = load_study(source)
-    return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
-
-
-def read_config(source: str) -> dict[str, Any]:
-    """The tree in a config.json, by path or URI. Raises ConfigError."""
+    space that the overrides pick; or the tree in a config.json, by path or URI. Raises ConfigError."""
+    if not source.partition("?")[0].endswith(".json"):
+        study = load_study(source)
+        return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
     try:
-        tree = json.loads(read_uri(source).decode())
+        read = json.loads(read_uri(source).decode())
     except FileNotFoundError as error:
         raise ConfigError(f"there is no config file {source}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} is not JSON: {error}") from error
-    if not isinstance(tree, dict):
+    if not isinstance(read, dict):
         raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
+    tree = run_config(merge(RunConfig().model_dump(mode="json"), read), source).model_dump(mode="json")
+    tree["data"]["content_hash"] = None
     return tree
-
-
-def here(job: Job) -> None:
-    """Train in this process."""
-    use_threads(job.run.execution.threads)
-    opened = open_run(job)
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=lambda r: show(r, job), device=opened.device)
-
-
-def on_ray(job: Job, search: SearchConfig, options: Any) -> None:
-    """Train in Ray Train workers."""
-    from atose_ray.runtime.train import train_alone
-
-    train_alone(job, search, options.cpus, options.address)
-    for record in RunFolder(Store(job.folder_uri)).epochs():
-        show(record, job)
 
 
 def show(record: EpochRecord, job: Job) -> None:

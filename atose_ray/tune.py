@@ -5,13 +5,12 @@ import json
 import re
 
 from atose_ray import cli
-from atose_ray.config import ConfigError, SearchConfig, StudyConfig
+from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import view_of
 from atose_ray.search.budget import parse_budget, prices_of
-from atose_ray.search.clip_plan import plan_clips
 from atose_ray.search.costs import front
-from atose_ray.search.plan import make_plan, read_cluster_file, yaml_resources
+from atose_ray.search.plan import make_plan, plan_clips, read_cluster_file, yaml_resources
 from atose_ray.search.record import StudyRecord, load_trials, study_store
 from atose_ray.search.samplers import check_warm_start
 from atose_ray.search.space import check, compose, find_study, load_study, on_a_grid
@@ -112,8 +111,7 @@ def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:
     if options.extend or options.retry_failed:
         tried = len(load_trials(folder))
         trials = tried + options.extend if options.extend else max(tried, study.search.trials)
-        search = SearchConfig.model_validate({**study.search.model_dump(), "trials": trials})
-        study = on_a_grid(study.model_copy(update={"search": search}))
+        study = on_a_grid(study.model_copy(update={"search": study.search.model_copy(update={"trials": trials})}))
     pruner = study.search.pruner
     if study.search.costs and pruner.kind != "none" and "kind" in pruner.model_fields_set and not there:
         print(f"several objectives: nothing is pruned, so search.pruner.kind={pruner.kind} is not used", flush=True)

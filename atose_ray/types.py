@@ -9,16 +9,23 @@ Shape letters end a tensor's name (`audio_BT`):
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy.typing as npt
 import torch
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 Array = npt.NDArray[Any]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+def package_yaml(package: str, name: str) -> Any:
+    """What a YAML file beside the modules of a package says."""
+    return yaml.safe_load(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 class Config(BaseModel):

@@ -152,7 +152,7 @@ def ours(order: Order, ray: bool = False, residency: str = "stream") -> EPOCH:
     from atose_ray.config import run_config
     from atose_ray.data.shards import load_manifest
     from atose_ray.storage import Store
-    from atose_ray.training.run import make_batches
+    from atose_ray.training.run import make_batches, resolve
 
     reader: dict[str, Any] = {}
     if ray:
@@ -164,7 +164,7 @@ def ours(order: Order, ray: bool = False, residency: str = "stream") -> EPOCH:
     seconds = CROP_SAMPLES / manifest.data_spec.audio.sample_rate_hz
     tree = {"dataset": "folder", "batch_size": order.batch, "crop_seconds": seconds, "residency": residency}
     small = {"kind": "sample_cnn", "block": "basic", "channels": 4}
-    run = run_config({"data": tree, "encoder": small}).resolve(manifest.data_spec, manifest.content_hash)
+    run = resolve(run_config({"data": tree, "encoder": small}), store, manifest)
     batches = make_batches(run, manifest, store.uri, **reader, device=torch.device("cpu"))
     return lambda epoch: ((batch.inputs, batch.tags_BC) for batch in batches.train(epoch))
 

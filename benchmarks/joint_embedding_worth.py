@@ -41,7 +41,7 @@ from atose_ray.data.batches import BatchSource
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
-from atose_ray.training.run import Job, finish_run, open_run
+from atose_ray.training.run import Job, finish_run, open_run, resolve
 from atose_ray.types import AnyBatch, Batch, Split
 
 RESULTS = Path(__file__).parent / "results" / "joint_embedding_worth.jsonl"
@@ -140,7 +140,7 @@ class PermutedTags:
 
 def train(tree: dict[str, Any], arm: str, manifest: Manifest, store: Store) -> dict[str, Any]:
     """One training: its best validation scores and the test scores of that epoch."""
-    run = run_config(tree).resolve(manifest.data_spec, manifest.content_hash)
+    run = resolve(run_config(tree), store, manifest)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(run, store.uri, folder, {})
         opened = open_run(job)

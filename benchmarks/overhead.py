@@ -127,7 +127,7 @@ if __name__ == "__main__":
             print(json.dumps(lines[-1]), flush=True)
     print("median overhead per trial:", statistics.median(line["overhead_s"] for line in lines), "s")
     if options.append:
-        from atose_ray.search.study import versions
+        from atose_ray.search.space import versions
 
         with RESULTS.open("a") as stream:
             for line in lines:

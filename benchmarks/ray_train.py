@@ -29,17 +29,17 @@ from atose_ray.data.shards import Manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.train import train_on_ray
-from atose_ray.search.study import versions
+from atose_ray.search.space import versions
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, open_run, use_threads
+from atose_ray.training.run import Job, open_run, resolve, use_threads
 
 RESULTS = Path(__file__).parent / "results" / "ray_train.jsonl"
 REQUIRED = 0.95
 
 
-def run_of(manifest: Manifest, epochs: int, channels: int, gpus: float) -> RunConfig:
+def run_of(store: Store, manifest: Manifest, epochs: int, channels: int, gpus: float) -> RunConfig:
     """A supervised run whose epoch takes some seconds on one core."""
     tree = {
         "data": {"dataset": "demo", "crop_seconds": 1.5, "residency": "device" if gpus else "host"},
@@ -47,7 +47,7 @@ def run_of(manifest: Manifest, epochs: int, channels: int, gpus: float) -> RunCo
         "method": {"kind": "supervised", "stages": [{"name": "classify", "epochs": epochs}]},
         "execution": {"device": "cuda" if gpus else "cpu", "threads": 1},
     }
-    return run_config(tree).resolve(manifest.data_spec, manifest.content_hash)
+    return resolve(run_config(tree), store, manifest)
 
 
 def clips_per_second(job: Job, train_clips: int) -> float:
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="atose-ray-train-") as folder, cluster(cpus=2):
         store = Store(f"{folder}/store")
         manifest, _ = prepare(dataset_config("demo", source=f"{folder}/demo"), store)
-        run = run_of(manifest, args.epochs, args.channels, args.gpus)
+        run = run_of(store, manifest, args.epochs, args.channels, args.gpus)
         for number in range(args.rounds):
             for side in speeds:
                 job = Job(run, store.uri, f"{folder}/{side}-{number}", {"number": number, "name": side})

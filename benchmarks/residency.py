@@ -26,20 +26,20 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
-from atose_ray.training.run import make_batches
+from atose_ray.training.run import make_batches, resolve
 from benchmarks.timing import append, arguments, seconds
 
 ENCODERS = {"small": {"block": "basic", "channels": 8}, "full": {"block": "rese", "channels": 128}}
 Consume = Callable[[Any], None]
 
 
-def run_of(manifest: Manifest, encoder: str, batch: int, residency: str) -> RunConfig:
+def run_of(store: Store, manifest: Manifest, encoder: str, batch: int, residency: str) -> RunConfig:
     """A supervised run on crops of the published length."""
     tree = {
         "data": {"dataset": "demo", "batch_size": batch, "residency": residency},
         "encoder": {"kind": "sample_cnn", **ENCODERS[encoder]},
     }
-    return run_config(tree).resolve(manifest.data_spec, manifest.content_hash)
+    return resolve(run_config(tree), store, manifest)
 
 
 def feed_alone(device: torch.device) -> Consume:
@@ -113,7 +113,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     for encoder, rounds in (("small", args.rounds), ("full", args.full_rounds)):
         sources = {}
         for name, residency in (("stream", "stream"), ("resident", kept)):
-            run = run_of(manifest, encoder, args.batch, residency)
+            run = run_of(store, manifest, encoder, args.batch, residency)
             start = seconds(device.type)
             sources[name] = make_batches(run, manifest, store.uri, device=device)
             results.setdefault(f"open_{name}_s", seconds(device.type) - start)

@@ -34,9 +34,11 @@ import optuna
 
 from atose_ray.config import StudyConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.search.space import compose, load_study, longest_run, suggest
+from atose_ray.search.parameters import asked_of
+from atose_ray.search.space import compose, load_study, longest_run, walk
+from atose_ray.storage import Store
 from atose_ray.training.loop import fit
-from atose_ray.training.run import Job, open_run, use_threads
+from atose_ray.training.run import Job, open_run, resolve, use_threads
 
 TABLE = Path(__file__).parent / "results" / "search_table.jsonl"
 RESULTS = TABLE.with_name("search_quality.jsonl")
@@ -52,13 +54,8 @@ SLOTS, TOP = 2, 0.95
 
 def record(study: StudyConfig, store_uri: str, wanted: int, table: Path) -> None:
     """Train what the table lacks; one line per configuration."""
-    from importlib import import_module
-
-    try:
-        store_of = import_module("atose_ray.storage.store").Store
-    except ModuleNotFoundError:
-        store_of = import_module("atose_ray.data.store").Store
-    manifest = load_manifest(store_of(store_uri), "demo")
+    store = Store(store_uri)
+    manifest = load_manifest(store, "demo")
     done = {row["number"] for row in rows_of(table)}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for number in range(wanted):
@@ -66,7 +63,7 @@ def record(study: StudyConfig, store_uri: str, wanted: int, table: Path) -> None
             continue
         sampler = optuna.samplers.RandomSampler(seed=number)
         trial = optuna.create_study(sampler=sampler).ask()
-        run = compose(study, suggest(trial, study.space), number).resolve(manifest.data_spec, manifest.content_hash)
+        run = resolve(compose(study, walk(asked_of(trial), study.space), number), store, manifest)
         began = time.time()
         with tempfile.TemporaryDirectory() as scratch:
             opened = open_run(Job(run, store_uri, scratch))
@@ -127,7 +124,7 @@ def course(study: StudyConfig, rows: Sequence[dict[str, Any]], seed: int, epochs
         trial = slots[turn % SLOTS]
         if trial is None:
             asked = made.ask()
-            suggest(asked, study.space)
+            walk(asked_of(asked), study.space)
             trial = slots[turn % SLOTS] = Running(asked, nearest(rows, asked)["valid"] or [0.0], str(asked.number))
             pruner.on_trial_add(None, trial)
         trial.epoch += 1

@@ -26,10 +26,7 @@ from atose_ray.types import AudioInput, Batch, DataSpec, Split
 from benchmarks.timing import append, arguments, seconds, show
 
 EPOCHS, CROPS, TAGS = 200, 16, 50
-ENCODERS = {
-    "harmonic_cnn": {"kind": "harmonic_cnn"},
-    "sample_cnn rese": {"kind": "sample_cnn", "block": "rese"},
-}
+ENCODERS = {"harmonic_cnn": {"kind": "harmonic_cnn"}, "sample_cnn rese": {"kind": "sample_cnn", "block": "rese"}}
 
 
 class Noise:

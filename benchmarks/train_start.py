@@ -67,7 +67,7 @@ def main() -> None:
         os.environ.setdefault("RAY_TMPDIR", scratch)
         from atose_ray import prepare
         from atose_ray.runtime.cluster import cluster
-        from atose_ray.search.study import versions
+        from atose_ray.search.space import versions
 
         store = options.store or scratch
         if not options.store:

@@ -1,7 +1,8 @@
 """The two walks of a search, counted: `PYTHONPATH=. python -m benchmarks.walks STORE`.
 
-The configuration goes from the study's file to the encoder (what the encoder is then used for is not walked); a score from the end of an epoch to Optuna. Both are walked
-here in one process, without Ray's loop: the pieces are called as Ray calls them. sys.setprofile counts
+The configuration goes from the study's file to the encoder (what the encoder is then used for is not walked); a score
+from the end of an epoch to Optuna. Both are walked here in one process, without Ray's loop: the pieces are called as
+Ray calls them. sys.setprofile counts
 
     functions   of this package that were given the configuration (a StudyConfig, a RunConfig or a part of one, a Job or
                 what holds one, or such a tree as a dict), or the score (in an object that names the trial or the epoch)
@@ -136,20 +137,9 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         module("atose_ray.search.plan"),
         module("atose_ray.search.trials"),
     )
-    storage, shards, clip_plan = (
-        module("atose_ray.storage"),
-        module("atose_ray.data.shards"),
-        module("atose_ray.search.clip_plan"),
-    )
-    study_of, records, events = (
-        module("atose_ray.search.study"),
-        module("atose_ray.search.record"),
-        module("atose_ray.search.events"),
-    )
-    log_of = module("atose_ray.search.log")
-    listener, console, storages = (
-        module(f"atose_ray.search.{name}") for name in ("optuna_listener", "console", "study_storage")
-    )
+    storage, shards = module("atose_ray.storage"), module("atose_ray.data.shards")
+    records, events = module("atose_ray.search.record"), module("atose_ray.search.events")
+    heard, storages = module("atose_ray.search.listeners"), module("atose_ray.search.study_storage")
     trial_of = module("atose_ray.runtime.trial")
     store = storage.Store(store_uri)
     configuration, score = Walk(is_config), Walk(is_score)
@@ -158,25 +148,27 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         manifest = shards.load_manifest(store, study.base["data"]["dataset"])
         base = space_of.check(study, "", store, manifest)
         available = plans.Resources(4, 0, 4, 0)
-        plan_clips = clip_plan.plan_clips(base, study.search, manifest, available, [])
+        plan_clips = plans.plan_clips(base, study.search, manifest, available, [])
         plan = plans.make_plan(study.search, plan_clips.streams, available)
         folder = records.study_store(store, "walk")
-        study_of.begin(folder, study, manifest, shards.data_store(store, manifest.name))
+        space_of.begin(folder, study, manifest, shards.data_store(store, manifest.name))
         space = trials.Space(study, "walk", store.uri, manifest, plan)
         asked = optuna.create_study(direction="maximize")
         kept = storages.StudyStorage(asked._storage, folder)
-        optuna_study = listener.OptunaListener(asked, kept)
+        optuna_study = heard.OptunaListener(asked, kept)
         setup = optuna_study.ask(space, 0)
         actor = object.__new__(trial_of.ActorTrial)
         configuration.last = LAST
         actor.setup({trial_of.KEY: setup})
     job = setup.job
-    log, shown = log_of.TrialLog(folder, 2, None, ()), console.Console(study.search, ())
-    stream = events.Stream(log, optuna_study, shown)
-    stream.emit(events.Asked(0, job))
+    log, shown = heard.TrialLog(folder, 2, None, ()), heard.Console(study.search, ())
+    log.on_event(events.Asked(0, job))
     searching = module("atose_ray.runtime.search")
     vars(searching)["Spilling"] = type("Spilling", (), {"line": lambda self, last=False: None})
-    hooks, trial = searching.Hooks(space, None, shown, stream), tunes_trial({trial_of.KEY: setup})
+    hooks, trial = (
+        searching.Hooks(space, None, heard.Listeners(log, optuna_study, shown)),
+        tunes_trial({trial_of.KEY: setup}),
+    )
     with counted(score):
         line = actor.step()
         hooks.on_trial_result(1, [trial], trial, line)

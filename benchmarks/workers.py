@@ -18,12 +18,11 @@ from atose_ray.config import SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.train import train_on_ray
-from atose_ray.search.space import compose, load_study
-from atose_ray.search.study import versions
+from atose_ray.search.space import compose, load_study, versions
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, open_run, use_threads
+from atose_ray.training.run import Job, open_run, resolve, use_threads
 
 SETTINGS = (
     "encoder.kind=sample_cnn",
@@ -64,7 +63,7 @@ def main() -> None:
     folder = tempfile.mkdtemp(prefix="atose-workers-")
     with cluster(cpus=4):
         for seed in range(3):
-            run = run_config({**tree, "seed": seed}).resolve(manifest.data_spec, manifest.content_hash)
+            run = resolve(run_config({**tree, "seed": seed}), store, manifest)
             for workers in scores:
                 job = Job(run, store.uri, f"{folder}/seed{seed}-w{workers}", {"number": seed, "name": "workers"})
                 scores[workers].append(best_value(job, workers, f"{folder}/ray"))

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
+from atose_ray.training.run import resolve
+from atose_ray.types import DataSpec
 
 TESTS = str(Path(__file__).parent)  # where Ray's workers find made_up.py
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
@@ -151,13 +154,18 @@ def tiny_tree(method: str = "supervised", **changes: object) -> dict:
     }
 
 
+def resolved(run: RunConfig, spec: DataSpec, content_hash: str = "hash") -> RunConfig:
+    """The run on data of which nothing but the facts is there."""
+    return resolve(run, Store("nowhere"), SimpleNamespace(data_spec=spec, content_hash=content_hash))
+
+
 @pytest.fixture
-def tiny_run(tiny_manifest: Manifest):
+def tiny_run(tiny_store: Store, tiny_manifest: Manifest):
     """A function: method name and changes -> resolved RunConfig."""
 
     def build(method: str = "supervised", **changes: object) -> RunConfig:
         run = run_config(tiny_tree(method, **changes))
-        return run.resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
+        return resolve(run, tiny_store, tiny_manifest)
 
     return build
 

@@ -30,16 +30,13 @@ HOP_SAMPLES = 128
 class StepsConfig(EncoderConfig):
     """A vector every 128 samples, pooled by attention."""
 
+    least_length: ClassVar[int] = HOP_SAMPLES
     published_length: ClassVar[int] = 2400
     kind: Literal["made_up_steps"] = "made_up_steps"
     width: int = Field(default=8, ge=1)
     pooling: PoolingConfig = PoolingConfig(kind="attention", heads=2)
 
-    def min_length(self) -> int:
-        return HOP_SAMPLES
-
     def build(self, spec: DataSpec) -> Encoder:
-        self.check(spec)
         return Steps(self, HOP_SAMPLES, HOP_SAMPLES / spec.input.rate_hz)
 
 
@@ -47,14 +44,11 @@ class FrameStepsConfig(StepsConfig):
     """The same on frames, which are scaled bin by bin as the train split is."""
 
     INPUT: ClassVar[Literal["audio", "frames"]] = "frames"
+    least_length: ClassVar[int] = 1
     published_length: ClassVar[int] = 10
     kind: Literal["made_up_frame_steps"] = "made_up_frame_steps"  # type: ignore[assignment]
 
-    def min_length(self) -> int:
-        return 1
-
     def build(self, spec: DataSpec) -> Encoder:
-        self.check(spec)
         return FrameSteps(self, spec.frames.bins, spec.frames.frame_hop_seconds)
 
 
@@ -63,7 +57,7 @@ class Steps(Encoder):
 
     def __init__(self, config: StepsConfig, bins: int, hop_seconds: float) -> None:
         super().__init__()
-        self.embed_dim, self.min_length, self.hop_seconds = 2 * config.width, config.min_length(), hop_seconds
+        self.embed_dim, self.min_length, self.hop_seconds = 2 * config.width, config.least_length, hop_seconds
         self.dense = glorot(nn.Linear(bins, 2 * config.width))
         self.pooling = config.pooling.build(self.embed_dim)
 

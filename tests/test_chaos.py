@@ -30,7 +30,7 @@ from atose_ray.config import SearchConfig, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.search.record import best_trial, load_study_record, load_trials, study_store
 from atose_ray.storage import Store
-from atose_ray.training.run import Job
+from atose_ray.training.run import Job, resolve
 
 pytestmark = [
     pytest.mark.ray,
@@ -115,7 +115,7 @@ def test_a_worker_of_a_group_is_killed_in_each_of_the_two_stages(ray_cluster, st
     arm = {"kind": "joint_embedding", "head": {"kind": "mlp", "hidden": 8}, "stages": stages}
     manifest = load_manifest(store, "folder")
     whole = run_config({**tiny_tree("joint_embedding", execution={"threads": 1}), "method": arm})
-    job = Job(whole.resolve(manifest.data_spec, manifest.content_hash), store.uri, str(tmp_path / "run"), {"name": "x"})
+    job = Job(resolve(whole, store, manifest), store.uri, str(tmp_path / "run"), {"name": "x"})
     log, killed = tmp_path / "run" / "log.jsonl", []
 
     def kill() -> None:

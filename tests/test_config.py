@@ -1,6 +1,7 @@
 """Configs: overrides, errors that name the path, identity."""
 
 import pytest
+from conftest import resolved
 
 from atose_ray.config import ConfigError, RunConfig, apply_overrides, merge, run_config
 from atose_ray.types import DataSpec
@@ -38,7 +39,7 @@ def test_bad_overrides_name_the_path(override: str, message: str) -> None:
 
 
 def test_signature_is_the_identity() -> None:
-    run = RunConfig().resolve(SPEC, "hash")
+    run = resolved(RunConfig(), SPEC)
     faster = run.model_copy(update={"execution": run.execution.model_copy(update={"threads": 7, "device": "cpu"})})
     assert run.signature() == faster.signature()
     elsewhere = run.model_copy(update={"data": run.data.model_copy(update={"residency": "host"})})
@@ -47,7 +48,7 @@ def test_signature_is_the_identity() -> None:
         run.model_copy(update={"seed": 1}),
         run.model_copy(update={"metric": "roc_auc_macro"}),
         run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 0.5})}),
-        RunConfig().resolve(SPEC, "other data"),
+        resolved(RunConfig(), SPEC, "other data"),
         run.model_copy(update={"data": run.data.model_copy(update={"train_share": 0.5})}),
     ]
     assert len({run.signature(), *(other.signature() for other in others)}) == 6
@@ -63,18 +64,18 @@ def test_data_is_kept_in_memory_or_streamed_not_both() -> None:
 
 
 def test_crop_length_is_the_encoders_unless_the_clip_is_shorter() -> None:
-    assert RunConfig().resolve(SPEC, "h").model_spec(SPEC).input.length == 48000
+    assert resolved(RunConfig(), SPEC).model_spec(SPEC).input.length == 48000
     longer = SPEC.model_copy(update={"input": SPEC.input.of_length(200_000)})
-    assert RunConfig().resolve(longer, "h").model_spec(longer).input.length == 59049
+    assert resolved(RunConfig(), longer).model_spec(longer).input.length == 59049
     harmonic = run_config({"encoder": {"kind": "harmonic_cnn"}})
-    assert harmonic.resolve(longer, "h").model_spec(longer).input.length == 80000
+    assert resolved(harmonic, longer).model_spec(longer).input.length == 80000
 
 
 def test_what_does_not_fit_the_data_is_refused_early() -> None:
     with pytest.raises(ConfigError, match=r"data\.crop_seconds=0\.001.*at least 81"):
-        run_config({"data": {"crop_seconds": 0.001}}).resolve(SPEC, "h")
+        resolved(run_config({"data": {"crop_seconds": 0.001}}), SPEC)
     with pytest.raises(ConfigError, match=r"accuracy.*exclusive"):
-        run_config({"metric": "accuracy"}).resolve(SPEC, "h")
+        resolved(run_config({"metric": "accuracy"}), SPEC)
 
 
 def test_merge_replaces_a_branch_whose_kind_changes() -> None:

@@ -29,8 +29,7 @@ from atose_ray.tags.vectors import VECTORS, AnyTagVectorsConfig, TagVectorsConfi
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit, run_epochs
 from atose_ray.training.record import RunFolder
-from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job, finish_run, make_batches, open_run
+from atose_ray.training.run import Job, finish_run, make_batches, open_run, resolve
 from atose_ray.types import TagSet
 
 CPU = torch.device("cpu")
@@ -106,9 +105,9 @@ def test_scores_of_every_stage(name: str, tiny_store: Store, tiny_manifest: Mani
 
 
 def open_tags(run: RunConfig, store: Store, manifest: Manifest) -> TagSet:
-    from atose_ray.training.resolve import tag_set
+    from atose_ray.training.sources import tag_set
 
-    return tag_set(run, store, manifest.data_spec.tags)
+    return tag_set(manifest.data_spec.tags, run.tag_vectors, store)
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -194,15 +194,7 @@ def make_audioset(folder: Path) -> DatasetConfig:
     return dataset_config("audioset", source=str(root), valid_fraction=0.2)
 
 
-MAKERS = [
-    make_audioset,
-    make_esc50,
-    make_fma,
-    make_gtzan,
-    make_mtg_jamendo,
-    make_nsynth,
-    make_urbansound8k,
-]
+MAKERS = [make_audioset, make_esc50, make_fma, make_gtzan, make_mtg_jamendo, make_nsynth, make_urbansound8k]
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__.removeprefix("make_"))

@@ -480,7 +480,9 @@ def test_the_page_stands_alone_and_holds_what_was_found(source: Path) -> None:
     assert page.count("<section") == 5 and page.count("</script>") == 2 and str(source.parent) not in page
     data = data_of(page)
     assert data["sentence"] == summary(found) and data["content_hash"] == found.manifest.content_hash
-    assert data["tiles"][2] == ["clips", "60", "36 train, 12 valid, 12 test"]
+    facts = data["facts"]
+    assert facts["may_train"] and facts["found"] == {"warning": 1} and facts["skipped"] == 0 and facts["tags"] == 4
+    assert facts["input"]["sample_rate_hz"] == RATE and facts["seconds"] == pytest.approx(60, rel=0.5)
     [finding] = data["findings"]
     assert finding["kind"] == "clipped" and finding["more"] == 0
     assert finding["clips"] == as_json(found)["findings"][0]["clips"] and finding["clips"][0]["name"] == "x.wav"
@@ -490,9 +492,9 @@ def test_the_page_stands_alone_and_holds_what_was_found(source: Path) -> None:
     plots = {one["title"]: one for one in data["plots"]}
     assert sum(plots["Length"]["counts"]) == 60 and len(plots["Length"]["edges"]) == len(plots["Length"]["counts"]) + 1
     assert plots["Sample rate of the files"]["values"] == [RATE] and plots["Channels of the files"]["counts"] == [60]
-    rows = {one["tag"]: one["counts"] for one in data["classes"]["rows"]}
-    assert rows == {tag: [of[split] for split in SPLITS] for tag, of in found.manifest.tag_counts.items()}
-    assert data["classes"]["clips"] == [36, 12, 12]
+    rows = dict(data["classes"]["tags"])
+    assert rows == found.manifest.tag_counts and data["classes"]["splits"] == list(SPLITS)
+    assert data["classes"]["clips"] == {"train": 36, "valid": 12, "test": 12}
     names, phi = data["map"]["names"], data["map"]["phi"]
     assert sorted(names) == sorted(rows) and len(phi) == len(phi[0]) == len(names) == data["map"]["of"]
 
@@ -523,6 +525,10 @@ def test_the_page_draws_every_part(source: Path, tmp_path: Path) -> None:
     visible = drawn.split('<script type="application/json"')[0]
     assert "&lt;/script&gt;&lt;img src=x&gt; &amp; \\udcff.wav" in visible and "<img" not in visible
     assert visible.count("<audio") == EXTREMES and visible.count("<figure") == 7 and "training may start" in visible
+    tiles = dict(re.findall(r"<dd[^>]*>([^<]*)<small>([^<]*)", visible))
+    assert (tiles["may start"], tiles["0 errors"]) == ("", "1 warning, 0 notes")
+    assert tiles["60"] == "36 train, 12 valid, 12 test"
+    assert f"{RATE} Hz, mono" in tiles.values() and tiles["4"] == "any number per clip" and len(tiles) == 6
     assert visible.count('class="bar"') > 20 and visible.count('class="track"') == 4
     assert not re.search(r"\bNaN\b|undefined|\[object |Infinity", visible)
 

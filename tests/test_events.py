@@ -11,10 +11,8 @@ import pytest
 from test_progress import trial
 
 from atose_ray.config import RunConfig, SearchConfig
-from atose_ray.search.console import Console
-from atose_ray.search.events import Asked, Ended, EndState, Epoch, Started, Stream
-from atose_ray.search.log import TrialLog
-from atose_ray.search.optuna_listener import OptunaListener
+from atose_ray.search.events import Asked, Ended, EndState, Epoch, Started
+from atose_ray.search.listeners import Console, Listeners, OptunaListener, TrialLog
 from atose_ray.search.study_storage import StudyStorage
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
@@ -23,7 +21,7 @@ from atose_ray.training.run import Job
 WITHOUT_RAY = """
 import sys
 sys.modules["ray"] = None
-import atose_ray.search.console, atose_ray.search.events, atose_ray.search.log, atose_ray.search.optuna_listener
+import atose_ray.search.events, atose_ray.search.listeners
 import atose_ray.search.costs, atose_ray.search.promotion, atose_ray.search.study, atose_ray.search.trials
 """
 
@@ -50,12 +48,13 @@ def test_each_listener_keeps_its_own_part(state: EndState, tmp_path: Path, capsy
         Store(job.folder_uri).write_json("config.json", {})
         return job
 
-    job, stream = asker.ask(configure, log.next_number), Stream(log, asker, console)
+    job, listeners = asker.ask(configure, log.next_number), Listeners(log, asker, console)
     epochs = trial(0, "complete", 0.0, 2, 1.0, 0.6).epochs
-    for event in (Asked(0, job), Started(0, job), *(Epoch(0, job, one) for one in (*epochs, epochs[-1]))):
-        stream.emit(event)
     bug = ("bug", "Traceback: KeyError") if state == "failed" else (None, "")
-    stream.emit(Ended(0, job, state, "why", *bug))
+    reported = (Epoch(0, job, one) for one in (*epochs, epochs[-1]))
+    for event in (Asked(0, job), Started(0, job), *reported, Ended(0, job, state, "why", *bug)):
+        for listener in listeners:
+            listener.on_event(event)
 
     told, ending, out = study.trials[0], RunFolder(Store(job.folder_uri)).ending(), capsys.readouterr().out
     expected = {"failed": "FAIL", "paused": "RUNNING"}.get(state, "COMPLETE")

@@ -19,8 +19,8 @@ from test_ray import run, store, study  # noqa: F401
 
 from atose_ray.config import SearchConfig
 from atose_ray.runtime.failures import cause_of, reason_of, record_failure, trace_of
-from atose_ray.search.console import Console, likeness
 from atose_ray.search.events import Ended
+from atose_ray.search.listeners import Console, likeness
 from atose_ray.search.record import load_trials, study_store
 from atose_ray.storage import Store, StoreError
 from atose_ray.storage.lease import LeaseError
@@ -224,9 +224,7 @@ def break_backward(folder: str, how: str) -> None:
     [
         ("bug", 2),
         pytest.param(
-            "memory",
-            1,
-            marks=pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="with ATOSE_CHAOS=1"),
+            "memory", 1, marks=pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="with ATOSE_CHAOS=1")
         ),
     ],
 )

@@ -288,7 +288,8 @@ def test_the_doctor_and_the_summary_speak_of_frames(tmp_path: Path) -> None:
     assert not any(word in text for word in ("clipped", "rate", "offset", "recorded"))
     write_examination(store, found)
     page = data_of(data_store(store, "frames").read(PAGE).decode())
-    assert "6 bins, float32, 2 a second" in page["tiles"][4] and not page["players"]
+    described = {"bins": 6, "dtype": "float32", "rate_hz": 2}
+    assert described.items() <= page["facts"]["input"].items() and not page["players"]
     about_frames = ["Length", "Tags per clip", "Mean of a clip", "Standard deviation of a clip"]
     assert [plot["title"] for plot in page["plots"]] == about_frames
 

@@ -22,8 +22,8 @@ from tensorboardX.proto.event_pb2 import Event
 from test_ray import run, store, study  # noqa: F401
 from test_s3 import Bucket, bucket  # noqa: F401
 
-from atose_ray.runtime.gauges import GAUGES, TAGS, Gauges, Shown
-from atose_ray.search.board import upload_board
+from atose_ray.runtime.gauges import GAUGES, TAGS, Gauges
+from atose_ray.search.board import Board, upload_board
 from atose_ray.search.record import study_store
 from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -67,15 +67,15 @@ def test_the_gauges_are_those_that_grafana_asks_for() -> None:
 
 def test_curves_lie_in_the_run_folder_and_a_run_that_goes_on_adds_to_them(tmp_path: Path) -> None:
     folder = RunFolder(Store(str(tmp_path)))
-    shown = Shown(folder, "003-x", "pr_auc_macro")
+    shown = Board(folder, "003-x", "pr_auc_macro")
     for epoch in (1, 2):
         folder.add_epoch(record(epoch))
-        shown.epoch(record(epoch))
+        shown.add(record(epoch))
     board = tmp_path / "tensorboard" / "003-x"
     assert curve(board, "valid/pr_auc_macro") == [(1, 0.1), (2, 0.2)]  # on disk while the trial runs
-    again = Shown(folder, "003-x", "pr_auc_macro")
+    again = Board(folder, "003-x", "pr_auc_macro")
     for epoch in (2, 3):  # the last epoch is yielded again
-        again.epoch(record(epoch))
+        again.add(record(epoch))
     again.close("ended")
     assert sorted(curve(board, "objective")) == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert sorted(curve(board, "train/loss")) == [(1, 1.0), (2, 0.5), (3, 0.333333)]
@@ -88,15 +88,15 @@ def test_on_object_storage_the_curves_are_made_from_the_log_when_the_trial_ends(
         for epoch in (1, 2, 3):
             folder.add_epoch(record(epoch))
         for _ in range(2):
-            upload_board(folder, "003-x")
+            upload_board(folder, "003-x", "pr_auc_macro")
     assert not (tmp_path / "local" / "tensorboard").exists()  # a local run folder has them already
     board = folder.store.child("tensorboard", "003-x")
     (name,) = board.names()
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / name).write_bytes(board.read(name))
     assert curve(tmp_path / "copy", "valid/pr_auc_macro") == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    shown = Shown(folder, "003-x", "pr_auc_macro")
-    shown.epoch(record(4))
+    shown = Board(folder, "003-x", "pr_auc_macro")
+    shown.add(record(4))
     shown.close("ended")
     assert board.names() == [name]
 
@@ -173,10 +173,7 @@ with cluster(cpus=1):
 @pytest.mark.slow
 def test_a_second_ray_on_one_machine_lists_its_logs_too(tmp_path: Path) -> None:
     """The first one's agent holds Ray's default port; Ray says nothing when the second cannot have it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder,
-        socket.socket() as first,
-    ):
+    with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder, socket.socket() as first:
         with contextlib.suppress(OSError):  # another Ray of these tests, or of this machine, has it
             first.bind(("", 52365))
             first.listen()

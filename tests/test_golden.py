@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import resolved
 from torch import nn
 
 from atose_ray.config import run_config
@@ -124,7 +125,7 @@ def batches(exclusive: bool) -> list[Batch]:
 def losses(encoder: dict[str, Any], method: dict[str, Any], optim: dict[str, Any], exclusive: bool) -> list[float]:
     """The loss before each of the 20 updates of the last stage; every stage before it makes as many."""
     spec = DataSpec(sample_rate_hz=RATE_HZ, clip_samples=SAMPLES, tags=TAGS, exclusive=exclusive)
-    run = run_config({"encoder": encoder, "method": method, "optim": optim}).resolve(spec, "none")
+    run = resolved(run_config({"encoder": encoder, "method": method, "optim": optim}), spec)
     model = run.build(spec).double()
     fill(model)
     feed = batches(exclusive)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from atose_ray.config import RunConfig, _models_in, run_config
 from atose_ray.methods import StageConfig
 from atose_ray.training.loop import fit
-from atose_ray.training.run import Job, open_run
+from atose_ray.training.run import Job, open_run, resolve
 from atose_ray.types import ByKind
 
 SAMPLE = {"kind": "sample_cnn", "block": "rese", "channels": 4, "se_ratio": 1}
@@ -102,7 +102,7 @@ ELSEWHERE = {
     "execution.device": "pick_device (tests/test_ray.py: a trial that cannot start)",
     "execution.threads": "below",
     "execution.eval_batch_size": "below",
-    "execution.ingest": "open_on_ray (tests/test_ray.py)",
+    "execution.ingest": "source_of (tests/test_ray.py)",
     "execution.precision": "prepare_for (tests/test_precision.py)",
     "execution.channels_last": "prepare_for (tests/test_precision.py)",
     "execution.compile": "prepare_for (tests/test_precision.py)",
@@ -129,7 +129,7 @@ def base_tree(differs: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome(tree: dict[str, Any], manifest: Any, store: Any, folder: Any) -> tuple[Any, ...]:
-    run = run_config(tree).resolve(manifest.data_spec, manifest.content_hash)
+    run = resolve(run_config(tree), store, manifest)
     opened = open_run(Job(run, store.uri, str(folder), {}))
     records = []
     fit(run, opened.method, opened.batches, opened.folder, report=records.append)
@@ -163,7 +163,7 @@ def test_execution_knobs(tiny_manifest, tiny_store, tmp_path) -> None:
 
     tree = base_tree({})
     tree["execution"] = {"eval_batch_size": 5}
-    run = run_config(tree).resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
+    run = resolve(run_config(tree), tiny_store, tiny_manifest)
     sizes = [len(batch.inputs) for batch in make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid")]
     assert max(sizes) == 5
     before = torch.get_num_threads()

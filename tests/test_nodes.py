@@ -29,7 +29,7 @@ from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, open_run
+from atose_ray.training.run import Job, open_run, resolve
 
 pytestmark = [
     pytest.mark.ray,
@@ -285,7 +285,7 @@ def resolved(store: Store, **changes: object):
     from atose_ray.config import run_config
 
     manifest = load_manifest(store, "folder")
-    return run_config({**tiny_tree(), **changes}).resolve(manifest.data_spec, manifest.content_hash)
+    return resolve(run_config({**tiny_tree(), **changes}), store, manifest)
 
 
 @pytest.mark.skipif("ATOSE_CHAOS" not in os.environ, reason="takes a minute: run it with ATOSE_CHAOS=1")

@@ -7,8 +7,9 @@ import itertools
 import pytest
 
 from atose_ray.config import ConfigError
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.points import check_points, fits, grid_points
-from atose_ray.search.space import load_study, suggest
+from atose_ray.search.space import load_study, walk
 
 SPACE = {
     "encoder": {"one_of": {"sample_cnn": {"block": {"choice": ["basic", "se"]}}, "harmonic_cnn": {}}},
@@ -79,6 +80,6 @@ def test_points_are_what_optuna_calls_its_parameters() -> None:
 
     study = load_study("demo")
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3)).ask()
-    suggest(trial, study.space)
+    walk(asked_of(trial), study.space)
     check_points([trial.params], study.space, "points")
     assert fits(trial.params, study.space)

@@ -20,7 +20,7 @@ from atose_ray.optim import AdamConfig, SGDConfig
 from atose_ray.training import precision
 from atose_ray.training.loop import fit
 from atose_ray.training.precision import choose, prepare_encoder, prepare_for, prepare_to_score
-from atose_ray.training.run import Job, open_run
+from atose_ray.training.run import Job, open_run, resolve
 from benchmarks.plain_encoders import PlainBody
 
 CPU = torch.device("cpu")
@@ -200,7 +200,7 @@ def test_biased_norm_in_bfloat16_tracks_in_float32() -> None:
 def opened(manifest, store, folder, **execution):
     tree = tiny_tree(encoder={"kind": "sample_cnn", "block": "rese", "channels": 8, "se_ratio": 1, "bn_momentum": 0.1})
     tree["method"]["stages"] = [{"name": "classify", "epochs": 10}]
-    run = run_config(tree | {"execution": execution}).resolve(manifest.data_spec, manifest.content_hash)
+    run = resolve(run_config(tree | {"execution": execution}), store, manifest)
     return run, open_run(Job(run, store.uri, str(folder), {}))
 
 

@@ -21,8 +21,7 @@ from atose_ray.data.shards import CURRENT, MANIFEST, data_store, load_manifest, 
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
-from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job, finish_run, open_run
+from atose_ray.training.run import Job, finish_run, open_run, resolve
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View
 from atose_ray.search.record import load_trials, study_store, trial_store
-from atose_ray.search.study import data_facts
+from atose_ray.search.space import data_facts
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, open_run

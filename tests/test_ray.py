@@ -26,7 +26,7 @@ from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, make_batches, open_run
+from atose_ray.training.run import Job, make_batches, open_run, resolve
 
 pytestmark = pytest.mark.ray
 
@@ -68,12 +68,11 @@ def run(study_config: StudyConfig, name: str, store: Store):
     from atose_ray.runtime.cluster import cluster_resources
     from atose_ray.runtime.object_store import node_stores
     from atose_ray.runtime.tune import run_study
-    from atose_ray.search.clip_plan import plan_clips
-    from atose_ray.search.plan import make_plan
+    from atose_ray.search.plan import make_plan, plan_clips
 
     base, available = compose(study_config, {}), cluster_resources()
     manifest = load_manifest(store, base.data.dataset)
-    base = base.resolve(manifest.data_spec, manifest.content_hash)
+    base = resolve(base, store, manifest)
     clips = plan_clips(base, study_config.search, manifest, available, node_stores())
     plan = make_plan(study_config.search, clips.streams, available)
     return run_study(study_config, name, store, plan, manifest, clips)

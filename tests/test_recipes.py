@@ -11,6 +11,7 @@ import shlex
 
 import pytest
 import torch
+from conftest import resolved
 
 from atose_ray import prepare as prepare_verb
 from atose_ray import tune as tune_verb
@@ -49,7 +50,7 @@ def test_recipe_is_the_published_one(name, encoder) -> None:
     assert run.method.stages[3].optimizer.steps_before >= 57_180
     assert (run.method.latent, run.data.batch_size, run.method.objective.margin) == (latent, 16, 0.4)
     spec = DataSpec(sample_rate_hz=16_000, clip_samples=longest, tags=tags, exclusive=exclusive)
-    assert run.resolve(spec, "hash").model_spec(spec).input.length == CROPS[encoder]
+    assert resolved(run, spec).model_spec(spec).input.length == CROPS[encoder]
 
 
 def test_without_joint_embedding_the_same_200_epochs() -> None:
@@ -90,7 +91,7 @@ def test_every_arm_of_a_search_is_built_on_data_like_the_published(name: str) ->
     arms = [partial for parameter, _, partial in probes(study.space) if parameter in ("encoder.kind", "method.kind")]
     assert len(arms) >= 4
     for partial in [{}, *arms]:
-        run = compose(study, partial).resolve(spec, "hash")
+        run = resolved(compose(study, partial), spec)
         assert run.metric == ("accuracy" if exclusive else "pr_auc_macro")
         heard = run.data.crop_seconds * run.data.eval_crops
         assert heard >= min(longest_s, 25.0)  # evaluation hears all of a clip, or nearly all of an excerpt of 30 s
@@ -98,7 +99,7 @@ def test_every_arm_of_a_search_is_built_on_data_like_the_published(name: str) ->
             assert run.data.crop_seconds == crop_s
     if not exclusive:
         with pytest.raises(ConfigError, match="needs exclusive tags"):
-            compose(load_study(name, ("search.metric=accuracy",)), {}).resolve(spec, "hash")
+            resolved(compose(load_study(name, ("search.metric=accuracy",)), {}), spec)
 
 
 @pytest.mark.parametrize("name", SEARCHES)

@@ -303,10 +303,27 @@ def test_the_numbers_of_the_record_are_in_the_page(usual_page: str) -> None:
     assert data["study"]["wall_seconds"] == pytest.approx(ended - started, rel=1e-4)
 
 
-def test_the_space_lists_each_parameter_with_its_range_and_trials() -> None:
+def test_the_ranges_are_those_of_the_last_trial_and_one_that_cannot_be_read_is_left_out() -> None:
     study = usual_study()
-    space = {one["path"]: one for one in report_data(study, importances=())["space"]}
+    ranges = report_data(study, importances=())["ranges"]
+    assert set(ranges) == set(SPACE)
+    lr = {"low": 1e-5, "high": 1e-2, "log": True, "step": None}
+    assert ranges["optim.lr"] == {"name": "FloatDistribution", "attributes": lr}
+    later = dataclasses.replace(study.trials[-1], started=1.8e9, distributions={"optim.lr": "half of one {"})
+    assert report_data(make_study([later]), importances=())["ranges"] == {}
+
+
+@pytest.mark.browser
+def test_the_space_lists_each_parameter_with_its_range_and_trials(tmp_path: Path) -> None:
+    study = usual_study()
+    root = re.search(r"<html[^>]*>", drawn_page(page_of("usual"), tmp_path, SPACE_READER))
+    assert root is not None
+    seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', root[0])[1]))
+    space = {one["path"]: one for one in seen["space"]}
     assert set(space) == set(SPACE)
+    parts = [re.split(r"[.\[]", one["path"])[0] for one in seen["space"]]
+    assert parts == sorted(parts, key=parts.index)
+    assert seen["tried"] == [{"kind": "choice", "choices": [1, "a"]}] * 2
     assert space["optim.lr"] | {"trials": 0} == {
         "path": "optim.lr", "trials": 0, "kind": "number", "low": 1e-5, "high": 1e-2, "log": True, "step": None,
     }  # fmt: skip
@@ -470,6 +487,13 @@ seen.tip = document.getElementById("tip").textContent;
 dispatchEvent(new Event("beforeprint"));
 seen.open = document.querySelectorAll("details:not([open])").length;
 dispatchEvent(new Event("afterprint"));
+document.documentElement.dataset.seen = JSON.stringify(seen);
+"""
+
+
+SPACE_READER = """
+const tried = [1, "a", 1];
+const seen = { space: SPACE, tried: [rangeOf(undefined, tried), rangeOf({}, tried)] };
 document.documentElement.dataset.seen = JSON.stringify(seen);
 """
 

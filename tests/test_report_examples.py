@@ -35,7 +35,7 @@ from atose_ray.training import examples as writing
 from atose_ray.training.examples import examples_of, write_examples, write_trial_examples
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, batches_in, finish_run, open_run
+from atose_ray.training.run import Job, batches_in, finish_run, open_run, resolve
 
 CPU = torch.device("cpu")
 
@@ -166,7 +166,7 @@ def finished(tiny_store: Store, tiny_manifest: Any, tmp_path_factory: pytest.Tem
     from atose_ray.config import run_config
 
     folder = tmp_path_factory.mktemp("examples")
-    run = run_config(tiny_tree()).resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
+    run = resolve(run_config(tiny_tree()), tiny_store, tiny_manifest)
     job = Job(run, tiny_store.uri, str(folder / "run"), {"number": 7, "name": "t", "params": {}, "distributions": {}})
     opened = open_run(job)
     fit(opened.run, opened.method, opened.batches, opened.folder)

@@ -29,9 +29,8 @@ from atose_ray.data.views import View
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
 from atose_ray.runtime.object_store import Spilling
-from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, share_clips
-from atose_ray.search.clip_plan import BLOCKS, NodeStore, plan_clips
-from atose_ray.search.plan import Plan, Resources
+from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, share_clips, source_of
+from atose_ray.search.plan import BLOCKS, NodeStore, Plan, Resources, plan_clips
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, make_batches, open_run
@@ -167,8 +166,6 @@ def test_a_trial_that_streams_scores_as_one_that_keeps_its_clips(ray_cluster, ti
 def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run, tiny_store, long_store, tmp_path):
     import ray
 
-    from atose_ray.runtime.train import open_on_ray
-
     class Owner:
         def share(self, *arguments) -> SharedRefs:
             return share_clips(*arguments)
@@ -188,7 +185,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
 
     wait_for("the copy to go with its owner", lost)
     job = Job(tiny_run(), tiny_store.uri, str(tmp_path / "run"), {"number": 0})
-    opened = open_on_ray(job, copy, None)
+    opened = open_run(job, **source_of("local", copy, None))
     assert kept_in(opened.batches) in ("host", "stream")
     about = json.loads((tmp_path / "run/about.json").read_text())
     alone = open_run(Job(tiny_run(), tiny_store.uri, str(tmp_path / "alone")))
@@ -197,10 +194,9 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
 
 
 def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, tmp_path) -> None:
-    from atose_ray.runtime.train import open_on_ray
-
     job = Job(tiny_run(execution={"ingest": "ray_data"}), tiny_store.uri, str(tmp_path), {})
-    opened = open_on_ray(job, SharedRefs((), None, {}, "the object store is full"), None)
+    refs = SharedRefs((), None, {}, "the object store is full")
+    opened = open_run(job, **source_of("ray_data", refs, None))
     assert type(opened.batches) in (LocalBatches, ResidentBatches)
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 

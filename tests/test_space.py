@@ -6,7 +6,8 @@ import optuna
 import pytest
 
 from atose_ray.config import ConfigError, StudyConfig
-from atose_ray.search.space import SHIPPED, compose, find_study, load_study, longest_run, probes, suggest
+from atose_ray.search.parameters import asked_of
+from atose_ray.search.space import SHIPPED, compose, find_study, load_study, longest_run, probes, walk
 
 SPACE = {
     "encoder": {
@@ -28,7 +29,7 @@ def test_walk_is_conditional_and_named_by_path() -> None:
     seen = set()
     for number in range(40):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number)).ask()
-        run = compose(study(SPACE), suggest(trial, SPACE), number)
+        run = compose(study(SPACE), walk(asked_of(trial), SPACE), number)
         names = set(trial.params)
         seen |= names
         assert {"encoder.kind", "optim.lr", "data.batch_size"} <= names

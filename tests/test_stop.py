@@ -23,8 +23,8 @@ from test_ray import study
 from atose_ray import stop
 from atose_ray.config import ConfigError, SearchConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.search.console import Console
 from atose_ray.search.events import Epoch
+from atose_ray.search.listeners import Console
 from atose_ray.search.record import load_study_record, study_store
 from atose_ray.search.session import Session, ask_to_stop, wait_for_end
 from atose_ray.storage import Store

@@ -18,7 +18,8 @@ from atose_ray.search.budget import prices_of
 from atose_ray.search.costs import costs_of, front, values_of
 from atose_ray.search.plan import Resources, make_plan, read_cluster_file
 from atose_ray.search.record import load_trials, study_store, trial_store
-from atose_ray.search.study import begin, reopen, retry_failed
+from atose_ray.search.space import begin
+from atose_ray.search.study import reopen, retry_failed
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
 

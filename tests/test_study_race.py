@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 import pytest
 
-from atose_ray.search.space import load_study, suggest
+from atose_ray.search.parameters import asked_of
+from atose_ray.search.space import load_study, walk
 from benchmarks.search_quality import course, figure, nearest, race
 
 EPOCHS = 16
@@ -18,7 +19,7 @@ EPOCHS = 16
 def row(number: int) -> dict[str, Any]:
     """A configuration of the demo space whose score depends on its encoder, its method and its learning rate."""
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number)).ask()
-    suggest(trial, load_study("demo").space)
+    walk(asked_of(trial), load_study("demo").space)
     far = abs(math.log(trial.params["optim.lr"] / 2e-3)) / math.log(30)
     final = 0.8 - 0.3 * far - 0.1 * (trial.params["encoder.kind"] == "harmonic_cnn")
     final -= 0.1 * (trial.params["method.kind"] == "supervised")
@@ -48,7 +49,7 @@ def test_without_pruning_two_trials_run_in_turns_to_their_ends() -> None:
     curves = []
     for _ in range(4):
         trial = asked.ask()
-        suggest(trial, study.space)
+        walk(asked_of(trial), study.space)
         curves.append(nearest(rows, trial)["valid"])
     seen = [curve[epoch] for pair in (curves[:2], curves[2:]) for epoch in range(EPOCHS) for curve in pair]
     assert list(course(study, rows, 5, 4 * EPOCHS)) == [max(seen[: step + 1]) for step in range(4 * EPOCHS)]
@@ -58,5 +59,5 @@ def test_a_recorded_configuration_answers_for_itself() -> None:
     rows = [row(number) for number in range(50)]
     for number in (3, 17):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number)).ask()
-        suggest(trial, load_study("demo").space)
+        walk(asked_of(trial), load_study("demo").space)
         assert nearest(rows, trial)["number"] == number

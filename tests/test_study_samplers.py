@@ -16,12 +16,12 @@ from test_progress import trial
 from atose_ray.config import ConfigError, RunConfig, StudyConfig
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.search.budget import Budget
-from atose_ray.search.events import Asked, Ended, Epoch, Stream
-from atose_ray.search.log import SESSIONS, TrialLog, earlier_seconds
-from atose_ray.search.optuna_listener import OptunaListener
+from atose_ray.search.events import Asked, Ended, Epoch, Event
+from atose_ray.search.listeners import SESSIONS, OptunaListener, TrialLog, earlier_seconds
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.samplers import check_warm_start, points_to_try, sampler, warm_trials
-from atose_ray.search.space import load_study, on_a_grid, suggest
+from atose_ray.search.space import load_study, on_a_grid, walk
 from atose_ray.search.study_storage import NUMBER, open_storage, rebuild
 from atose_ray.storage import Store
 from atose_ray.training.run import Job
@@ -53,10 +53,14 @@ class Searching:
         asked = rebuild(kept, config, "mine", earlier, warm, sampler(config.search, 3 + len(earlier)))
         self.log = TrialLog(folder, config.search.trials, more.pop("budget", None), earlier)
         self.optuna = OptunaListener(asked, kept, config.search.costs)
-        self.stream, self.study = Stream(self.log, self.optuna), asked
+        self.study = asked
+
+    def tell(self, event: Event) -> None:
+        for listener in (self.log, self.optuna):
+            listener.on_event(event)
 
     def configure(self, asked: optuna.Trial, number: int) -> Job:
-        suggest(asked, self.config.space)
+        walk(asked_of(asked), self.config.space)
         params = dict(asked.params)
         ranges = {k: optuna.distributions.distribution_to_json(d) for k, d in asked.distributions.items()}
         about = {"name": f"{number:03d}", "number": number, "params": params, "distributions": ranges}
@@ -75,14 +79,14 @@ class Searching:
                 return
             job = self.optuna.ask(self.configure, self.log.next_number)
             number = job.about["number"]
-            self.stream.emit(Asked(number, job))
+            self.tell(Asked(number, job))
             if number in cut:
                 continue
             value, failed = score(job.about["params"]), number in fail
             ended = trial(number, "failed" if failed else "complete", 0.0, not failed, 1.0, value)
             for epoch in ended.epochs:
-                self.stream.emit(Epoch(number, job, dataclasses.replace(epoch, seconds=60.0, objective=value)))
-            self.stream.emit(Ended(number, job, ended.state, recorded=True))
+                self.tell(Epoch(number, job, dataclasses.replace(epoch, seconds=60.0, objective=value)))
+            self.tell(Ended(number, job, ended.state, recorded=True))
             before = self.records[number]
             kept = {name: getattr(before, name) for name in ("params", "distributions", "parameters")}
             self.records[number] = dataclasses.replace(ended, **kept)
@@ -280,7 +284,7 @@ def test_a_session_that_was_killed_ends_with_the_last_epoch(folder: Store) -> No
 
 
 def test_a_trial_begun_while_the_storage_went_away_is_not_lost(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atose_ray.search.optuna_listener.PAUSES_S", (0, 0))
+    monkeypatch.setattr("atose_ray.search.listeners.PAUSES_S", (0, 0))
     searching = Searching(study(points=[{"optim.lr": 0.25}]), folder)
     whole, calls = searching.study.ask, []
 

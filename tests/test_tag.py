@@ -11,7 +11,7 @@ from atose_ray.apps import predict
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import fit
-from atose_ray.training.run import Job, finish_run, open_run
+from atose_ray.training.run import Job, finish_run, open_run, resolve
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def model(tiny_store: Store, tiny_manifest, tmp_path_factory: pytest.TempPathFac
 
     from atose_ray.config import run_config
 
-    run = run_config(tiny_tree()).resolve(tiny_manifest.data_spec, tiny_manifest.content_hash)
+    run = resolve(run_config(tiny_tree()), tiny_store, tiny_manifest)
     folder = Store(str(tmp_path_factory.mktemp("run")))
     job = Job(run, tiny_store.uri, folder.uri)
     opened = open_run(job)

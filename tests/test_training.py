@@ -16,7 +16,7 @@ from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import has_collapsed, score_clips
 from atose_ray.methods import StageConfig
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import load_checkpoint, load_model
+from atose_ray.training.checkpoint import load_model
 from atose_ray.training.loop import DivergedError, fit, run_epochs
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
@@ -194,9 +194,7 @@ def test_scores_do_not_depend_on_the_batch_size(method, tiny_run, tiny_store, ti
     for size in (1, 7, 64):
         sized = run.model_copy(update={"execution": run.execution.model_copy(update={"eval_batch_size": size})})
         batches = make_batches(sized, tiny_manifest, tiny_store.uri)
-        results.append(
-            CLIP.evaluate(model, batches.evaluate("valid"), run.method.stages[0].name, torch.device("cpu"))
-        )
+        results.append(CLIP.evaluate(model, batches.evaluate("valid"), run.method.stages[0].name, torch.device("cpu")))
     for other in results[1:]:
         assert other == pytest.approx(results[0], abs=1e-6)
 
@@ -263,8 +261,8 @@ def test_model_folder_scores_as_the_run_did(tiny_run, tiny_store, tiny_manifest,
 
 def test_checkpoint_holds_no_pickled_objects(tiny_run, tiny_store, tmp_path) -> None:
     opened, _, _ = train(tiny_run(), tiny_store, tmp_path)
-    record, optimizer = load_checkpoint(opened.folder, opened.method)  # weights_only=True inside
-    assert record.epoch == 3 and optimizer["state"]
+    record, state = opened.folder.checkpoint()  # weights_only=True inside
+    assert record.epoch == 3 and state["optimizer"]["state"]
     assert json.loads((tmp_path / "about.json").read_text())["name"] == "test"
 
 

@@ -15,8 +15,7 @@ from atose_ray.data.views import TagSplit, ViewConfig, ViewError, of_fold, of_ta
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
-from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job, make_batches, open_run
+from atose_ray.training.run import Job, make_batches, open_run, resolve
 from atose_ray.types import SPLITS
 
 CPU = torch.device("cpu")

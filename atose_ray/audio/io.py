@@ -189,11 +189,11 @@ class _Levels:
 
     def __init__(self) -> None:
         self.peak, self._samples, self._clipped = 0.0, 0, 0
-        self._full_TC = self._counted_TC = np.zeros((0, 0), bool)  # of the last samples, which a run may go on from
+        self._last_TC = np.zeros((CLIPPED_RUN, 1), bool)  # which of the last samples are at the limit
 
     @property
     def clipped(self) -> float:
-        """Share of the samples in runs of clipped ones."""
+        """Share of the samples in runs of CLIPPED_RUN or more whose magnitude is at least CLIPPED_LEVEL."""
         return self._clipped / max(self._samples, 1)
 
     def add(self, audio_TC: np.ndarray) -> None:
@@ -202,31 +202,22 @@ class _Levels:
         self.peak = max(self.peak, peak)
         self._samples += audio_TC.size
         if peak < CLIPPED_LEVEL:
-            self._full_TC = self._counted_TC = self._full_TC[:0]
+            self._last_TC = np.zeros((CLIPPED_RUN, 1), bool)
             return
-        if not len(self._full_TC):
-            self._full_TC = self._counted_TC = np.zeros((0, audio_TC.shape[1]), bool)
-        full_TC = np.concatenate([self._full_TC, np.abs(audio_TC) >= CLIPPED_LEVEL])
-        in_run_TC = _in_runs(full_TC)
-        in_run_TC[: len(self._counted_TC)] |= self._counted_TC
-        self._clipped += int(in_run_TC.sum()) - int(self._counted_TC.sum())
-        self._full_TC, self._counted_TC = full_TC[1 - CLIPPED_RUN :], in_run_TC[1 - CLIPPED_RUN :]
+        before_TC = np.broadcast_to(self._last_TC, (CLIPPED_RUN, audio_TC.shape[1]))
+        full_TC = np.concatenate([before_TC, np.abs(audio_TC) >= CLIPPED_LEVEL])
+        ends_TC = np.logical_and.reduce([full_TC[k : k + len(audio_TC) + 1] for k in range(CLIPPED_RUN)])
+        begun_TC = ends_TC[1:] & ~ends_TC[:-1]  # a run is as long now as counts: so do the samples before
+        self._clipped += int(ends_TC[1:].sum()) + (CLIPPED_RUN - 1) * int(begun_TC.sum())
+        self._last_TC = full_TC[-CLIPPED_RUN:]
 
 
 def clipped_share(audio_TC: np.ndarray) -> float:
     """Share of the samples in runs of CLIPPED_RUN or more whose magnitude is at least CLIPPED_LEVEL."""
-    return float(_in_runs(np.abs(audio_TC) >= CLIPPED_LEVEL).mean()) if len(audio_TC) else 0.0
-
-
-def _in_runs(full_TC: np.ndarray) -> np.ndarray:
-    """[T, C] bool -> [T, C] bool: which of them lie in runs of CLIPPED_RUN or more along T."""
-    count = len(full_TC) - CLIPPED_RUN + 1
-    in_run_TC = np.zeros_like(full_TC)
-    if count > 0:
-        starts_TC = np.logical_and.reduce([full_TC[k : k + count] for k in range(CLIPPED_RUN)])
-        for k in range(CLIPPED_RUN):
-            in_run_TC[k : k + count] |= starts_TC
-    return in_run_TC
+    levels = _Levels()
+    if len(audio_TC):
+        levels.add(audio_TC)
+    return levels.clipped
 
 
 def to_pcm16(audio_T: np.ndarray, peak_normalize: bool) -> tuple[np.ndarray, float]:

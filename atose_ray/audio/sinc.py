@@ -146,12 +146,8 @@ def _blocks(samples: int, taps: int) -> _Blocks:
     phase_taps = -(-taps // STRIDE)
     count = -(-frames // max(BLOCK_PHASE_KERNELS * phase_taps, MIN_BLOCK_FRAMES))
     step = -(-frames // count)
-    return _Blocks(frames, -(-frames // step), step, _fft_size(step + phase_taps - 1))
-
-
-def _fft_size(least: int) -> int:
-    """The next multiple of 8 with no prime factor above 5: transforms of such lengths are fast."""
-    return 8 * int(next_fast_len(-(-least // 8), real=True))
+    size = 8 * int(next_fast_len(-(-(step + phase_taps - 1) // 8), real=True))  # no prime factor above 5: fast
+    return _Blocks(frames, -(-frames // step), step, size)
 
 
 def _kernel_spectrum(kernel_CL: torch.Tensor, size: int) -> torch.Tensor:

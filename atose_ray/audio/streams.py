@@ -13,16 +13,15 @@ import itertools
 import re
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
-from importlib import resources
 from typing import NamedTuple
 
 import av
 import numpy as np
 import soundfile
-import yaml
 
 from atose_ray.audio.guard import AudioError, GuardedFile, silent_stderr
 from atose_ray.audio.part import LONGEST_S, Part
+from atose_ray.types import package_yaml
 
 BLOCK_SAMPLES, BLOCK_VALUES = 1 << 20, 1 << 21  # per channel (24 s at 44.1 kHz), and of all channels together
 LOWEST_HZ, HIGHEST_HZ, MOST_CHANNELS = 1000, 768_000, 256
@@ -30,7 +29,7 @@ PLANES_OF_PYAV = 8  # PyAV looks for the plane behind the last one, and with eig
 MP3_IN_MEMORY = 1 << 25  # bytes of a file that is read whole: half an hour and more
 PREROLL_S = 2  # an MP3 frame borrows bits from earlier ones: what follows a seek is wrong (measured: up to 0.5 s)
 
-_MAY_OPEN = yaml.safe_load(resources.files(__package__).joinpath("formats.yaml").read_text(encoding="utf-8"))
+_MAY_OPEN = package_yaml(__package__, "formats.yaml")
 _LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
 _UNKNOWN_LENGTH = 1 << 62
 _STREAMED_WAV_BYTES = 0x7FFF0000  # a WAV written to a pipe declares a placeholder at least this large

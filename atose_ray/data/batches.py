@@ -82,9 +82,7 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     local = folder.local_path
     if local is None:
         with ThreadPoolExecutor(REQUESTS) as pool:
-            whole = list(
-                pool.map(lambda one: read_row_group(folder, one, settings.n_tags, settings.unit), buffer.groups)
-            )
+            whole = list(pool.map(read_whole, buffer.groups))
         clips = joined(whole)
     else:
         clips = joined([shards.read_index(folder, group, settings.n_tags) for group in buffer.groups])
@@ -119,14 +117,13 @@ def read_crops_at(
     """The crops of every clip of a row group that begin at `starts_of(its samples)`, clip after clip. rows_N: bool of
     every clip, to go without the others."""
     clips = read_row_group(Store(settings.folder_uri), group, settings.n_tags, settings.unit)
-    kept = [True] * group.clips if rows_N is None else rows_N.tolist()
-    starts = [starts_of(len(stored)) if keep else [] for stored, keep in zip(clips.stored_N, kept, strict=True)]
-    clip = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
-    stored_NT = np.zeros((len(clip), settings.crop_samples), settings.unit)
-    flat = (start for clip_starts in starts for start in clip_starts)
-    for row, (index, start) in enumerate(zip(clip.tolist(), flat, strict=True)):
-        cut(clips.stored_N[index], start, stored_NT[row])
-    return Crops(stored_NT, clips.scale_N[clip], settings.seen(clips.tags_NC[clip]), clips.clip_id_N[clip])
+    chosen = range(group.clips) if rows_N is None else np.flatnonzero(rows_N).tolist()
+    places = [(row, start) for row in chosen for start in starts_of(len(clips.stored_N[row]))]
+    stored_NT = np.zeros((len(places), settings.crop_samples), settings.unit)
+    for (row, start), crop_T in zip(places, stored_NT, strict=True):
+        cut(clips.stored_N[row], start, crop_T)
+    row_N = np.array([row for row, _ in places], np.int64)
+    return Crops(stored_NT, clips.scale_N[row_N], settings.seen(clips.tags_NC[row_N]), clips.clip_id_N[row_N])
 
 
 def cut(stored_T: Array, start: int, out_T: Array) -> None:

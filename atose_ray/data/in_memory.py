@@ -41,8 +41,7 @@ class MemoryClips:
     def stored(self, clip: int) -> Array:
         """A view of a clip, int16 [T] or frames [F, M]; it must lie on the host."""
         first = self.first_N[clip]
-        stored_T: Array = self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]]
-        return stored_T
+        return np.asarray(self.parts[self.part_N[clip]][first : first + self.n_samples_N[clip]])
 
     def only(self, clip_N: Array) -> "MemoryClips":
         """Some of the clips, in this order, where they lie: no sample is copied."""

@@ -1,6 +1,6 @@
 """Data sets: which clips there are, their tags and their splits. One adapter per file, chosen by `kind`.
 
-A new data set is one file and one name in the tuple below; a test or a notebook may add one while it runs.
+A new data set is one file and one name in the table below; a test or a notebook may add one while it runs.
 """
 
 from difflib import get_close_matches
@@ -20,14 +20,14 @@ from atose_ray.datasets.mtg_jamendo import MtgJamendoConfig
 from atose_ray.datasets.nsynth import NsynthConfig
 from atose_ray.datasets.speech_commands import SpeechCommandsConfig
 from atose_ray.datasets.urbansound8k import UrbanSound8kConfig
+from atose_ray.types import by_kind
 
 __all__ = ["KINDS", "DatasetConfig", "DatasetError", "dataset_config"]
 
-ADAPTERS: tuple[type[DatasetConfig], ...] = (
+KINDS: dict[str, type[DatasetConfig]] = by_kind(
     *(AudioSetConfig, Dcase2017Config, DemoConfig, Esc50Config, FmaConfig, FolderConfig, FramesConfig, GtzanConfig),
     *(MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig, UrbanSound8kConfig),
 )
-KINDS: dict[str, type[DatasetConfig]] = {adapter.model_fields["kind"].default: adapter for adapter in ADAPTERS}
 
 
 def dataset_config(kind: str, **options: Any) -> DatasetConfig:

@@ -17,6 +17,7 @@ any audio suffix. Traps:
   the audio keeps the same segments in it.
 """
 
+import itertools
 import json
 import os
 import re
@@ -69,10 +70,9 @@ class AudioSetConfig(AudioDatasetConfig):
     def list_clips(self) -> Listing:
         folder = self.folder()
         labels = read_labels(folder)
-        parts = {part: list(self._segments(folder, f"{part}_train", labels)) for part in TRAIN_TABLES[self.train]}
-        evaluation = list(self._segments(folder, "eval", labels))
+        parts = (self._segments(folder, f"{part}_train", labels) for part in TRAIN_TABLES[self.train])
+        training, evaluation = list(itertools.chain(*parts)), list(self._segments(folder, "eval", labels))
         held_out = {segment.ytid for segment in evaluation}
-        training = [segment for part in parts.values() for segment in part]
         audio = find_audio(folder, {segment.ytid for segment in training} | held_out)
         clips: list[ClipRef] = []
         left_out: Counter[str] = Counter()
@@ -95,11 +95,8 @@ class AudioSetConfig(AudioDatasetConfig):
         )
 
     def _segments(self, folder: Path, part: str, labels: Mapping[str, str]) -> Iterator[Segment]:
-        name = f"{part}_segments.csv"
-        places = [place + name for place in TABLE_FOLDERS]
-        return read_segments(
-            base.find_file(self.kind, folder, places, "take it from the data set's download page"), labels
-        )
+        places = [f"{place}{part}_segments.csv" for place in TABLE_FOLDERS]
+        return read_segments(base.find_file(self.kind, folder, places, DOWNLOAD), labels)
 
     def _clip(self, segment: Segment, files: Collection[Audio], test: bool) -> ClipRef | None:
         """The clip of a segment; None where no file of its video is it. A file cut at the right time comes first."""
@@ -107,14 +104,11 @@ class AudioSetConfig(AudioDatasetConfig):
         plain = [file for file in files if file.start_s is None]
         if not timed and not plain:
             return None
-        split: Split = "test" if test else "valid" if self._for_validation(segment.ytid) else "train"
+        drawn = int.from_bytes(sha256(f"{self.seed}:{segment.ytid}".encode()).digest()[:8], "big")
+        split: Split = "test" if test else "valid" if drawn < self.valid_fraction * 2**64 else "train"
         whole = not timed and self.files == "videos"
         start_s, end_s = (segment.start_s, segment.end_s) if whole else (0.0, None)
         return ClipRef((timed or plain)[0].path, segment.ytid, segment.tags, split, segment.ytid, start_s, end_s)
-
-    def _for_validation(self, ytid: str) -> bool:
-        digest = sha256(f"{self.seed}:{ytid}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < self.valid_fraction * 2**64
 
 
 def is_start(number: float, start_s: float) -> bool:
@@ -126,20 +120,12 @@ def read_labels(folder: Path) -> dict[str, str]:
     """mid -> name, in the order of the file; a name that a second label has too gets its mid."""
     places = [place + name for name in ("class_labels_indices.csv", "ontology.json") for place in TABLE_FOLDERS]
     table = base.find_file("audioset", folder, places, DOWNLOAD)
-    if table.suffix == ".json":
-        pairs = read_ontology(table)
-    else:
-        pairs = [(row["mid"], row["display_name"]) for _, row in base.read_rows(table, ("mid", "display_name"))]
-    labels: dict[str, str] = {}
-    for mid, name in pairs:
-        labels[mid] = name if name not in labels.values() else f"{name} ({mid})"
-    return labels
-
-
-def read_ontology(table: Path) -> list[tuple[str, str]]:
-    """The mid and name of every entry of `ontology.json`. Raises `DatasetError` for another file."""
+    if table.suffix != ".json":
+        rows = base.read_rows(table, ("mid", "display_name"))
+        return base.told_apart((row["mid"], row["display_name"]) for _, row in rows)
     try:
-        return [(entry["id"], entry["name"]) for entry in json.loads(table.read_text(encoding="utf-8-sig"))]
+        entries = json.loads(table.read_text(encoding="utf-8-sig"))
+        return base.told_apart([(entry["id"], entry["name"]) for entry in entries])
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{table} must be a JSON list of labels with id and name; fetch it again") from error
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".aif", ".aiff", ".au")
 )
 
+KeyT = TypeVar("KeyT", int, str)
 MAX_CELL_CHARS = 1 << 24  # biographies and other free text lie in the same tables as the tags
 
 
@@ -138,6 +139,19 @@ def find_file(kind: str, folder: Path, places: Sequence[str], hint: str) -> Path
     raise DatasetError(f"{kind} needs {places[0]}{others}, but {folder} has no such file; {hint}")
 
 
+def first_file(paths: Sequence[Path]) -> Path:
+    """The first that is a file; where none is, the one to expect, for `prepare` to report."""
+    return next(filter(os.path.isfile, paths), paths[0])
+
+
+def told_apart(pairs: Iterable[tuple[KeyT, str]]) -> dict[KeyT, str]:
+    """Key -> name, in this order; a name that a second key has too gets its key."""
+    names: dict[KeyT, str] = {}
+    for key, name in pairs:
+        names[key] = name if name not in names.values() else f"{name} ({key})"
+    return names
+
+
 def read_cells(
     path: Path, delimiter: str = ",", quoted: bool = True, strip: bool = True
 ) -> Iterator[tuple[str, list[str]]]:
@@ -196,23 +210,14 @@ def finish_listing(
     twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
     if twice:
         raise DatasetError(f"{named_in} names {twice[0]} more than once; keep one line per clip")
-    require_some_file(clips, folder, named_in)
+    if not clips:
+        raise DatasetError(f"{named_in} names no clip that can be used")
+    if not any(isinstance(clip.source, bytes) or Path(clip.source).is_file() for clip in clips):
+        raise DatasetError(  # single missing files are for `prepare` to report
+            f"none of the files named in {named_in} is in {folder} (the first would be {clips[0].name}); "
+            "check that --source is the folder that the paths are relative to"
+        )
     used = {tag for clip in clips for tag in clip.tags}
     ordered = tuple(tag for tag in tags if tag in used) if tags is not None else tuple(sorted(used))
     counted = tuple((reason, count) for reason, count in (left_out or {}).items() if count)
     return Listing(config.kind, tuple(clips), ordered, exclusive, peak_normalize, counted)
-
-
-def require_some_file(clips: Iterable[ClipRef], folder: Path | str, named_in: str) -> None:
-    """Raises `DatasetError` if no annotated file is on disk. Single missing files are for `prepare` to report."""
-    example = None
-    for clip in clips:
-        if isinstance(clip.source, bytes) or Path(clip.source).is_file():
-            return
-        example = example or clip.name
-    if example is None:
-        raise DatasetError(f"{named_in} names no clip that can be used")
-    raise DatasetError(
-        f"none of the files named in {named_in} is in {folder} (the first would be {example}); "
-        "check that --source is the folder that the paths are relative to"
-    )

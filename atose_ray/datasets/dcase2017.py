@@ -22,20 +22,13 @@ import numpy as np
 from pydantic import Field
 
 from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
-from atose_ray.types import ClipRef, Listing, Split
+from atose_ray.types import ClipRef, Listing, Split, package_yaml
 
-CLASSES = (
-    "Train horn", "Air horn, truck horn", "Car alarm", "Reversing beeps", "Ambulance (siren)", "Police car (siren)",
-    "Fire engine, fire truck (siren)", "Civil defense siren", "Screaming", "Bicycle", "Skateboard", "Car",
-    "Car passing by", "Bus", "Truck", "Motorcycle", "Train",
-)  # fmt: skip
 TABLE = "groundtruth_weak_label_{}_set.csv"
 TABLE_FOLDERS = ("", "groundtruth_release/", "metadata/")
-AUDIO_FOLDERS = {
-    "training": ("unbalanced_train_segments_training_set_audio_formatted_and_segmented_downloads", "training"),
-    "testing": ("unbalanced_train_segments_testing_set_audio_formatted_and_segmented_downloads", "testing"),
-    "evaluation": ("evaluation_set_formatted_audio_segments", "evaluation"),
-}
+_TABLES = package_yaml(__package__, "dcase2017.yaml")
+CLASSES: tuple[str, ...] = tuple(_TABLES["classes"])
+AUDIO_FOLDERS: dict[str, list[str]] = _TABLES["audio_folders"]
 
 
 class Line(NamedTuple):

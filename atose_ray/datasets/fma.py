@@ -57,11 +57,9 @@ class FmaConfig(AudioDatasetConfig):
 
     def list_clips(self) -> Listing:
         folder = self.folder()
-        places, hint = ("fma_metadata/{}", "{}"), "unpack fma_metadata.zip into the source folder"
-        tracks, genres = (
-            base.find_file(self.kind, folder, [place.format(name) for place in places], hint)
-            for name in ("tracks.csv", "genres.csv")
-        )
+        names, hint = ("tracks.csv", "genres.csv"), "unpack fma_metadata.zip into the source folder"
+        places = ([f"fma_metadata/{name}", name] for name in names)
+        tracks, genres = (base.find_file(self.kind, folder, of_name, hint) for of_name in places)
         titles = read_titles(genres)
         audio = find_audio(folder, self.size)
         clips: list[ClipRef] = []
@@ -95,11 +93,8 @@ def find_audio(folder: Path, size: str) -> Path:
 
 def read_titles(table: Path) -> dict[int, str]:
     """Genre id -> title; a title that a second genre has too gets its id."""
-    titles: dict[int, str] = {}
-    for where, row in base.read_rows(table, ("genre_id", "title")):
-        genre = _whole(row["genre_id"], where, "genre_id")
-        titles[genre] = row["title"] if row["title"] not in titles.values() else f"{row['title']} ({genre})"
-    return titles
+    rows = base.read_rows(table, ("genre_id", "title"))
+    return base.told_apart((_whole(row["genre_id"], where, "genre_id"), row["title"]) for where, row in rows)
 
 
 def read_tracks(table: Path) -> Iterator[Track]:

@@ -98,8 +98,7 @@ class TableConfig(DatasetConfig):
     def find(self, folder: Path, row: Row) -> str:
         """The file of a row; where none is there, the one to expect, for `prepare` to report."""
         composed = (unicodedata.normalize(form, row.path) for form in ("NFC", "NFD"))
-        paths = [str(folder / form) for form in (row.path, row.written, *composed)]
-        return next(filter(os.path.isfile, paths), paths[0])
+        return str(base.first_file([folder / form for form in (row.path, row.written, *composed)]))
 
     def _no_table(self, table: Path, folder: Path) -> str:
         found = next((path for path in base.walk(folder) if path.suffix.lower() in self.suffixes), None)
@@ -184,21 +183,17 @@ def split_at_random(rows: list[Row], valid_fraction: float, test_fraction: float
                     taken += size
                     spare = Counter({tag: count - counts[tag] for tag, count in spare.items()})
         if taken == 0:
-            raise DatasetError(_cannot_split(split, members, spare))
+            last = {tag for tag, count in spare.items() for of in members.values() if _tag_counts(of)[tag] == count}
+            raise DatasetError(
+                f"the {len(members)} groups cannot be split so that every tag stays in train: nothing is left for "
+                f"{split}, because every other group holds the last clips of a tag ({_some(sorted(last))}); "
+                "add clips of other groups, drop these tags, or give a split column"
+            )
     return [row._replace(split=split_of.get(_group_of(row), "train")) for row in rows]
 
 
 def _group_of(row: Row) -> str:
     return row.group or f"\0{row.path}"  # a clip without a group is a group of its own
-
-
-def _cannot_split(split: str, members: dict[str, list[Row]], spare: Counter[str]) -> str:
-    last = {tag for tag, count in spare.items() for rows in members.values() if _tag_counts(rows)[tag] == count}
-    return (
-        f"the {len(members)} groups cannot be split so that every tag stays in train: nothing is left for {split}, "
-        f"because every other group holds the last clips of a tag ({_some(sorted(last))}); "
-        "add clips of other groups, drop these tags, or give a split column"
-    )
 
 
 def _tag_counts(rows: list[Row]) -> Counter[str]:

@@ -13,19 +13,14 @@ authors and with those that torchaudio carries: they are equal. Traps:
 - Artists are not named in the lists, so clips have no group.
 """
 
-from importlib import resources
-from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing
-from atose_ray.types import ClipRef, Listing, Split
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, finish_listing, first_file
+from atose_ray.types import ClipRef, Listing, Split, package_yaml
 
 AUDIO_FOLDERS = (".", "genres_original", "genres", "Data/genres_original")
 SUFFIXES = (".wav", ".au")
-TABLE = resources.files(__package__).joinpath("gtzan.yaml")
-EXCERPTS: dict[Split, dict[str, str]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+EXCERPTS: dict[Split, dict[str, str]] = package_yaml(__package__, "gtzan.yaml")
 
 
 class GtzanConfig(AudioDatasetConfig):
@@ -44,7 +39,7 @@ class GtzanConfig(AudioDatasetConfig):
             )
         audio = places[0]
         clips = [
-            ClipRef(str(find_excerpt(audio / genre, name)), name, (genre,), split)
+            ClipRef(str(first_file([audio / genre / f"{name}{suffix}" for suffix in SUFFIXES])), name, (genre,), split)
             for split, lists in EXCERPTS.items()
             for genre, numbers in lists.items()
             for name in names_of(genre, numbers)
@@ -64,9 +59,3 @@ def names_of(genre: str, numbers: str) -> list[str]:
     """("blues", "3 5-6") -> blues.00003, blues.00005, blues.00006."""
     spans = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in numbers.split())]
     return [f"{genre}.{number:05d}" for first, last in spans for number in range(first, last + 1)]
-
-
-def find_excerpt(folder: Path, name: str) -> Path:
-    """The file of an excerpt; where none is there, the one to expect, for `prepare` to report."""
-    paths = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
-    return next((path for path in paths if path.is_file()), paths[0])

@@ -21,11 +21,8 @@ from pydantic import Field
 from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
-SPLIT_OF_FOLDER: dict[str, Split] = {
-    **dict.fromkeys("0123456789ab", "train"),
-    "c": "valid",
-    **dict.fromkeys("def", "test"),
-}
+FOLDERS: dict[Split, str] = {"train": "0123456789ab", "valid": "c", "test": "def"}
+SPLIT_OF_FOLDER = {folder: split for split, folders in FOLDERS.items() for folder in folders}
 
 
 class Annotations(NamedTuple):
@@ -86,15 +83,11 @@ def read_annotations(path: Path) -> Annotations:
     return Annotations(tuple(header[1:-1]), tuple(rows))
 
 
-def most_frequent(annotations: Annotations, top_tags: int) -> tuple[int, ...]:
-    """Indices of the most frequent tags, most frequent first, ties in header order; never a tag that no row has."""
-    counts = Counter(index for _, indices in annotations.rows for index in indices)
-    return tuple(sorted(counts, key=lambda index: (-counts[index], index))[:top_tags])
-
-
 def list_mtat(config: AudioDatasetConfig, folder: Path, annotations: Annotations, top_tags: int) -> Listing:
-    """Clips with at least one of the most frequent tags, in the order of the file."""
-    kept = most_frequent(annotations, top_tags)
+    """Clips with at least one of the most frequent tags, in the order of the file. Of equally frequent tags the first
+    in the header are taken; never a tag that no row has."""
+    counts = Counter(index for _, indices in annotations.rows for index in indices)
+    kept = sorted(counts, key=lambda index: (-counts[index], index))[:top_tags]
     clips = []
     for mp3_path, indices in annotations.rows:
         split = split_of(mp3_path)

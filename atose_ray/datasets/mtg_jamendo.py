@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, read_cells
+from atose_ray.datasets.base import AudioDatasetConfig, DatasetError, find_file, finish_listing, first_file, read_cells
 from atose_ray.types import ClipRef, Listing, Split
 
 HEADER = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
@@ -55,7 +55,8 @@ class MtgJamendoConfig(AudioDatasetConfig):
             table = find_file(self.kind, folder, (str(tables / f"{stem}-{part}.tsv"),), hint)
             for track in read_tracks(table):
                 start_s, end_s = middle(track.duration_s, self.excerpt_seconds)
-                source = str(find_track(places, track.path))
+                names = (track.path, f"{track.path.removesuffix('.mp3')}.low.mp3")
+                source = str(first_file([place / name for name in names for place in places]))
                 clips.append(ClipRef(source, track.path, track.tags, split, track.artist, start_s, end_s))
         return finish_listing(self, folder, clips, f"split-{self.split}", exclusive=False)
 
@@ -89,10 +90,3 @@ def middle(duration_s: float, excerpt_s: float | None) -> tuple[float, float | N
         return 0.0, None
     start_s = round((duration_s - excerpt_s) / 2, 2)
     return start_s, start_s + excerpt_s
-
-
-def find_track(places: list[Path], path: str) -> Path:
-    """The file of a track; where none is there, the one to expect, for `prepare` to report."""
-    names = (path, f"{path.removesuffix('.mp3')}.low.mp3")
-    paths = [place / name for name in names for place in places]
-    return next((found for found in paths if found.is_file()), paths[0])

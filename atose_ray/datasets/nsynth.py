@@ -36,19 +36,16 @@ class NsynthConfig(AudioDatasetConfig):
         clips, untagged = [], 0
         for split in SPLITS:
             place = f"nsynth-{split}"
-            table = find_file(
-                self.kind, folder, (f"{place}/examples.json",), f"unpack {place}.jsonwav.tar.gz into the source folder"
-            )
+            hint = f"unpack {place}.jsonwav.tar.gz into the source folder"
+            table = find_file(self.kind, folder, (f"{place}/examples.json",), hint)
             for name, note in sorted(read_notes(table).items()):
                 tags, instrument = note_tags(note, self.tags, name, table)
                 if tags:
                     source = str(folder / place / "audio" / f"{name}.wav")
                     clips.append(ClipRef(source, name, tags, split, instrument))
                 untagged += not tags
-        exclusive = self.tags != "qualities"
-        return finish_listing(
-            self, folder, clips, "examples.json", exclusive=exclusive, left_out={"no quality": untagged}
-        )
+        exclusive, left_out = self.tags != "qualities", {"no quality": untagged}
+        return finish_listing(self, folder, clips, "examples.json", exclusive=exclusive, left_out=left_out)
 
 
 def read_notes(table: Path) -> dict[str, Mapping[str, Any]]:

@@ -25,11 +25,12 @@ class SpeechCommandsConfig(AudioDatasetConfig):
         folder = self.folder()
         words = _words(folder)
         split_of, absent = _read_lists(folder, {name for names in words.values() for name in names})
-        clips = [
-            ClipRef(str(folder / name), as_utf8(name), (as_utf8(label),), split_of.get(name, "train"), speaker_of(name))
-            for label, names in words.items()
-            for name in names
-        ]
+        clips = []
+        for label, names in words.items():
+            for name in names:
+                speaker = as_utf8(name).rsplit("/", 1)[-1].split("_nohash_", 1)[0].removesuffix(".wav")
+                split = split_of.get(name, "train")
+                clips.append(ClipRef(str(folder / name), as_utf8(name), (as_utf8(label),), split, speaker))
         tags = tuple(map(as_utf8, words))
         trained = {tag for clip in clips if clip.split == "train" for tag in clip.tags}
         untrained = [tag for tag in tags if tag not in trained]
@@ -44,11 +45,6 @@ class SpeechCommandsConfig(AudioDatasetConfig):
 def as_utf8(name: str) -> str:
     """A name from the disk whose bytes are not all UTF-8, as text that can be stored: \\xff for the byte 255."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def speaker_of(name: str) -> str:
-    """`zero/george_nohash_0.wav` -> `george`."""
-    return as_utf8(name).rsplit("/", 1)[-1].split("_nohash_", 1)[0].removesuffix(".wav")
 
 
 def _words(folder: Path) -> dict[str, list[str]]:

@@ -71,27 +71,25 @@ EncoderT = TypeVar("EncoderT", bound=Encoder)
 class EncoderConfig(Config):
     """Base of every encoder's config.
 
-    INPUT: what it takes. published_length: the crop it was published with, in samples or frames.
+    INPUT: what it takes. least_length: the shortest clip that one can be built for, in samples or frames;
+    published_length: the crop it was published with.
     bn_momentum: share of a batch in BatchNorm's running statistics (published: 0.01, Keras' 0.99). With fewer than a
     few hundred steps these lag far behind the weights and validation scores with them: then take 0.1."""
 
     INPUT: ClassVar[Literal["audio", "frames"]] = "audio"
+    least_length: ClassVar[int]
     published_length: ClassVar[int]
 
     kind: str
     bn_momentum: float = Field(default=0.01, gt=0, le=1)
 
-    def min_length(self) -> int:
-        """The shortest clip an encoder of this config can be built for, in samples or frames."""
-        raise NotImplementedError
-
     def build(self, spec: DataSpec) -> Encoder:
-        """A freshly initialised encoder for clips of `spec`. Raises ValueError as `check`."""
+        """A freshly initialised encoder for clips of `spec`, which `check` lets pass."""
         raise NotImplementedError
 
     def check(self, spec: DataSpec) -> None:
         """Raises ValueError when an encoder of this config cannot be built for the input of `spec`."""
-        found, least = spec.input, self.min_length()
+        found, least = spec.input, self.least_length
         if found.kind != self.INPUT:
             raise ValueError(
                 f"{self.kind} takes {self.INPUT}, but the data set holds {found.kind}; take an encoder for {found.kind}"

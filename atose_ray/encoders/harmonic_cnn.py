@@ -33,17 +33,14 @@ class HarmonicCNNConfig(EncoderConfig):
     layout: what the front end's six channels are. "published": six neighbouring centres of one harmonic, as the
     published code has it. "harmonic": the six harmonics of one centre, as the paper means."""
 
+    least_length: ClassVar[int] = MIN_FRAMES * HOP_SAMPLES
     published_length: ClassVar[int] = 80000
 
     kind: Literal["harmonic_cnn"] = "harmonic_cnn"
     channels: int = Field(default=128, ge=4, le=1024)
     layout: Layout = "published"
 
-    def min_length(self) -> int:
-        return MIN_FRAMES * HOP_SAMPLES
-
     def build(self, spec: DataSpec) -> "HarmonicCNN":
-        self.check(spec)
         return self.with_momentum(HarmonicCNN(self, spec.audio.sample_rate_hz, spec.input.length))
 
     def check(self, spec: DataSpec) -> None:

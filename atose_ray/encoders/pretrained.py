@@ -1,6 +1,6 @@
 """An encoder that was trained before: `encoder: {kind: pretrained, model: URI}` takes it from a model folder.
 
-When a run is resolved (training/resolve.py) this becomes the folder's own encoder config, its crop length, and an
+When a run is resolved (training/run.py) this becomes the folder's own encoder config, its crop length, and an
 `init_from` with the hash of its weights: what is trained from it stands alone, and says what it began with."""
 
 from typing import Literal

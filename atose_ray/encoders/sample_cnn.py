@@ -33,15 +33,13 @@ class SampleBodyConfig(EncoderConfig):
     se_ratio: hidden units per channel of the excitation in se and rese (published: 16).
     dropout: between the two convolutions of res and rese."""
 
+    least_length: ClassVar[int] = 3 ** (MIN_BLOCKS + 1)
     published_length: ClassVar[int] = 59049
 
     block: BlockKind
     channels: int = Field(default=128, ge=4, le=1024)
     se_ratio: int = Field(default=16, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-
-    def min_length(self) -> int:
-        return samples_for(MIN_BLOCKS)
 
 
 class SampleCNNConfig(SampleBodyConfig):
@@ -51,7 +49,6 @@ class SampleCNNConfig(SampleBodyConfig):
     block: BlockKind = "se"
 
     def build(self, spec: DataSpec) -> "SampleCNN":
-        self.check(spec)
         return self.with_momentum(SampleCNN(self, spec.input.length))
 
 

@@ -42,7 +42,6 @@ class TagSincNetConfig(SampleBodyConfig):
         return length
 
     def build(self, spec: DataSpec) -> "TagSincNet":
-        self.check(spec)
         return self.with_momentum(TagSincNet(self, spec.input.length, self.bank_rate_hz(spec)))
 
     def check(self, spec: DataSpec) -> None:

@@ -1,12 +1,10 @@
 """Published figures (published.yaml), each beside the protocol that it was taken with."""
 
 import functools
-from importlib import resources
 
-import yaml
 from pydantic import Field, TypeAdapter
 
-from atose_ray.types import Config, Split
+from atose_ray.types import Config, Split, package_yaml
 
 
 class Figures(Config):
@@ -25,8 +23,7 @@ class Figures(Config):
 @functools.cache
 def figures() -> dict[str, dict[str, Figures]]:
     """Data set -> protocol -> figures."""
-    text = resources.files("atose_ray.evaluation").joinpath("published.yaml").read_text(encoding="utf-8")
-    return TypeAdapter(dict[str, dict[str, Figures]]).validate_python(yaml.safe_load(text))
+    return TypeAdapter(dict[str, dict[str, Figures]]).validate_python(package_yaml(__package__, "published.yaml"))
 
 
 def published_figures(dataset: str, tags: int, split: Split, protocol: str) -> Figures | None:

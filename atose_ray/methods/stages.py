@@ -1,6 +1,6 @@
 """A stage list is data: the published recipe is seven phases in a YAML file."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -10,11 +10,8 @@ from atose_ray.types import Config
 CACHED_CROPS = 8
 
 
-def _off_is_a_word(value: Any) -> Any:
-    return "off" if value is False else value  # YAML reads a bare `off` as false
-
-
-CacheField = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["off"] | None, BeforeValidator(_off_is_a_word)]
+_OffIsAWord = BeforeValidator(lambda value: "off" if value is False else value)  # YAML reads a bare `off` as false
+CacheField = Annotated[Annotated[int, Field(ge=1, le=1024)] | Literal["off"] | None, _OffIsAWord]
 
 
 class StageConfig(Config):

@@ -29,30 +29,14 @@ from atose_ray.training.record import RunFolder
 
 RETRIED = ("infrastructure", "preemption")
 LONGEST_TRACE = 8000
-GONE: tuple[type[BaseException], ...] = (
-    lost.RayActorError,
-    lost.WorkerCrashedError,
-    lost.NodeDiedError,
-    lost.LocalRayletDiedError,
-)
+GONE = (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError, lost.LocalRayletDiedError)
 PASSING: tuple[type[BaseException], ...] = (
-    *GONE,
-    lost.ObjectLostError,
-    lost.ObjectStoreFullError,
-    lost.RaySystemError,
-    lost.RuntimeEnvSetupError,
-    lost.GetTimeoutError,
-    torch.distributed.DistError,
-    ConnectionError,
-    TimeoutError,
-    StoreError,
-    LeaseError,
+    *(*GONE, lost.ObjectLostError, lost.ObjectStoreFullError, lost.RaySystemError, lost.RuntimeEnvSetupError),
+    *(lost.GetTimeoutError, torch.distributed.DistError, ConnectionError, TimeoutError, StoreError, LeaseError),
 )
 NO_MEMORY = (NoMemoryError, torch.OutOfMemoryError, lost.OutOfMemoryError, MemoryError)
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENETDOWN, errno.ENETUNREACH}
-COLLECTIVE = re.compile(
-    r"gloo|NCCL|Connection (closed|reset) by peer|process group", re.IGNORECASE
-)  # the other's death
+COLLECTIVE = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|process group", re.I)  # the other's death
 
 
 def cause_of(error: BaseException) -> Cause:
@@ -112,10 +96,8 @@ def trace_of(error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """An error in one line: the message of what was raised first, without what wraps it."""
-    inner = [
-        one for one in _chain(error) if not isinstance(one, (lost.RayTaskError, WorkerGroupError, ControllerError))
-    ]
-    one = inner[0] if inner else error
+    wrappers = (lost.RayTaskError, WorkerGroupError, ControllerError)
+    one = next((one for one in _chain(error) if not isinstance(one, wrappers)), error)
     words = " ".join(plain(str(one)).split())
     return f"{type(one).__name__}: {words}"[:500] if words else type(one).__name__
 

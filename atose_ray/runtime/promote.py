@@ -9,7 +9,6 @@ from atose_ray.config import SearchConfig
 from atose_ray.runtime.train import train_on_ray
 from atose_ray.search.plan import Plan
 from atose_ray.search.promotion import Candidate, score_valid, summary, train_one
-from atose_ray.search.trials import with_device
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run
@@ -18,7 +17,7 @@ from atose_ray.training.run import Job, finish_run
 def start(function: Callable[..., Any], job: Job, plan: Plan, *rest: Any, tries: int = 3) -> ray.ObjectRef:
     """Call `function(job, *rest)` in a task with the resources of a trial. tries: where its process dies."""
     task = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus, max_retries=tries)(function)
-    return task.remote(with_device(job, plan.worker_gpus), *rest)
+    return task.remote(job.on_device(plan.worker_gpus), *rest)
 
 
 def train_all(jobs: list[Job], search: SearchConfig, plan: Plan) -> Iterator[Job]:
@@ -55,10 +54,9 @@ def score_test(winner: Candidate, metric: str, plan: Plan) -> dict[str, Any] | N
     values = []
     for job in winner.jobs:
         folder = RunFolder(Store(job.folder_uri))
-        if not folder.epochs():
-            continue
         best = folder.store.child("best")
-        if not best.exists("metrics.json"):
-            ray.get(start(finish_run, job, plan, best))
-        values.append(best.read_json("metrics.json")["test"][metric])
+        if folder.epochs():
+            if not best.exists("metrics.json"):
+                ray.get(start(finish_run, job, plan, best))
+            values.append(best.read_json("metrics.json")["test"][metric])
     return {"values": values, **summary(values)} if values else None

@@ -20,12 +20,16 @@ class Earlier:
     trial_id: str
 
 
-class MedianRule(MedianStoppingRule):  # type: ignore[misc]
-    """Ray's median stopping rule, which has its metric already; a trial that ended without a value is no part of it."""
+class OwnMetric:
+    """A scheduler that has its metric already and knows earlier trials by it."""
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Tune's, which are those that it was made with."""
         return True
+
+
+class MedianRule(OwnMetric, MedianStoppingRule):  # type: ignore[misc]
+    """Ray's median stopping rule; a trial that ended without a value is no part of it."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
         """The last result of a trial that ended by itself, or any of an earlier one."""
@@ -33,12 +37,8 @@ class MedianRule(MedianStoppingRule):  # type: ignore[misc]
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class Halving(ASHAScheduler):  # type: ignore[misc]
-    """Ray's successive halving, which has its metric already and knows earlier trials by it."""
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Tune's, which are those that it was made with."""
-        return True
+class Halving(OwnMetric, ASHAScheduler):  # type: ignore[misc]
+    """Ray's successive halving."""
 
 
 def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> TrialScheduler:

@@ -31,14 +31,12 @@ from atose_ray.runtime.ray_private import (
 )
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.runtime.shared import SharedRefs
-from atose_ray.runtime.trial import KEY, name_of, setup_of, trainable
+from atose_ray.runtime.trial import KEY, name_of, trainable
 from atose_ray.runtime.watchdog import Watchdog
 from atose_ray.search.budget import Budget
-from atose_ray.search.console import Console
-from atose_ray.search.events import Asked, Ended, EndState, Epoch, Started, Stream
+from atose_ray.search.events import Asked, Ended, Epoch, Started
 from atose_ray.search.gpu_share import GpuShare
-from atose_ray.search.log import Output, TrialLog
-from atose_ray.search.optuna_listener import OptunaListener
+from atose_ray.search.listeners import Console, Listeners, OptunaListener, Output, TrialLog
 from atose_ray.search.record import TrialRecord, load_study_record, study_store
 from atose_ray.search.report import render_report
 from atose_ray.search.samplers import sampler, warm_trials
@@ -47,6 +45,7 @@ from atose_ray.search.study_storage import open_storage, rebuild
 from atose_ray.search.trials import Space
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job
 
 PRUNED = {"median": "below the median of the others", "asha": "by successive halving"}
 
@@ -54,12 +53,9 @@ PRUNED = {"median": "below the median of the others", "asha": "by successive hal
 class Asker(Searcher):  # type: ignore[misc]
     """Tune asks it for every trial. may_launch: whether one may begin just now, beside those that run."""
 
-    def __init__(
-        self, space: Space, optuna_study: OptunaListener, log: TrialLog, stream: Stream, may_launch: Callable[[], bool]
-    ) -> None:
+    def __init__(self, space: Space, listeners: Listeners, may_launch: Callable[[], bool]) -> None:
         super().__init__(metric=space.study.search.metric, mode="max")
-        self.space, self.optuna_study, self.log, self.stream = space, optuna_study, log, stream
-        self.may_launch = may_launch
+        self.space, self.listeners, self.may_launch = space, listeners, may_launch
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -72,10 +68,11 @@ class Asker(Searcher):  # type: ignore[misc]
         """The config of the next trial, FINISHED, or None when it is not the time for one."""
         if not self.may_launch():
             return None
-        if not self.log.allows():
+        if not self.listeners.log.allows():
             return str(Searcher.FINISHED)
-        setup = self.optuna_study.ask(self.space, self.log.next_number)
-        self.stream.emit(Asked(setup.job.about["number"], setup.job))
+        setup = self.listeners.optuna.ask(self.space, self.listeners.log.next_number)
+        for listener in self.listeners:
+            listener.on_event(Asked(setup.job.about["number"], setup.job))
         return {KEY: setup}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -89,8 +86,8 @@ class Asker(Searcher):  # type: ignore[misc]
 class Hooks(tune.Callback):  # type: ignore[misc]
     """Turns Tune's hooks into trial events, and ends a search that was asked to stop or that one mistake ends."""
 
-    def __init__(self, space: Space, session: Session, console: Console, stream: Stream) -> None:
-        self.space, self.session, self.console, self.stream = space, session, console, stream
+    def __init__(self, space: Space, session: Session, listeners: Listeners) -> None:
+        self.space, self.session, self.listeners, self.console = space, session, listeners, listeners.console
         self.watchdog, self.spilling = Watchdog(name_of), Spilling()
         self.awaited: set[str] | None = None  # ids of the trials whose epoch is waited for, since a stop was asked
 
@@ -144,42 +141,48 @@ class Hooks(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial got its resources."""
-        job = setup_of(trial).job
-        self.stream.emit(Started(job.about["number"], job))
+        job: Job = trial.config[KEY].job
+        for listener in self.listeners:
+            listener.on_event(Started(job.about["number"], job))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch ended, or a trial did without one."""
         self.watchdog.reported(trial)
-        if "record" in result:
-            job = setup_of(trial).job
-            self.stream.emit(Epoch(job.about["number"], job, result["record"]))
+        job: Job = trial.config[KEY].job
+        for listener in self.listeners if "record" in result else ():
+            listener.on_event(Epoch(job.about["number"], job, result["record"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself, was pruned, or was stopped with the search."""
-        job, result = setup_of(trial).job, trial.last_result or {}
-        ending = RunFolder(Store(job.folder_uri)).ending()
-        if ending is None and self.awaited is not None:
-            self.stream.emit(Ended(job.about["number"], job, "paused"))
-            return
-        pruned = f"{PRUNED.get(self.space.study.search.pruner.kind)} at epoch {result.get('epoch', 0)}"
-        state: EndState = ending["state"] if ending else "pruned"
-        reason = ending["reason"] if ending else pruned
-        cause, trace = result.get("failed"), result.get("trace", "")
-        self.stream.emit(Ended(job.about["number"], job, state, reason, cause, trace, recorded=ending is not None))
-        self.say_spilled()
+        result, job = trial.last_result or {}, trial.config[KEY].job
+        ending, number = RunFolder(Store(job.folder_uri)).ending(), job.about["number"]
+        if ending is not None:
+            cause, trace = result.get("failed"), result.get("trace", "")
+            event = Ended(number, job, ending["state"], ending["reason"], cause, trace, recorded=True)
+        elif self.awaited is not None:
+            event = Ended(number, job, "paused")
+        else:
+            how = PRUNED.get(self.space.study.search.pruner.kind)
+            event = Ended(number, job, "pruned", f"{how} at epoch {result.get('epoch', 0)}")
+        for listener in self.listeners:
+            listener.on_event(event)
+        if event.state != "paused":
+            self.say_spilled()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good, though it was tried again. Raises SystemExit where the driver's own node died: no
         trial is to blame then, and all of them stay unfinished."""
         error = error_of(trial) or ConnectionError("its process died without a message (killed, or out of memory)")
-        job, cause = setup_of(trial).job, cause_of(error)
+        job, cause = trial.config[KEY].job, cause_of(error)
         if cause == "infrastructure" and own_node_is_gone():
             raise SystemExit("error: Ray's node on this machine has died; the same command goes on from here")
         ending = RunFolder(Store(job.folder_uri)).ending()
         reason = ending["reason"] if ending else f"{cause}: {reason_of(error)}"
-        self.stream.emit(Ended(job.about["number"], job, "failed", reason, cause, trace_of(error), ending is not None))
+        event = Ended(job.about["number"], job, "failed", reason, cause, trace_of(error), ending is not None)
+        for listener in self.listeners:
+            listener.on_event(event)
         self.say_spilled()
 
     def say_spilled(self, last: bool = False) -> None:
@@ -216,15 +219,14 @@ def search(
         kept = open_storage(settings, folder, space.name, Path(scratch))
         warm = warm_trials(study, Store(space.store_uri))
         asked = rebuild(kept, study, space.name, earlier, warm, sampler(settings, settings.seed + len(earlier)))
-        optuna_study = OptunaListener(asked, kept, settings.costs)
-        stream = Stream(log, optuna_study, console)
-        hooks = Hooks(space, session, console, stream)
+        listeners = Listeners(log, OptunaListener(asked, kept, settings.costs), console)
+        hooks = Hooks(space, session, listeners)
 
         def may_launch() -> bool:
             stays = hooks.awaited is None and not console.too_many_bugs()
-            return stays and share.may_launch(len(optuna_study.open))
+            return stays and share.may_launch(len(listeners.optuna.open))
 
-        searcher = Asker(space, optuna_study, log, stream, may_launch)
+        searcher = Asker(space, listeners, may_launch)
         with session.listening(), log, kept:
             pruner, missing = scheduler(study, told), settings.trials - len(told)
             tuner(trainable(space.plan, shared), searcher, pruner, space, f"tune-{len(earlier)}", missing, hooks).fit()

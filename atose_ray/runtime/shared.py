@@ -2,10 +2,11 @@
 
 Tasks read a part each; the driver owns what they give, so it lives as long as the search. Trials map it without a copy
 (a numpy array out of the object store is a view of shared memory), and Ray fetches it once for every other node.
-Whether clips are shared is decided in search/clip_plan.py. The whole train split is shared: every trial takes its own
+Whether clips are shared is decided in search/plan.py. The whole train split is shared: every trial takes its own
 `data.train_share`, by its own seed, out of it.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from atose_ray.data.resident import SharedClips, shared_files
 from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import Manifest, unit_of
 from atose_ray.data.views import View
-from atose_ray.search.clip_plan import SPLITS
+from atose_ray.runtime.ingest import RayBatches
+from atose_ray.search.plan import SPLITS
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import Split
 
@@ -109,12 +111,15 @@ def _read_part(settings: CropSettings, groups: list[RowGroup]) -> tuple[None, Me
     return None, read_clips(settings, groups, everything, torch.device("cpu"))
 
 
-def shared_or_none(shared: SharedRefs | None, about: dict[str, Any]) -> SharedClips | None:
-    """The shared clips for one run; where they are lost, its `about` gets a note and it reads by itself."""
+def source_of(ingest: str, shared: SharedRefs | None, stream_bytes: int | None) -> dict[str, Any]:
+    """Where a run gets its clips, as arguments of `open_run`: from Ray Data, or from those that a search shares.
+
+    stream_bytes: the most that Ray Data may keep in the object store for this process. Where clips are shared, no CPU
+    is kept free for Ray Data: a run that does not take them, or that lost them, reads in its own process.
+    """
     if shared is None:
-        return None
+        return {"reader": functools.partial(RayBatches, stream_bytes=stream_bytes)} if ingest == "ray_data" else {}
     try:
-        return shared.clips()
+        return {"lent": shared.clips()}
     except SharedClipsLostError as error:
-        about["note"] = f"the shared clips were lost ({error}), so this run reads the shards by itself"
-        return None
+        return {"note": f"the shared clips were lost ({error}), so this run reads the shards by itself"}

@@ -1,7 +1,5 @@
 """Ray Train: the same run in 1..n DDP workers. gloo on CPUs, nccl on GPUs, by what each worker was given."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,43 +12,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
-from atose_ray.data.batches import LocalBatches
 from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
-from atose_ray.runtime.gauges import Shown
-from atose_ray.runtime.ingest import RayBatches
 from atose_ray.runtime.nodes import check_nodes
-from atose_ray.runtime.ray_private import run_controller_here
-from atose_ray.runtime.shared import SharedRefs, shared_or_none
+from atose_ray.runtime.ray_private import logs_folder, run_controller_here
+from atose_ray.runtime.shared import SharedRefs, source_of
+from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR
 from atose_ray.search.plan import make_plan
-from atose_ray.search.trials import with_device
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord
-from atose_ray.training.run import Job, OpenRun, open_run, trained_on, use_threads
+from atose_ray.training.run import Job, open_run, trained_on, use_threads
 from atose_ray.training.sync_norm import synchronise
-
-
-def open_on_ray(
-    job: Job, shared: SharedRefs | None, stream_bytes: int | None, rank: int = 0, world: int = 1
-) -> OpenRun:
-    """open_run with the reader that the run's config asks for, or with the clips that a search shares.
-
-    stream_bytes: the most that Ray Data may keep in the object store for this process. Where clips are shared, no CPU
-    is kept free for Ray Data: a run that does not take them, or that lost them, reads in its own process.
-    """
-    about = dict(job.about)
-    clips = shared_or_none(shared, about)
-    streams = shared is None and job.run.execution.ingest == "ray_data"
-    reader = functools.partial(RayBatches, stream_bytes=stream_bytes) if streams else LocalBatches
-    return open_run(dataclasses.replace(job, about=about), reader, rank, world, clips)
-
-
-def report_line(record: EpochRecord, metric: str) -> dict[str, Any]:
-    """What Ray is told of an epoch: `metric` is the best so far, never NaN."""
-    return {metric: record.objective, "epoch": record.epoch, "record": record}
 
 
 def worker_loop(config: dict[str, Any]) -> None:
@@ -60,22 +35,24 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
-    opened = open_on_ray(job, config["shared"], config["stream_bytes"], rank, world)
-    shown = Shown(opened.folder, str(job.about.get("name", "run")), job.run.metric) if rank == 0 else None
+    source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
+    opened = open_run(job, rank=rank, world=world, **source)
+    name, metric = str(job.about.get("name", "run")), job.run.metric
+    board = Board(opened.folder, name, metric, logs_folder()) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
-        if lease is not None and shown is not None:
+        if lease is not None and board is not None:
             lease.check()
-            shown.epoch(record)
-        ray.train.report(report_line(record, job.run.metric))
+            board.add(record)
+        ray.train.report({metric: record.objective, "epoch": record.epoch, "record": record})  # the best so far
 
     wrap, device = ddp(opened.device, world), opened.device
     result = fit(opened.run, opened.method, opened.batches, opened.folder, report=report, wrap=wrap, device=device)
-    if lease is not None and shown is not None:
-        shown.close("ended")
+    if lease is not None and board is not None:
+        board.close("ended")
         lease.release()
     if result.objective is None:
-        ray.train.report({job.run.metric: FLOOR, "epoch": 1})
+        ray.train.report({metric: FLOOR, "epoch": 1})
 
 
 def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
@@ -102,13 +79,13 @@ def train_on_ray(
     shared: SharedRefs | None = None,
     stream_bytes: int | None = None,
 ) -> None:
-    """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `open_on_ray`.
+    """Run a job in `search.workers_per_trial` workers and wait for its end. shared, stream_bytes: of `source_of`.
 
     A worker that dies or raises is restarted, with its group, from the run folder's last checkpoint. Raises ray.train's
     TrainingFailedError when that happens more than `search.max_failures` times.
     """
     threads = max(1, int(search.cpus_per_worker))
-    given = {"job": with_device(job, gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
+    given = {"job": job.on_device(gpus), "threads": threads, "shared": shared, "stream_bytes": stream_bytes}
     each = {"CPU": search.cpus_per_worker, **({"GPU": gpus} if gpus > 0 else {})}
     tries, storage = FailureConfig(max_failures=search.max_failures), ray_storage(Store(folder_uri))
     trainer = TorchTrainer(

@@ -14,10 +14,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from atose_ray.runtime.cluster import ENVIRONMENT
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
-from atose_ray.runtime.gauges import Shown
-from atose_ray.runtime.ray_private import controller_class
-from atose_ray.runtime.shared import SharedRefs
-from atose_ray.runtime.train import open_on_ray, report_line, train_on_ray
+from atose_ray.runtime.ray_private import controller_class, logs_folder
+from atose_ray.runtime.shared import SharedRefs, source_of
+from atose_ray.runtime.train import train_on_ray
+from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR, note_latency
 from atose_ray.search.plan import Plan
 from atose_ray.search.trials import TrialSetup
@@ -25,20 +25,14 @@ from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import DivergedError, run_epochs
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import use_threads
+from atose_ray.training.run import open_run, use_threads
 
 KEY = "atose"
 
 
-def setup_of(trial: Any) -> TrialSetup:
-    """What a Tune trial was given."""
-    setup: TrialSetup = trial.config[KEY]
-    return setup
-
-
 def name_of(trial: Any) -> str:
     """The readable name of a Tune trial."""
-    return str(setup_of(trial).job.about["name"])
+    return str(trial.config[KEY].job.about["name"])
 
 
 class ActorTrial(tune.Trainable):  # type: ignore[misc]
@@ -51,8 +45,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
     failure: dict[str, Any] | None = None
     epochs: Iterator[EpochRecord] | None = None
     lease: Lease | None = None
-    shown: Shown | None = None
-    last: EpochRecord | None = None
+    board: Board | None = None
 
     def __repr__(self) -> str:
         """How Ray's dashboard lists the actor: by its first trial, as Ray asks once."""
@@ -64,14 +57,16 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         self.job = self.given.job
         use_threads(self.given.threads)
         self.folder = RunFolder(Store(self.job.folder_uri))
-        self.failure, self.last = None, None
+        self.failure = None
+        self.line: dict[str, Any] = {self.job.run.metric: FLOOR, "epoch": 1}  # what Tune was told last
         self.lease = Lease(self.folder.store).take()
         try:
-            opened = open_on_ray(self.job, shared, self.given.stream_bytes)
+            source = source_of(self.job.run.execution.ingest, shared, self.given.stream_bytes)
+            opened = open_run(self.job, **source)
         except Exception as error:
             self.failure = self.fail(error)
             return
-        self.shown = Shown(self.folder, str(self.job.about["name"]), self.job.run.metric)
+        self.board = Board(self.folder, str(self.job.about["name"]), self.job.run.metric, logs_folder())
         self.epochs = run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -90,23 +85,23 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         return self.failure
 
     def epoch(self) -> dict[str, Any]:
-        """The next epoch, and what Tune is told of it."""
-        assert self.epochs is not None and self.lease is not None and self.shown is not None
+        """The next epoch, and what Tune is told of it: of the metric the best so far, which is never NaN."""
+        assert self.epochs is not None and self.lease is not None and self.board is not None
         run = self.job.run
         self.lease.check()
         try:
-            self.last = next(self.epochs)
-            self.shown.epoch(self.last)
-            if self.last.epoch < run.method.epochs:
-                return report_line(self.last, run.metric)
+            record = next(self.epochs)
+            self.board.add(record)
+            self.line = {run.metric: record.objective, "epoch": record.epoch, "record": record}
+            if record.epoch < run.method.epochs:
+                return self.line
             if self.folder.ending() is None:
                 self.folder.end("complete")
         except DivergedError as error:
             self.folder.end("diverged", str(error))
         if "latency_ms" in self.given.search.costs:
             note_latency(self.job, self.given.threads)
-        line = report_line(self.last, run.metric) if self.last else {run.metric: FLOOR, "epoch": 1}
-        return {**line, "done": True}
+        return {**self.line, "done": True}
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """End the run, or raise what another try may mend."""
@@ -115,17 +110,17 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
             self.cleanup()
             raise error
         failure = record_failure(self.folder, error, cause)
-        if self.shown is not None:
-            self.shown.write(failure["trace"])
+        if self.board is not None:
+            self.board.write(failure["trace"])
         return failure
 
     def cleanup(self) -> None:
         """Let go of the run, as Tune ends the actor or gives it another: its folder, its files, its memory."""
-        if self.shown is not None:
-            self.shown.close("left this process")
+        if self.board is not None:
+            self.board.close("left this process")
         if self.lease is not None:
             self.lease.release()
-        self.shown, self.lease, self.epochs = None, None, None
+        self.board, self.lease, self.epochs = None, None, None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -12,13 +12,12 @@ from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import search
 from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, share_clips
 from atose_ray.search.budget import Budget
-from atose_ray.search.clip_plan import ClipPlan
-from atose_ray.search.plan import Plan
+from atose_ray.search.plan import ClipPlan, Plan
 from atose_ray.search.record import StudyRecord, best_trial, load_study_record, load_trials, study_store, trial_store
 from atose_ray.search.report import render_report
 from atose_ray.search.session import Session
-from atose_ray.search.space import compose
-from atose_ray.search.study import begin, keep_tag_embeddings, retry_failed
+from atose_ray.search.space import begin, compose
+from atose_ray.search.study import keep_tag_embeddings, retry_failed
 from atose_ray.search.trials import Space
 from atose_ray.storage import Store
 from atose_ray.training.examples import write_examples

@@ -92,9 +92,8 @@ class Watchdog:
             has, address = node["Resources"], node["NodeManagerAddress"]
             left = free.get(node["NodeID"], {})
             counts = ", ".join(f"{left.get(kind, 0.0):g} of {has.get(kind, 0.0):g} {kind} free" for kind in kinds)
-            parts.append(
-                f"node {address} has {counts}" + (f" ({', '.join(at[address])} there)" if address in at else "")
-            )
+            there = f" ({', '.join(at[address])} there)" if address in at else ""
+            parts.append(f"node {address} has {counts}{there}")
         if None in at:
             parts.append(f"starting now: {', '.join(at[None])}")
         fits = (any(all(n["Resources"].get(k, 0) >= v for k, v in bundle.items()) for n in nodes) for bundle in asked)

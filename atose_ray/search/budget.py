@@ -50,14 +50,11 @@ class Budget:
     def cost(self, trial: TrialRecord, seconds: float) -> float:
         """What `seconds` of a trial take. Nothing of a wall-clock budget: trials run side by side."""
         gpus, cpus = trial.resources.get("gpus", 0.0), trial.resources.get("cpus", 0.0)
-        if self.unit == "gpu-h":
-            return gpus * seconds / 3600
-        if self.unit == "cpu-h":
-            return cpus * seconds / 3600
-        if self.unit == "$" and self.prices:
-            each = gpus * (self.prices.gpu or 0.0) if gpus else cpus * (self.prices.cpu or 0.0)
-            return each * seconds / 3600
-        return 0.0
+        an_hour = {"gpu-h": gpus, "cpu-h": cpus, "h": 0.0}.get(self.unit)
+        if an_hour is None:
+            prices = self.prices or Prices()
+            an_hour = gpus * (prices.gpu or 0.0) if gpus else cpus * (prices.cpu or 0.0)
+        return an_hour * seconds / 3600
 
     def to_come(self, trials: Sequence[TrialRecord]) -> tuple[float, float]:
         """What the running trials will still take, and what one more would: by the mean of those that ended.
@@ -99,21 +96,17 @@ class Budget:
 def parse_budget(text: str, prices: Prices | None = None) -> Budget:
     """`3h`, `90min`, `40gpu-h`, `200cpu-h` or `$25`. ConfigError for anything else; money needs prices."""
     plain = text.strip().lower().replace(" ", "")
-    money = re.fullmatch(r"\$(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)(?:usd|\$)", plain)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d|gpu-?h|cpu-?h)", plain)
-    unit: Unit = "$"
-    if money:
-        if prices is None:
-            raise ConfigError(
-                f"the budget {text!r} needs prices: give --cluster with a `ray up` file that states "
-                "metadata.usd_per_hour for its node types, as cluster/gpu.yaml does"
-            )
-        limit = float(money[1] or money[2])
-    elif found:
-        limit = float(found[1]) * HOURS.get(found[2], 1.0)
-        unit = "h" if found[2] in HOURS else "gpu-h" if found[2].startswith("gpu") else "cpu-h"
-    else:
+    plain = re.sub(r"^\$(.*)", r"\1$", plain)  # the unit behind the number, as of the others
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d|gpu-?h|cpu-?h|usd|\$)", plain)
+    if not found:
         raise ConfigError(f"{EXPECTED}, but got {text!r}")
+    limit, kind = float(found[1]) * HOURS.get(found[2], 1.0), found[2]
+    unit: Unit = "h" if kind in HOURS else "gpu-h" if kind[0] == "g" else "cpu-h" if kind[0] == "c" else "$"
+    if unit == "$" and prices is None:
+        raise ConfigError(
+            f"the budget {text!r} needs prices: give --cluster with a `ray up` file that states "
+            "metadata.usd_per_hour for its node types, as cluster/gpu.yaml does"
+        )
     if limit <= 0:
         raise ConfigError(f"{EXPECTED} above zero, but got {text!r}")
     return Budget(limit, unit, prices)

@@ -1,4 +1,4 @@
-"""What happens to the trials of a search, as one stream of events with three listeners: Optuna, the log, the console.
+"""What happens to the trials of a search, as one stream of events with three listeners (search/listeners.py).
 
 A trial is asked of the sampler, started on its resources, finishes epochs, and ends. `runtime/search.py` turns Ray
 Tune's hooks into these events; nothing that listens to them knows Ray.
@@ -62,15 +62,3 @@ class Listener(Protocol):
     """Gets every event of a search, in order."""
 
     def on_event(self, event: Event) -> None: ...
-
-
-class Stream:
-    """Hands each event to the listeners, one after the other."""
-
-    def __init__(self, *listeners: Listener) -> None:
-        self.listeners = listeners
-
-    def emit(self, event: Event) -> None:
-        """Tell all listeners."""
-        for listener in self.listeners:
-            listener.on_event(event)

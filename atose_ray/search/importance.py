@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, json_to_distribution
-from optuna.importance import FanovaImportanceEvaluator
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from atose_ray.search.record import TrialRecord
 
@@ -81,13 +81,13 @@ def _usable_rows(trials: Sequence[TrialRecord]) -> _Rows:
 
 
 def _fits(distribution: BaseDistribution | None, value: Any) -> bool:
+    if distribution is None:
+        return False
     try:
-        inner = distribution.to_internal_repr(value) if distribution is not None else math.nan
+        inner = distribution.to_internal_repr(value)
     except (ValueError, TypeError):
         return False
-    if isinstance(distribution, CategoricalDistribution):
-        return True
-    return distribution is not None and bool(distribution.low <= inner <= distribution.high)
+    return isinstance(distribution, CategoricalDistribution) or bool(distribution.low <= inner <= distribution.high)
 
 
 def _too_little(rows: _Rows, path: str, having: tuple[int, ...]) -> str | None:
@@ -156,9 +156,7 @@ def _fanova(columns: dict[str, _Column], values: list[float]) -> dict[str, float
         evaluator = FanovaImportanceEvaluator(n_trees=32, max_depth=8, seed=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(
-                study, evaluator=evaluator, params=list(columns), normalize=False
-            )
+            found = get_param_importances(study, evaluator=evaluator, params=list(columns), normalize=False)
     finally:
         optuna.logging.set_verbosity(before)
     return {path: float(found[path]) for path in columns}

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from atose_ray.config import ConfigError
-from atose_ray.search.space import Choice, Range, walk
+from atose_ray.search.parameters import Choice, Range
+from atose_ray.search.space import walk
 
 Point = dict[str, Any]
 MAX_GRID = 100_000

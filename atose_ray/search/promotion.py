@@ -64,8 +64,9 @@ def choose(
     return candidates
 
 
-def train_one(job: Job, threads: int, report: Callable[[EpochRecord], None] = lambda record: None) -> None:
-    """Train a job to its end in this process, from its last checkpoint if there is one."""
+def train_one(job: Job, threads: int | None, report: Callable[[EpochRecord], None] = lambda record: None) -> None:
+    """Train a job to its end in this process, from its last checkpoint if there is one. threads: where its
+    configuration does not say; None leaves PyTorch's."""
     use_threads(job.run.execution.threads or threads)
     opened = open_run(job)
     fit(opened.run, opened.method, opened.batches, opened.folder, report=report, device=opened.device)

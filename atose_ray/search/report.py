@@ -5,9 +5,9 @@ as one JSON object and draws it with the small scripts in `assets/`. Text from t
 JSON and `textContent`, so no tag, file name or error message can become markup.
 """
 
+import contextlib
 import json
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -54,7 +54,7 @@ def report_data(
     data = {
         "study": _study_facts(study),
         "data": _data_facts(study),
-        "space": _space(order),
+        "ranges": _ranges(order),
         **trials_data(study, order),
         "devices": devices_data(order),
         "best": _best(study.best),
@@ -98,15 +98,12 @@ def _study_facts(study: StudyRecord) -> dict[str, Any]:
     return {
         "name": study.name,
         "metric": study.metric,
-        "base": study.config.get("base", {}),
-        "configured_space": study.config.get("space", {}),
-        "search": study.config.get("search", {}),
+        "config": study.config,
         "rerun": study.rerun_command,
         "arguments": study.arguments,
         "started": min(starts) if starts else None,
         "wall_seconds": max(ends) - min(starts) if starts else None,
         "ended": sum(trial.state != "running" for trial in study.trials),
-        "wanted": study.config.get("search", {}).get("trials"),
         "min_trials_for_importance": MIN_TRIALS,
     }
 
@@ -131,33 +128,14 @@ def _counts_by_split(counts: dict[str, dict[str, int]], tags: Sequence[str]) -> 
     return {split: [of.get(tag, 0) for tag in tags] for split, of in counts.items() if of}
 
 
-def _space(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    """Every parameter with its range, as the last trial that has it was given it; those of one part stand together."""
-    found: dict[str, dict[str, Any]] = {}
+def _ranges(trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Path -> Optuna's range of a parameter, as the last trial that has it was given it, where that can be read."""
+    found = {}
     for trial in trials:
         for path in trial.params:
-            known = found.setdefault(path, {"path": path, "trials": 0})
-            known["trials"] += 1
-            known.update(_range(trial.distributions.get(path)))
-    for path, known in found.items():
-        if "kind" not in known:
-            values = [trial.params[path] for trial in trials if path in trial.params]
-            distinct = {json.dumps(value, default=str, sort_keys=True): value for value in values}
-            known.update(kind="choice", choices=list(distinct.values()))
-    roots = list(dict.fromkeys(re.split(r"[.\[]", path)[0] for path in found))
-    return sorted(found.values(), key=lambda known: roots.index(re.split(r"[.\[]", known["path"])[0]))
-
-
-def _range(text: str | None) -> dict[str, Any]:
-    try:
-        parsed = json.loads(text or "")
-        of = parsed["attributes"]
-        if parsed["name"] == "CategoricalDistribution":
-            return {"kind": "choice", "choices": of["choices"]}
-        kind = "integer" if parsed["name"] == "IntDistribution" else "number"
-        return {"kind": kind, "low": of["low"], "high": of["high"], "log": of["log"], "step": of["step"]}
-    except (ValueError, KeyError, TypeError):
-        return {}
+            with contextlib.suppress(KeyError, ValueError):
+                found[path] = json.loads(trial.distributions[path])
+    return found
 
 
 def _best(best: BestRecord | None) -> dict[str, Any] | None:
@@ -173,21 +151,15 @@ def _best(best: BestRecord | None) -> dict[str, Any] | None:
 def _tag_maps(study: StudyRecord) -> dict[str, Any]:
     correlation = study.tag_correlation_CC
     learned = study.tag_embeddings
-    cosine: Matrix | None = learned.cosine_CC if learned else None
-    if cosine is not None and len(cosine) != len(correlation):
-        cosine = None
+    cosine = learned.cosine_CC if learned and len(learned.cosine_CC) == len(correlation) else None
     return {
         "order": tag_order(correlation),
-        "correlation": _hundredths(correlation),
-        "cosine": None if cosine is None else _hundredths(cosine),
+        "correlation": [[round(value, 3) for value in row] for row in correlation],
+        "cosine": cosine and [[round(value, 3) for value in row] for row in cosine],
         "agreement": None if cosine is None else triangle_correlation(correlation, cosine),
         "collapsed": learned.collapsed if learned else None,
         "trial": f"{learned.number}: {learned.name}" if learned else None,
     }
-
-
-def _hundredths(matrix_CC: Matrix) -> list[list[float | None]]:
-    return [[round(value, 3) if math.isfinite(value) else None for value in row] for row in matrix_CC]
 
 
 def _compact(value: Any) -> Any:

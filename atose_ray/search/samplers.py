@@ -3,37 +3,34 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.search.costs import values_of
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.points import Point, fits, grid_points
 from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
-from atose_ray.search.space import suggest
+from atose_ray.search.space import walk
 from atose_ray.storage import Store
 
 SOURCE = "warm_start"  # user attribute of a trial that another study made
 
 
-def sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
+def sampler(settings: SearchConfig, seed: int) -> BaseSampler:
     """Optuna's sampler of a kind. A grid's points are queued as points, so that its sampler has nothing to choose.
 
     tpe works over the conditional groups and is told of trials still running.
     """
+    first, by_chance = settings.startup_trials, RandomSampler(seed=seed)
     if settings.sampler == "tpe":
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=settings.startup_trials, multivariate=True, group=True, constant_liar=True
-        )
+        return TPESampler(seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True)
     if settings.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=max(2, settings.startup_trials), seed=seed)
+        return NSGAIISampler(population_size=max(2, first), seed=seed)
     if settings.sampler == "cmaes":
-        return optuna.samplers.CmaEsSampler(
-            seed=seed,
-            n_startup_trials=settings.startup_trials,
-            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-            warn_independent_sampling=False,
-        )
-    return optuna.samplers.RandomSampler(seed=seed)
+        independent = {"independent_sampler": by_chance, "warn_independent_sampling": False}
+        return CmaEsSampler(seed=seed, n_startup_trials=first, **independent)
+    return by_chance
 
 
 def points_to_try(study: StudyConfig, earlier: Sequence[TrialRecord]) -> Iterator[Point]:
@@ -54,13 +51,13 @@ def _key(point: Mapping[str, Any]) -> str:
     return repr(sorted(point.items()))
 
 
-def warm_trials(study: StudyConfig, store: Store) -> list[optuna.trial.FrozenTrial]:
+def warm_trials(study: StudyConfig, store: Store) -> list[FrozenTrial]:
     """The finished trials of the studies of `search.warm_start` that are points of this space, as Optuna's.
 
     Says how many fit. Raises ConfigError for a study that is not there or was searched for another metric.
     """
     check_warm_start(study, store)
-    result: list[optuna.trial.FrozenTrial] = []
+    result: list[FrozenTrial] = []
     for name in study.search.warm_start:
         told, finished = len(result), 0
         for trial in load_trials(study_store(store, name)):
@@ -69,8 +66,8 @@ def warm_trials(study: StudyConfig, store: Store) -> list[optuna.trial.FrozenTri
             finished += 1
             values = values_of(trial, study.search.costs)
             if values is not None and fits(trial.params, study.space):
-                fixed = optuna.trial.FixedTrial(trial.params)
-                suggest(fixed, study.space)  # it now has the ranges and choices of this space
+                fixed = FixedTrial(trial.params)
+                walk(asked_of(fixed), study.space)  # it now has the ranges and choices of this space
                 result.append(frozen(trial.params, fixed.distributions, values, {SOURCE: f"{name}/{trial.number}"}))
         print(f"warm start: {len(result) - told} of {finished} finished trials of {name} fit this space", flush=True)
     return result
@@ -97,14 +94,8 @@ def frozen(
     values: Sequence[float] | None,
     attrs: Mapping[str, Any],
     system_attrs: Mapping[str, Any] | None = None,
-) -> optuna.trial.FrozenTrial:
+) -> FrozenTrial:
     """A trial of Optuna's that has ended, with its values, or failed."""
-    state = optuna.trial.TrialState.FAIL if values is None else optuna.trial.TrialState.COMPLETE
-    return optuna.trial.create_trial(
-        params=dict(params),
-        distributions=dict(distributions),
-        values=None if values is None else list(values),
-        state=state,
-        user_attrs=dict(attrs),
-        system_attrs=dict(system_attrs or {}),
-    )
+    state = TrialState.FAIL if values is None else TrialState.COMPLETE
+    given = {"params": dict(params), "distributions": dict(distributions), "user_attrs": dict(attrs)}
+    return create_trial(**given, values=values and list(values), state=state, system_attrs=dict(system_attrs or {}))

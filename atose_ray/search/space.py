@@ -1,17 +1,12 @@
-"""A search space: a YAML tree in the shape of RunConfig, walked by one function with Optuna's define-by-run calls.
-
-    range: [low, high]            with `log: true` or `step: n`; integers when both ends are integers
-    choice: [a, b, ...]
-    one_of: {kind: subtree, ...}  picks a kind, then walks only that arm
-    anything else                 a plain value
+"""A study from its file to the head of its folder: its space, a YAML tree in the shape of RunConfig that one function
+walks; the runs that it composes; the checks of both before the first trial.
 
 A parameter is named by its config path with the arm in brackets: `encoder.kind`, `encoder[sample_cnn].block`.
 """
 
-import contextlib
-import math
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,94 +14,41 @@ import yaml
 from pydantic import ValidationError
 
 import atose_ray
-from atose_ray.config import ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
+from atose_ray.config import SPEED, ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
 from atose_ray.data.batches import check_trainable, share_of_batch
 from atose_ray.data.shards import Manifest
-from atose_ray.data.views import view_of
+from atose_ray.data.tag_statistics import tag_correlation
+from atose_ray.data.views import View, view_of
+from atose_ray.search.parameters import Choice, OneOf, Range, parse
 from atose_ray.storage import Store
-from atose_ray.training.resolve import resolve
+from atose_ray.training.run import resolve
 
 SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for depth in (0, 1))
 SEED_STRIDE = 100_003
-
-
-@dataclass(frozen=True)
-class Range:
-    """`range`: all numbers from low to high."""
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is one of integers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """All its values; none where they cannot be counted."""
-        step = self.step or (1 if self.whole and not self.log else None)
-        count = math.floor((self.high - self.low) / step + 1e-9) + 1 if step else 0
-        numbers = (self.low + number * (step or 0) for number in range(count))
-        return tuple(int(number) if self.whole else float(number) for number in numbers)
-
-    def ends(self) -> list[Any]:
-        """The values that must be valid."""
-        return [self.low, self.high]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """`choice`: one of a list."""
-
-    values: tuple[Any, ...]
-
-    def ends(self) -> list[Any]:
-        """The values that must be valid."""
-        return list(self.values)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """`one_of`: a kind, and the subtree of that kind."""
-
-    arms: dict[str, Mapping[str, Any]]
-
-
-def suggest(trial: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Walk the tree, asking Optuna's trial for every open value. Returns a partial RunConfig as a nested dict."""
-
-    def ask(name: str, node: Range | Choice) -> Any:
-        if isinstance(node, Choice):
-            return trial.suggest_categorical(name, list(node.values))
-        if node.whole:
-            return trial.suggest_int(name, node.low, node.high, step=int(node.step or 1), log=node.log)
-        return trial.suggest_float(name, node.low, node.high, step=node.step, log=node.log)
-
-    return walk(ask, tree)
+OPEN = object()  # chosen for a parameter, it leaves this one out
 
 
 def walk(choose: Callable[[str, Range | Choice], Any], tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A partial RunConfig as a nested dict, `choose` giving every open value by its name."""
+    """A partial RunConfig as a nested dict, `choose` giving every open value by its name, or OPEN."""
     chosen: dict[str, Any] = {}
     for key, value in tree.items():
         here = f"{path}.{key}" if path else key
         node = parse(value, here)
         if isinstance(node, OneOf):
             kind = choose(f"{here}.kind", Choice(tuple(node.arms)))
-            chosen[key] = {"kind": kind, **walk(choose, node.arms[kind], f"{here}[{kind}]")}
+            arm = OPEN if kind is OPEN else {"kind": kind, **walk(choose, node.arms[kind], f"{here}[{kind}]")}
         elif isinstance(node, (Range, Choice)):
-            chosen[key] = choose(here, node)
+            arm = choose(here, node)
         else:
-            chosen[key] = walk(choose, node, here) if isinstance(node, Mapping) else node
+            arm = (walk(choose, node, here) or OPEN) if isinstance(node, Mapping) and node else node
+        if arm is not OPEN:
+            chosen[key] = arm
     return chosen
 
 
 def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(parameter, value, partial RunConfig) for every range end, every choice, every arm and the plain values."""
-    fixed = plain_values(tree, path)
+    fixed = walk(leave_open, tree, path)
     for key, value in tree.items():
         here = f"{path}.{key}" if path else key
         node = parse(value, here)
@@ -125,67 +67,9 @@ def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, 
             yield here, node, fixed
 
 
-def plain_values(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The part of a tree in which nothing is searched."""
-    nodes = {key: parse(value, f"{path}.{key}") for key, value in tree.items()}
-    branches = {key: plain_values(node, f"{path}.{key}") for key, node in nodes.items() if isinstance(node, Mapping)}
-    leaves = {key: node for key, node in nodes.items() if not isinstance(node, (OneOf, Range, Choice, Mapping))}
-    return {**leaves, **{key: branch for key, branch in branches.items() if branch}}
-
-
-def parse(value: Any, path: str) -> Any:
-    """A Range, Choice or OneOf, a subtree, or a plain value. Raises ConfigError for a malformed one."""
-    if not isinstance(value, Mapping):
-        return value
-    words = {"range", "choice", "one_of"} & set(value)
-    if not words:
-        return value
-    if len(words) > 1 or set(value) - words - ({"log", "step"} if "range" in words else set()):
-        raise ConfigError(
-            f"space {path}: expected one of range (with log, step), choice, one_of, but got the keys {sorted(value)}"
-        )
-    if "range" in words:
-        return _range(value, path)
-    return _choice(value["choice"], path) if "choice" in words else _one_of(value["one_of"], path)
-
-
-def _range(value: Mapping[str, Any], path: str) -> Range:
-    ends = value["range"]
-    if not (isinstance(ends, list) and len(ends) == 2):
-        raise ConfigError(f"space {path}: range is [low, high], but got {ends!r}")
-    low, high = (_number(end, path) for end in ends)
-    log, step = bool(value.get("log", False)), value.get("step")
-    if not low < high or (log and low <= 0) or (log and step is not None):
-        raise ConfigError(
-            f"space {path}: range needs low < high, with log also low > 0 and no step, but got {dict(value)!r}"
-        )
-    if not (isinstance(low, int) and isinstance(high, int)):
-        low, high = float(low), float(high)
-    return Range(low, high, log, None if step is None else _number(step, path))
-
-
-def _number(value: Any, path: str) -> Any:
-    """YAML 1.1 reads 1e-5 as text; here it is the number that was meant."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"space {path}: a range is made of finite numbers, but got {value!r}")
-    return value
-
-
-def _choice(options: Any, path: str) -> Choice:
-    if not isinstance(options, list) or not options or any(isinstance(o, (list, dict)) for o in options):
-        raise ConfigError(f"space {path}: choice is a list of plain values, but got {options!r}")
-    if len({repr(option) for option in options}) != len(options):
-        raise ConfigError(f"space {path}: choice names a value twice: {options!r}")
-    return Choice(tuple(options))
-
-
-def _one_of(arms: Any, path: str) -> OneOf:
-    if not isinstance(arms, Mapping) or not arms or not all(isinstance(a, Mapping) or a is None for a in arms.values()):
-        raise ConfigError(f"space {path}: one_of maps each kind to its subtree (or to nothing), but got {arms!r}")
-    return OneOf({str(kind): arm or {} for kind, arm in arms.items()})
+def leave_open(name: str, node: Range | Choice) -> Any:
+    """Chooses nothing: what is left of a tree is its plain values."""
+    return OPEN
 
 
 def compose(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> RunConfig:
@@ -213,7 +97,7 @@ def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
             node = node.get(key) if isinstance(node, Mapping) else None
         arms = parse(node, path)
         if leaf == "kind" and isinstance(arms, OneOf) and kind in arms.arms:
-            arm: dict[str, Any] = {"kind": kind, **plain_values(arms.arms[kind], path)}
+            arm: dict[str, Any] = {"kind": kind, **walk(leave_open, arms.arms[kind], path)}
             for key in reversed(branches):
                 arm = {key: arm}
             chosen = merge(chosen, arm)
@@ -293,6 +177,59 @@ def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:
         raise ConfigError(explain(error, str(path), StudyConfig)) from error
     check(study, path.name)
     return on_a_grid(study) if study.search.sampler == "grid" else study
+
+
+def begin(folder: Store, study: StudyConfig, view: View, store: Store) -> None:
+    """Write the head of the study folder, or check that this is the study that stands there.
+
+    More trials and other resources are fine. Raises ConfigError for another space, base or sampler, or other data.
+    """
+    if folder.exists("study.json"):
+        before = StudyConfig.model_validate(folder.read_json("study.json")["config"])
+        same_data = folder.read_json("data.json")["content_hash"] == view.manifest.content_hash
+        tried = before.search.points
+        if identity(before) != identity(study) or not same_data:
+            what = "other data" if not same_data else "another base, space or search"
+            raise ConfigError(
+                f"the study in {folder.uri} was begun with {what}; give this one its own --name, or delete that folder"
+            )
+        if study.search.points[: len(tried)] != tried:
+            raise ConfigError(
+                f"the study in {folder.uri} was begun with other search.points; new ones are added at the end of the "
+                "list, or give this one its own --name"
+            )
+    else:
+        folder.write_json("data.json", data_facts(view, store))
+    folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": versions()})
+
+
+def identity(study: StudyConfig) -> dict[str, Any]:
+    """What makes two studies the same: base, space, what is optimised, sampler, pruner and seed.
+
+    Not how many trials there are, the budget, the resources, where clips are kept or Optuna's storage: they change no
+    trial. Nor points and studies to learn from, which change only what is tried next (`begin` checks the points).
+    """
+    execution = {"trials", "concurrency", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "max_failures"}
+    course = {"budget", "storage", "points", "warm_start"}
+    return study.model_dump(mode="json", exclude={"base": SPEED, "search": execution | course})
+
+
+def data_facts(view: View, store: Store) -> dict[str, Any]:
+    """What data.json holds; reads the tags of the train split."""
+    manifest = view.manifest
+    return {
+        "data_spec": manifest.data_spec.model_dump(mode="json"),
+        "tag_counts": manifest.tag_counts,
+        "tag_correlation_CC": tag_correlation(view.tags(store, "train")),
+        "skipped": [[clip.name, clip.reason] for clip in manifest.skipped],
+        "content_hash": manifest.content_hash,
+    }
+
+
+def versions() -> dict[str, str]:
+    """What ran the study."""
+    libraries = {name: version(name) for name in ("ray", "optuna", "torch", "pyarrow")}
+    return {"atose_ray": atose_ray.__version__, "python": platform.python_version(), **libraries}
 
 
 def find_study(name: str) -> Path:

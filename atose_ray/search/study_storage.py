@@ -20,7 +20,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
-from atose_ray.config import ConfigError, SearchConfig, StudyConfig
+from atose_ray.config import ConfigError, SearchConfig, StudyConfig, public_url
 from atose_ray.search.costs import values_of
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.samplers import frozen, points_to_try
@@ -69,7 +69,7 @@ def open_storage(search: SearchConfig, folder: Store, name: str, scratch: Path) 
     """
     if search.storage is None:
         return _fresh_journal(folder, name, scratch)
-    shown = search.without_password().storage or ""
+    shown = public_url(search.storage)
     try:
         url = re.sub(r"^postgresql://", "postgresql+psycopg://", search.storage)
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})

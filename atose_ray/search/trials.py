@@ -1,6 +1,5 @@
 """From Optuna's trial to the run that is executed: where a search composes and resolves configurations."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import optuna
@@ -9,13 +8,13 @@ from atose_ray.config import SearchConfig, StudyConfig
 from atose_ray.data.shards import Manifest
 from atose_ray.data.views import view_of
 from atose_ray.search.gpu_share import GpuShare
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import study_store, trial_store
-from atose_ray.search.space import compose, suggest
+from atose_ray.search.space import compose, walk
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
-from atose_ray.training.resolve import resolve
-from atose_ray.training.run import Job
+from atose_ray.training.run import Job, resolve
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Space:
         plan, search, store = self.plan, self.study.search, Store(self.store_uri)
         folder = study_store(store, self.name)
         gpus = self.share.fraction() if self.share else plan.worker_gpus
-        run = resolve(compose(self.study, suggest(trial, self.study.space), number), store, self.manifest)
+        chosen = walk(asked_of(trial), self.study.space)
+        run = resolve(compose(self.study, chosen, number), store, self.manifest)
         objective, latent = getattr(run.method, "objective", None), getattr(run.method, "latent", None)
         name = [f"{number:03d}", run.encoder.kind, getattr(run.encoder, "block", None), run.method.kind]
         name += [objective and objective.kind, latent and f"d{latent}"]
@@ -63,18 +63,10 @@ class Space:
             "distributions": {k: optuna.distributions.distribution_to_json(d) for k, d in trial.distributions.items()},
             "resources": {"cpus": plan.cpus_per_trial, "gpus": max(plan.workers, 1) * gpus, "workers": plan.workers},
         }
-        job = with_device(Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about), gpus)
+        job = Job(run, self.store_uri, trial_store(folder, run.signature()).uri, about).on_device(gpus)
         head = {"device": "none yet", "parameters": 0, **about}
         spec = view_of(self.manifest, run.data, store).manifest.data_spec
         RunFolder(Store(job.folder_uri)).start(job.run, run.model_spec(spec), head)
         threads = run.execution.threads or max(1, int(search.cpus_per_worker))
-        ray_uri = folder.child("ray").uri
-        return TrialSetup(job, search.without_password(), gpus, threads, ray_uri, self.stream_bytes)
-
-
-def with_device(job: Job, gpus: float) -> Job:
-    """The job on the device it was given: a process without a GPU of its own must not take one."""
-    if gpus > 0 or job.run.execution.device != "auto":
-        return job
-    execution = job.run.execution.model_copy(update={"device": "cpu"})
-    return dataclasses.replace(job, run=job.run.model_copy(update={"execution": execution}))
+        search = search.model_copy(update={"storage": None})  # of no use to a trial, and it may hold a password
+        return TrialSetup(job, search, gpus, threads, folder.child("ray").uri, self.stream_bytes)

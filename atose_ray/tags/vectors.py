@@ -1,6 +1,6 @@
 """Vectors of tag names, for methods that score tags they never saw. One class and one line in `VECTORS` each.
 
-They are resolved once, when a run is (training/resolve.py): their hash is part of the run's identity, and the model
+They are resolved once, when a run is (training/run.py): their hash is part of the run's identity, and the model
 keeps them as buffers."""
 
 import hashlib

@@ -1,11 +1,5 @@
-"""A checkpoint at every epoch end, and the model folder that comes out at the end. Nothing here unpickles objects.
+"""Weights of a run, and the model folder that comes out at the end. Nothing here unpickles objects."""
 
-Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the epoch is also the state of
-the random generators: a resumed run is bitwise the uninterrupted one."""
-
-import dataclasses
-import io
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,33 +12,11 @@ from atose_ray.config import RunConfig, explain
 from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.precision import prepare_to_score
-from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.record import RunFolder
 from atose_ray.types import DataSpec
 
-CHECKPOINT = "checkpoint.pt"
 BEST_WEIGHTS = "best.safetensors"
 WEIGHTS = "model.safetensors"  # of a model folder
-
-
-def save_checkpoint(folder: RunFolder, method: Method, optimizer: torch.optim.Optimizer, record: EpochRecord) -> None:
-    """Write the state after an epoch; the old checkpoint stays until the new one is whole."""
-    state = {
-        "method": method.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "record": json.dumps(dataclasses.asdict(record)),
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    folder.store.write(CHECKPOINT, buffer.getvalue())
-
-
-def load_checkpoint(folder: RunFolder, method: Method) -> tuple[EpochRecord, dict[str, Any]] | None:
-    """Load the weights of the last finished epoch; returns its record and optimizer state, or None."""
-    if not folder.store.exists(CHECKPOINT):
-        return None
-    state = torch.load(io.BytesIO(folder.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
-    method.load_state_dict(state["method"])
-    return EpochRecord(**json.loads(state["record"])), state["optimizer"]
 
 
 def save_weights(store: Store, name: str, method: Method) -> None:
@@ -82,7 +54,7 @@ def best_model(folder: RunFolder) -> Model:
 def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
     """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
     save_weights(store, WEIGHTS, method)
-    RunFolder(store).save_config(run, spec)
+    RunFolder(store).start(run, spec)
     store.write_json("metrics.json", metrics)
 
 

@@ -1,5 +1,8 @@
 """The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through three arguments:
-where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`)."""
+where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`).
+
+Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the epoch is also the state of
+the random generators: a resumed run is bitwise the uninterrupted one."""
 
 import math
 import time
@@ -20,7 +23,7 @@ from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import is_main, rank, sum_over_all_ranks
 from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
-from atose_ray.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_checkpoint, save_weights
+from atose_ray.training.checkpoint import BEST_WEIGHTS, save_weights
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import AnyBatch
 
@@ -86,10 +89,11 @@ def run_epochs(
     method.to(device)
     check_room(run, method, batches.steps(), device)
     done, best, optimizer_state = 0, float("-inf"), None
-    resumed = load_checkpoint(folder, method)
+    resumed = folder.checkpoint()
     if resumed is not None:
-        record, optimizer_state = resumed
-        done, best = record.epoch, record.objective
+        record, state = resumed
+        method.load_state_dict(state.pop("method"))
+        done, best, optimizer_state = record.epoch, record.objective, state["optimizer"]
         if is_main() and done not in {known.epoch for known in folder.epochs()}:
             folder.add_epoch(record)
         yield record
@@ -176,8 +180,7 @@ def _run_epoch(
         folder = accumulator.folder
         if improved:
             save_weights(folder.store, BEST_WEIGHTS, method)
-        save_checkpoint(folder, method, optimizer, record)
-        folder.add_epoch(record)
+        folder.add_epoch(record, {"method": method.state_dict(), "optimizer": optimizer.state_dict()})
     return record
 
 

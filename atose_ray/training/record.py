@@ -4,15 +4,18 @@ config.json        the resolved RunConfig           data_spec.json   the DataSpe
 about.json         number, name, parameters searched, start time, device, model size
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
                    {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
-checkpoint.pt      the last finished epoch: weights, optimizer, record
+checkpoint.pt      the last finished epoch: weights, optimizer, record. Nothing in it is unpickled but tensors
 best.safetensors   weights of the epoch with the best validation score"""
 
 import contextlib
 import dataclasses
+import io
 import json
 import time
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from atose_ray.config import RunConfig
 from atose_ray.evaluation.protocols import CLIP
@@ -20,6 +23,7 @@ from atose_ray.storage import Store
 from atose_ray.types import DataSpec
 
 LOG = "log.jsonl"
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -46,21 +50,18 @@ class RunFolder:
 
     store: Store
 
-    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any]) -> None:
-        """Write what is known before the first epoch. An earlier start time is kept when a run goes on."""
-        before = self.about()
-        self.save_config(run, spec)
-        self.store.write_json("about.json", {**about, "started": before.get("started", time.time())})
-
-    def save_config(self, run: RunConfig, spec: DataSpec) -> None:
-        """Write config.json and data_spec.json."""
-        self.store.write_json("config.json", run.model_dump(mode="json"))
-        self.store.write_json("data_spec.json", spec.model_dump(mode="json"))
+    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any] | None = None) -> None:
+        """Write what is known before the first epoch. An earlier start time is kept when a run goes on. about: of a
+        run; a folder that holds a model only has none."""
+        self.store.write("config.json", run.model_dump_json(indent=1).encode())
+        self.store.write("data_spec.json", spec.model_dump_json(indent=1).encode())
+        if about is not None:
+            self.store.write_json("about.json", {**about, "started": self.about().get("started", time.time())})
 
     def config(self) -> tuple[RunConfig, DataSpec]:
         """config.json and data_spec.json. Raises ValidationError when another version wrote them."""
-        config, spec = self.store.read_json("config.json"), self.store.read_json("data_spec.json")
-        return RunConfig.model_validate(config), DataSpec.model_validate(spec)
+        config, spec = self.store.read("config.json"), self.store.read("data_spec.json")
+        return RunConfig.model_validate_json(config), DataSpec.model_validate_json(spec)
 
     def about(self) -> dict[str, Any]:
         """about.json, or {} before the run started."""
@@ -96,8 +97,21 @@ class RunFolder:
             raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")
         return max(epochs, key=lambda record: (record.valid[metric], -record.epoch))
 
-    def add_epoch(self, record: EpochRecord) -> None:
+    def add_epoch(self, record: EpochRecord, state: dict[str, Any] | None = None) -> None:
+        """Append an epoch to the log. state: what a run goes on with, written before and with the record in it, so that
+        a crash in between loses neither; the old checkpoint stays until the new one is whole."""
+        if state is not None:
+            buffer = io.BytesIO()
+            torch.save({**state, "record": json.dumps(dataclasses.asdict(record))}, buffer)
+            self.store.write(CHECKPOINT, buffer.getvalue())
         self.store.append_line(LOG, json.dumps({"event": "epoch", **dataclasses.asdict(record)}, allow_nan=False))
+
+    def checkpoint(self) -> tuple[EpochRecord, dict[str, Any]] | None:
+        """The last finished epoch and the state after it, or None."""
+        if not self.store.exists(CHECKPOINT):
+            return None
+        state = torch.load(io.BytesIO(self.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
+        return EpochRecord(**json.loads(state.pop("record"))), state
 
     def note(self, cause: str, text: str) -> None:
         """Append what happened to the run on its way, for the report."""

@@ -1,6 +1,7 @@
-"""Everything between a resolved config and the loop: data, model, folder, device. The same for a run in this process,
-in a trial's actor and in a DDP worker."""
+"""Everything between a config and the loop: what it leaves open, data, model, folder, device. The same for a run in
+this process, in a trial's actor and in a DDP worker."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,12 +9,13 @@ from typing import Any
 
 import torch
 
-from atose_ray.config import RunConfig
+from atose_ray.config import ConfigError, RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
-from atose_ray.data.views import View, view_of
+from atose_ray.data.views import View, fold_numbers, view_of
+from atose_ray.encoders import PretrainedConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import ClipScores, score_clips, tag_facts
 from atose_ray.methods import Method
@@ -21,8 +23,40 @@ from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder
-from atose_ray.training.resolve import begin_with, tag_set
+from atose_ray.training.sources import begin_with, from_model, tag_set, with_hash, with_vectors
 from atose_ray.types import Split
+
+
+def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
+    """The config that is trained: what it leaves open is filled in, once, by the data, a trained encoder, weights to
+    begin with and tag vectors. The result is the run's identity; every file that it depends on has a hash.
+
+    manifest: of the whole set. Raises ConfigError when metric, encoder or files do not fit, ViewError where the set has
+    not what is asked for, StoreError where a file cannot be read."""
+    if run.data.fold is None and manifest.folds:
+        run = run.model_copy(update={"data": run.data.model_copy(update={"fold": fold_numbers(manifest)[0]})})
+    view = view_of(manifest, run.data, store)
+    spec = view.manifest.data_spec
+    if isinstance(run.encoder, PretrainedConfig):
+        run = from_model(run, run.encoder.model, spec)
+    if run.metric == "accuracy" and not spec.exclusive:
+        raise ConfigError(
+            "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
+        )
+    seconds = run.data.crop_seconds
+    if seconds == "published":
+        seconds = run.encoder.published_length / spec.input.rate_hz
+    elif seconds is None:
+        seconds = min(run.encoder.published_length, spec.input.length) / spec.input.rate_hz
+    data = run.data.model_copy(update={"crop_seconds": seconds, "content_hash": manifest.content_hash})
+    run = run.model_copy(update={"data": data})
+    run.model_spec(spec)  # or it says why the encoder cannot be built
+    init, vectors = run.init_from, run.tag_vectors
+    if init is not None:
+        init = with_hash(init)
+    if vectors is not None:
+        vectors = with_vectors(vectors, store, view) if run.method.reads_vectors else None
+    return run.model_copy(update={"init_from": init, "tag_vectors": vectors})
 
 
 @dataclass(frozen=True)
@@ -33,6 +67,13 @@ class Job:
     store_uri: str
     folder_uri: str
     about: dict[str, Any] = field(default_factory=dict)
+
+    def on_device(self, gpus: float) -> "Job":
+        """The job for a process with so many GPUs: one without a GPU of its own must not take one."""
+        if gpus > 0 or self.run.execution.device != "auto":
+            return self
+        execution = self.run.execution.model_copy(update={"device": "cpu"})
+        return dataclasses.replace(self, run=self.run.model_copy(update={"execution": execution}))
 
 
 @dataclass
@@ -50,9 +91,14 @@ Reader = Callable[..., LocalBatches]
 
 
 def open_run(
-    job: Job, reader: Reader = LocalBatches, rank: int = 0, world: int = 1, lent: SharedClips | None = None
+    job: Job,
+    reader: Reader = LocalBatches,
+    rank: int = 0,
+    world: int = 1,
+    lent: SharedClips | None = None,
+    note: str | None = None,
 ) -> OpenRun:
-    """Build what a run needs on one rank; rank 0 writes the head of the run folder.
+    """Build what a run needs on one rank; rank 0 writes the head of the run folder, with the `note`, if there is one.
 
     lent: clips in shared memory, for a run that leaves it open where its clips are kept. What comes out cannot read the
     test split: neither its labels nor the names of its files are in it.
@@ -60,7 +106,8 @@ def open_run(
     store = Store(job.store_uri)
     view = view_for(job.run, store)
     torch.manual_seed(job.run.seed)
-    method = job.run.build(view.manifest.data_spec, tag_set(job.run, store, view.manifest.data_spec.tags))
+    tags = tag_set(view.manifest.data_spec.tags, job.run.tag_vectors, store)
+    method = job.run.build(view.manifest.data_spec, tags)
     if job.run.init_from is not None:
         begin_with(method, job.run.init_from)
     device = pick_device(job.run)
@@ -70,6 +117,7 @@ def open_run(
     if rank == 0:
         parameters = sum(parameter.numel() for parameter in method.parameters())
         about = {"device": device_name(device), "parameters": parameters, **job.about}
+        about |= {"note": note} if note else {}
         about |= {"residency": kept_in(batches), "precision": precision, "threads": torch.get_num_threads()}
         about["opened"] = folder.about().get("opened", time.time())  # what was before was waiting for resources
         folder.start(job.run, method.spec, about)

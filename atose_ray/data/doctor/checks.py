@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from atose_ray.data.doctor.facts import SILENT_LEVEL, Audio, Clip, alike, load_clips, read_audio
-from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, Flag, counted, first_few, kind_of, share
+from atose_ray.data.doctor.findings import OWN_SPLITS, TABLES, Finding, Flag, finding, flagged, kind_of
 from atose_ray.data.doctor.splits import examine_splits
-from atose_ray.data.shards import Manifest, SkippedClip, load_manifest
+from atose_ray.data.doctor.words import counted, first_few, share
+from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.storage import Store
 from atose_ray.types import AudioInput
 
@@ -28,35 +29,6 @@ CLIPPED_SHARE = 0.01
 DC_LEVEL = 0.1  # of the peak
 SHORT = 0.1  # of the median length
 TOO_MANY_LOST = 0.25
-
-# What a reason that prepare gave for skipping a clip says, and what it is called here; else it is "broken".
-PROBLEM_OF_REASON = {
-    "no such file": "missing",
-    "is cut off": "truncated",
-    "was asked for, but the file is": "truncated",
-    "are NaN or infinite": "not finite",
-    "is empty (0 bytes)": "empty",
-    "holds no samples": "empty",
-    "holds no frames": "empty",
-}
-HINT = {
-    "missing": "fetch the files, or remove them from the annotations",
-    "truncated": "fetch the files again",
-    "not finite": "export the files again",
-    "empty": "fetch the files again, or remove them from the annotations",
-    "broken": "fetch the files again, or remove them from the annotations",
-}
-KNOWN_BROKEN = {
-    "mtat": (
-        "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
-        "8/jacob_heringman-*pater_noster-204-233.mp3",
-        "9/american_baroque-*couperin-88-117.mp3",
-    )
-}
-JOIN_THE_PARTS = (
-    "the archive comes in parts that are one file: join them before unzipping "
-    "(cat mp3.zip.00* > mp3.zip && unzip mp3.zip), then prepare again"
-)
 
 ReadAudio = Callable[[list[Clip]], dict[int, Audio]]
 
@@ -88,44 +60,31 @@ def examine(store: Store, dataset: str) -> Examination:
         *examine_copies(manifest, clips, lambda some: read_audio(folder, some, n_tags)),
         *examine_splits(manifest, clips),
     ]
-    rank = ("error", "warning", "note")
-    return Examination(
-        dataset, manifest, clips, tuple(sorted(findings, key=lambda finding: rank.index(finding.severity)))
-    )
+    worst_first = sorted(findings, key=lambda one: ("error", "warning", "note").index(one.severity))
+    return Examination(dataset, manifest, clips, tuple(worst_first))
 
 
 def examine_skipped(manifest: Manifest, clips: Iterable[Clip]) -> Iterator[Finding]:
     """Clips that could not be decoded, by what is wrong with them."""
-    known = KNOWN_BROKEN.get(kind_of(manifest), ())
-    problems: dict[str, list[SkippedClip]] = {}
+    known = TABLES["known_broken"].get(kind_of(manifest), ())
+    problems: dict[str, list[Flag]] = {}
     for clip in manifest.skipped:
         expected = any(fnmatchcase(clip.name, pattern) for pattern in known)
-        problems.setdefault("known broken" if expected else problem_of(clip.reason), []).append(clip)
-    for problem, skipped in problems.items():
-        flags = tuple(Flag(clip.name, clip.split, _without_path(clip)) for clip in skipped)
-        if problem == "known broken":
-            what = f"{len(flags)} of the {len(known)} files that are broken in the published archive were left out"
-            yield Finding("note", problem, what, "nothing: everyone leaves them out", flags)
-        else:
-            what = f"{counted(len(flags), 'file', 'are')} {problem} and left out"
-            yield Finding("warning", problem, what, HINT[problem], flags)
-    lost = sum(len(skipped) for problem, skipped in problems.items() if problem != "known broken")
+        problem = "known broken" if expected else problem_of(clip.reason)
+        reason = clip.reason.partition(f"{clip.name}: ")[2] or clip.reason  # without the path, wherever the source lies
+        problems.setdefault(problem, []).append(Flag(clip.name, clip.split, reason))
+    for problem, flags in problems.items():
+        yield finding(problem, flags, known=len(known))
+    lost = len(manifest.skipped) - len(problems.get("known broken", ()))
     total = sum(manifest.data_spec.counts.values()) + len(manifest.skipped)
     if lost >= TOO_MANY_LOST * total:
-        what = f"{share(lost, total)} clips could not be decoded"
-        hint = f"check that the source of {kind_of(manifest)!r} is complete, and prepare again"
-        yield Finding("error", "too many lost", what, hint)
+        yield finding("too many lost", lost=share(lost, total), source=kind_of(manifest))
     yield from _missing_folders(manifest, clips)
-
-
-def _without_path(clip: SkippedClip) -> str:
-    """The reason without the path before it, which ends in the clip's name wherever the source lies."""
-    return clip.reason.partition(f"{clip.name}: ")[2] or clip.reason
 
 
 def problem_of(reason: str) -> str:
     """A word for what prepare said about a clip that it skipped."""
-    return next((problem for words, problem in PROBLEM_OF_REASON.items() if words in reason), "broken")
+    return next((problem for words, problem in TABLES["problems"].items() if words in reason), "broken")
 
 
 def _missing_folders(manifest: Manifest, clips: Iterable[Clip]) -> Iterator[Finding]:
@@ -137,8 +96,7 @@ def _missing_folders(manifest: Manifest, clips: Iterable[Clip]) -> Iterator[Find
     annotated = here | {clip.name.split("/")[0] for clip in manifest.skipped}
     gone = sorted(absent - here)
     if len(gone) >= TOO_MANY_LOST * len(annotated):
-        what = f"{len(gone)} of the {len(annotated)} folders have no file: {', '.join(gone)}"
-        yield Finding("error", "folders missing", what, JOIN_THE_PARTS)
+        yield finding("folders missing", gone=len(gone), annotated=len(annotated), names=", ".join(gone))
 
 
 def examine_content(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Finding]:
@@ -148,24 +106,20 @@ def examine_content(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Fin
         yield from _levels(clips)
         yield from _rates(about.sample_rate_hz, clips)
     else:
-        flags = tuple(_flag(clip, f"all values are {clip.facts.mean:g}") for clip in clips if clip.silent)
-        yield from _some("warning", "silent", flags, "are one value throughout", "remove them, or compute them again")
+        constant = [(clip, f"all values are {clip.facts.mean:g}") for clip in clips if clip.silent]
+        yield from flagged("one value", constant)
     median = float(np.median([clip.facts.samples for clip in clips]))
     short = [clip for clip in clips if clip.facts.samples < SHORT * median]
-    flags = tuple(_flag(clip, f"{clip.facts.samples / about.rate_hz:.3f} s") for clip in short)
-    what = f"are shorter than a tenth of the median ({median / about.rate_hz:.2f} s)"
-    yield from _some("note", "very short", flags, what, "check that they are what the annotations mean", False)
+    lengths = [(clip, f"{clip.facts.samples / about.rate_hz:.3f} s") for clip in short]
+    yield from flagged("very short", lengths, median_s=median / about.rate_hz)
 
 
 def _levels(clips: tuple[Clip, ...]) -> Iterator[Finding]:
-    silent = tuple(_flag(clip, _silence(clip)) for clip in clips if clip.silent)
-    yield from _some("warning", "silent", silent, "are silent (below -60 dB)", "remove them, or record them again")
+    yield from flagged("silent", [(clip, _silence(clip)) for clip in clips if clip.silent])
     loud = sorted((clip for clip in clips if clip.facts.clipped >= CLIPPED_SHARE), key=lambda clip: -clip.facts.clipped)
-    clipped = tuple(_flag(clip, f"{clip.facts.clipped:.1%} of its samples are clipped") for clip in loud)
-    yield from _some("warning", "clipped", clipped, "are clipped", "listen to them; get them at a lower level")
+    yield from flagged("clipped", [(clip, f"{clip.facts.clipped:.1%} of its samples are clipped") for clip in loud])
     dc = [clip for clip in clips if not clip.silent and abs(clip.facts.mean) > DC_LEVEL * clip.facts.peak]
-    flags = tuple(_flag(clip, f"mean {clip.facts.mean:+.3f} of full scale") for clip in dc)
-    yield from _some("note", "off centre", flags, "have a constant offset", "remove it with a high-pass filter", False)
+    yield from flagged("off centre", [(clip, f"mean {clip.facts.mean:+.3f} of full scale") for clip in dc])
 
 
 def _silence(clip: Clip) -> str:
@@ -176,24 +130,14 @@ def _silence(clip: Clip) -> str:
 
 
 def _rates(rate_hz: int, clips: tuple[Clip, ...]) -> Iterator[Finding]:
-    counts = Counter(clip.facts.source_rate_hz for clip in clips)
-    if None in counts:
-        what = (
-            f"the rate, channels and level of {counts.pop(None)} files are not recorded: an older version prepared them"
-        )
-        yield Finding("note", "sources not recorded", what, "prepare into another store to have them examined too")
-    low = tuple(
-        _flag(clip, f"{clip.facts.source_rate_hz} Hz where the shards have {rate_hz} Hz")
-        for clip in clips
-        if clip.facts.source_rate_hz is not None and clip.facts.source_rate_hz < rate_hz
-    )
-    what = f"have a lower sample rate than the shards ({rate_hz} Hz): their upper frequencies are empty"
-    yield from _some("warning", "wrong rate", low, what, "get better files, or prepare with a lower sample_rate_hz")
-    high = [clip for clip in clips if (clip.facts.source_rate_hz or 0) >= rate_hz]
-    usual = counts.most_common(1)[0][0] if counts else None
-    odd = tuple(_flag(clip, f"{clip.facts.source_rate_hz} Hz") for clip in high if clip.facts.source_rate_hz != usual)
-    what = f"have another sample rate than most ({usual} Hz); they were resampled"
-    yield from _some("note", "mixed rates", odd, what, "nothing, unless the rate tells the classes apart", False)
+    rates = [(clip, clip.facts.source_rate_hz) for clip in clips if clip.facts.source_rate_hz is not None]
+    if len(rates) < len(clips):
+        yield finding("sources not recorded", files=len(clips) - len(rates))
+    low = [(clip, f"{hz} Hz where the shards have {rate_hz} Hz") for clip, hz in rates if hz < rate_hz]
+    yield from flagged("wrong rate", low, rate_hz=rate_hz)
+    usual_hz = Counter(hz for _, hz in rates).most_common(1)[0][0] if rates else None
+    odd = [(clip, f"{hz} Hz") for clip, hz in rates if hz >= rate_hz and hz != usual_hz]
+    yield from flagged("mixed rates", odd, usual_hz=usual_hz)
 
 
 def examine_copies(manifest: Manifest, clips: tuple[Clip, ...], read: ReadAudio) -> Iterator[Finding]:
@@ -207,19 +151,14 @@ def examine_copies(manifest: Manifest, clips: tuple[Clip, ...], read: ReadAudio)
         first = audio[group[0].facts.clip_id]
         found = [group[0], *(clip for clip in group[1:] if alike(first, audio[clip.facts.clip_id]))]
         nearly += [found] if len(found) > 1 else []
-    worst: Literal["warning", "error"] = "error" if kind_of(manifest) in OWN_SPLITS else "warning"
-    keep = "remove the copies in quarantine.csv from the annotations and prepare again"
-    for groups, what in (
-        (same, f"the same {manifest.data_spec.input.kind} as"),
-        (nearly, "the same recording, at another level or trimmed, as"),
+    leaked = "copy in two splits" if kind_of(manifest) in OWN_SPLITS else "copy in two published splits"
+    for groups, what, names in (
+        (same, f"the same {manifest.data_spec.input.kind} as", (leaked, "copy")),
+        (nearly, "the same recording, at another level or trimmed, as", ("near copy in two splits", "near copy")),
     ):
-        word = "copy" if groups is same else "near copy"
-        leaks = [group for group in groups if len({clip.split for clip in group}) > 1]
-        flags = tuple(flag for group in leaks for flag in _copies(group, what, manifest))
-        severity = worst if groups is same else "warning"
-        yield from _some(severity, f"{word} in two splits", flags, f"are a {word} of one in another split", keep)
-        flags = tuple(flag for group in groups if group not in leaks for flag in _copies(group, what, manifest))
-        yield from _some("warning", word, flags, f"are a {word} of one in the same split", keep)
+        for name, leaks in zip(names, (True, False), strict=True):
+            chosen = [group for group in groups if (len({clip.split for clip in group}) > 1) == leaks]
+            yield from flagged(name, [pair for group in chosen for pair in _copies(group, what, manifest)])
 
 
 def _alike_by(clips: list[Clip], key: Callable[[Clip], str]) -> list[list[Clip]]:
@@ -231,30 +170,12 @@ def _alike_by(clips: list[Clip], key: Callable[[Clip], str]) -> list[list[Clip]]
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _copies(group: list[Clip], what: str, manifest: Manifest) -> Iterator[Flag]:
+def _copies(group: list[Clip], what: str, manifest: Manifest) -> Iterator[tuple[Clip, str]]:
     kept = group[0]
     for clip in group[1:]:
         ours, theirs = ("|".join(manifest.data_spec.tags[tag] for tag in one.tags) for one in (clip, kept))
         other = "" if ours == theirs else f"; tags {ours or 'none'} against {theirs or 'none'}"
-        yield _flag(clip, f"{what} {kept.name} ({kept.split}){other}")
-
-
-def _flag(clip: Clip, detail: str) -> Flag:
-    return Flag(clip.name, clip.split, detail, clip.facts.clip_id)
-
-
-def _some(
-    severity: Literal["error", "warning", "note"],
-    kind: str,
-    flags: tuple[Flag, ...],
-    what: str,
-    hint: str,
-    quarantine: bool = True,
-) -> Iterator[Finding]:
-    """One finding where there are flags, none where there are not. what: begins with `are` or `have`."""
-    verb, rest = what.split(" ", 1)
-    if flags:
-        yield Finding(severity, kind, f"{counted(len(flags), 'clip', verb)} {rest}", hint, flags, quarantine)
+        yield clip, f"{what} {kept.name} ({kept.split}){other}"
 
 
 def summary(found: Examination) -> str:

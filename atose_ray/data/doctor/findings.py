@@ -1,12 +1,15 @@
-"""What a check of the doctor gives: a finding, and the clips it is about."""
+"""What a check of the doctor gives: a finding (findings.yaml has their words), and the clips it is about."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from atose_ray.data.doctor.facts import Clip
+from atose_ray.data.doctor.words import Count
 from atose_ray.data.shards import Manifest
-from atose_ray.types import Split
+from atose_ray.types import Split, package_yaml
 
+TABLES = package_yaml(__package__, "findings.yaml")
 OWN_SPLITS = ("folder", "frames", "demo")  # elsewhere the publisher fixed the split: another one ends all comparison
 
 
@@ -40,24 +43,21 @@ class Finding:
         return tree
 
 
+def finding(name: str, flags: Sequence[Flag] = (), **words: Any) -> Finding:
+    """A finding of findings.yaml, with the words that its sentences leave open."""
+    about = TABLES["findings"][name]
+    kind = about.get("kind", name)
+    what, hint = (about[key].format(n=Count(len(flags)), kind=kind, **words) for key in ("what", "hint"))
+    return Finding(about["severity"], kind, what, hint, tuple(flags), about.get("quarantine", True))
+
+
+def flagged(name: str, clips: Iterable[tuple[Clip, str]], **words: Any) -> Iterator[Finding]:
+    """A finding about clips and what each of them has; none where there is no clip."""
+    flags = [Flag(clip.name, clip.split, detail, clip.facts.clip_id) for clip, detail in clips]
+    if flags:
+        yield finding(name, flags, **words)
+
+
 def kind_of(manifest: Manifest) -> str:
     """Which adapter listed the data set."""
     return str(manifest.dataset.get("kind", "?"))
-
-
-def counted(count: int, noun: str, verb: str = "") -> str:
-    """`1 clip is`, `3 clips are`."""
-    one = {"are": "is", "have": "has", "carry": "carries"}
-    words = (str(count), noun if count == 1 else noun + "s", one.get(verb, verb) if count == 1 else verb)
-    return " ".join(word for word in words if word)
-
-
-def share(part: int, whole: int) -> str:
-    """`3 of 60 (5 %)`."""
-    return f"{part} of {whole} ({part / max(whole, 1):.0%})"
-
-
-def first_few(texts: Sequence[str], count: int, mark: str = ", ") -> str:
-    """The first few, and how many more there are."""
-    more = f"{mark}and {len(texts) - count} more" if len(texts) > count else ""
-    return mark.join(texts[:count]) + more

@@ -14,12 +14,11 @@ import numpy as np
 from atose_ray.audio.io import wav_of
 from atose_ray.data.doctor.checks import QUARANTINE, Examination, quarantine, summary
 from atose_ray.data.doctor.facts import Audio, Clip, read_audio
-from atose_ray.data.doctor.findings import counted
 from atose_ray.data.doctor.splits import tag_matrix
 from atose_ray.data.pages import offline_page, well_formed
 from atose_ray.data.tag_statistics import tag_correlation, tag_order
 from atose_ray.storage import Store
-from atose_ray.types import SPLITS, AudioInput
+from atose_ray.types import SPLITS
 
 PAGE = "data.html"
 MAX_PLAYERS, EXTREMES, EXCERPT_S = 20, 6, 5
@@ -45,25 +44,20 @@ def render_page(found: Examination, audio: dict[int, Audio]) -> str:
 
 def page_data(found: Examination, audio: dict[int, Audio]) -> dict[str, Any]:
     """What the page shows, as JSON types."""
-    counts = found.manifest.tag_counts
+    counts, tag_counts = found.manifest.data_spec.counts, found.manifest.tag_counts
     findings = []
     for one in (finding.as_json() for finding in found.findings):
         clips = [{key: well_formed(text) for key, text in clip.items()} for clip in one["clips"][:MAX_FLAGS]]
         findings.append({**one, "clips": clips, "more": max(0, len(one["clips"]) - MAX_FLAGS)})
     players = [_player(found, clip, why, audio[clip.facts.clip_id]) for clip, why in played(found)] if audio else []
-    order = sorted(counts, key=lambda tag: -counts[tag].get("train", 0))
     return {
         "sentence": summary(found),
         "content_hash": found.manifest.content_hash,
-        "tiles": _tiles(found),
+        "facts": _facts(found),
         "findings": findings,
         "players": players,
         "plots": _plots(found),
-        "classes": {
-            "splits": SPLITS,
-            "clips": [found.manifest.data_spec.counts.get(split, 0) for split in SPLITS],
-            "rows": [{"tag": tag, "counts": [counts[tag].get(split, 0) for split in SPLITS]} for tag in order],
-        },
+        "classes": {"splits": SPLITS, "clips": counts, "tags": list(tag_counts.items())},
         "map": _map(found),
     }
 
@@ -87,29 +81,17 @@ def played(found: Examination) -> list[tuple[Clip, str]]:
     return list(chosen.values())
 
 
-def _tiles(found: Examination) -> list[tuple[str, str, str]]:
+def _facts(found: Examination) -> dict[str, Any]:
     spec = found.manifest.data_spec
-    about, seconds = spec.input, sum(clip.facts.samples for clip in found.clips) / spec.input.rate_hz
-    if isinstance(about, AudioInput):
-        unit = f"{about.sample_rate_hz} Hz, mono"
-    else:
-        unit = f"{about.bins} bins, {about.dtype}, {about.rate_hz:g} a second"
-    counts = Counter(one.severity for one in found.findings)
-    minor = f"{counted(counts['warning'], 'warning')}, {counted(counts['note'], 'note')}"
-    return [
-        ("training", "may start" if found.may_train else "must not start", ""),
-        ("findings", counted(counts["error"], "error"), minor),
-        ("clips", f"{len(found.clips):,}", ", ".join(f"{spec.counts.get(split, 0):,} {split}" for split in SPLITS)),
-        ("not decoded", f"{len(found.manifest.skipped):,}", f"all in {QUARANTINE}"),
-        (about.kind, _hours(seconds), unit),
-        ("tags", str(len(spec.tags)), "one per clip" if spec.exclusive else "any number per clip"),
-    ]
-
-
-def _hours(seconds: float) -> str:
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
+    return {
+        "may_train": found.may_train,
+        "found": Counter(one.severity for one in found.findings),
+        "skipped": len(found.manifest.skipped),
+        "seconds": sum(clip.facts.samples for clip in found.clips) / spec.input.rate_hz,
+        "input": {**spec.input.model_dump(), "rate_hz": spec.input.rate_hz},
+        "tags": len(spec.tags),
+        "exclusive": spec.exclusive,
+    }
 
 
 def _player(found: Examination, clip: Clip, why: str, audio: Audio) -> dict[str, Any]:
@@ -134,31 +116,23 @@ def excerpt(audio: Audio, rate_hz: int) -> bytes:
 
 
 def _plots(found: Examination) -> list[dict[str, Any]]:
-    length = [clip.facts.samples / found.manifest.data_spec.input.rate_hz for clip in found.clips]
-    return [
-        _histogram("Length", length, "seconds"),
+    about, facts = found.manifest.data_spec.input, [clip.facts for clip in found.clips]
+    plots = [
+        _histogram("Length", [one.samples / about.rate_hz for one in facts], "seconds"),
         _bars("Tags per clip", [len(clip.tags) for clip in found.clips], "tags"),
-        *(_levels(found.clips) if found.manifest.data_spec.input.kind == "audio" else _values(found.clips)),
     ]
-
-
-def _values(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    return [
-        _histogram("Mean of a clip", [clip.facts.mean for clip in clips], "value"),
-        _histogram("Standard deviation of a clip", [clip.facts.rms for clip in clips], "value"),
-    ]
-
-
-def _levels(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    sounding = [clip.facts for clip in clips if not clip.silent] or [clip.facts for clip in clips]
+    if about.kind == "frames":
+        plots.append(_histogram("Mean of a clip", [one.mean for one in facts], "value"))
+        return [*plots, _histogram("Standard deviation of a clip", [one.rms for one in facts], "value")]
+    sounding = [clip.facts for clip in found.clips if not clip.silent] or facts
     level = [20 * np.log10(max(one.rms, 1e-5)) for one in sounding]
     peak = [20 * np.log10(max(one.source_peak or 0, 1e-5)) for one in sounding if one.channels]
-    plots = [
+    plots += [
         _histogram("Level of the stored clips", level, "dB of full scale (RMS), without silent clips"),
-        _histogram("Clipped samples", [100 * clip.facts.clipped for clip in clips], "% of a clip's samples"),
+        _histogram("Clipped samples", [100 * one.clipped for one in facts], "% of a clip's samples"),
         _histogram("Peak of the files", peak, "dB of full scale, without silent clips"),
-        _bars("Sample rate of the files", [clip.facts.source_rate_hz for clip in clips], "Hz"),
-        _bars("Channels of the files", [clip.facts.channels for clip in clips], "channels"),
+        _bars("Sample rate of the files", [one.source_rate_hz for one in facts], "Hz"),
+        _bars("Channels of the files", [one.channels for one in facts], "channels"),
     ]
     return [plot for plot in plots if sum(plot["counts"])]
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from atose_ray.data.batches import check_trainable
 from atose_ray.data.doctor.facts import Clip
-from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, counted, first_few, kind_of, share
+from atose_ray.data.doctor.findings import OWN_SPLITS, Finding, finding, kind_of
+from atose_ray.data.doctor.words import Count, first_few, share
 from atose_ray.data.shards import Manifest
 from atose_ray.storage import StoreError
 from atose_ray.types import SPLITS
@@ -24,7 +25,7 @@ def examine_splits(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Find
     try:
         check_trainable(manifest.model_copy(update={"tag_counts": {}}), 1)
     except StoreError as error:
-        yield Finding("error", "split too small", str(error), "put clips into that split and prepare again")
+        yield finding("split too small", reason=error)
     yield from _groups(manifest, clips)
     yield from _never_positive(manifest)
     yield from _counts(manifest)
@@ -32,11 +33,9 @@ def examine_splits(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Find
     yield from _synonyms(manifest, tags_NC)
     untagged = int((tags_NC.sum(axis=1) == 0).sum())
     if untagged:
-        what = f"no tag is on {share(untagged, len(clips))} clips"
-        yield Finding("note", "no tags", what, "check that this means that none applies, not that nobody looked")
+        yield finding("no tags", clips=share(untagged, len(clips)))
     for reason, count in manifest.left_out.items():
-        what = f"{counted(count, 'annotated clip', 'are')} not listed: {reason}"
-        yield Finding("note", "left out", what, "nothing, if this is meant")
+        yield finding("left out", clips=Count(count), reason=reason)
 
 
 def tag_matrix(manifest: Manifest, clips: tuple[Clip, ...]) -> np.ndarray:
@@ -56,27 +55,16 @@ def _groups(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Finding]:
     if not divided:
         return
     some = first_few([f"{group} ({', '.join(s for s in SPLITS if s in divided[group])})" for group in divided], 5)
-    how_many = share(len(divided), len(splits_of))
-    what = f"{how_many} groups (artist, speaker, recording) are in more than one split: {some}"
-    if kind_of(manifest) in OWN_SPLITS:
-        hint = "keep each group in one split, or leave the split column out, and prepare again; scores are too high"
-        yield Finding("warning", "group in two splits", what, hint)
-    else:
-        yield Finding("note", "group in two splits", what, "nothing: the published split is so; say it with the scores")
+    name = "group in two splits" if kind_of(manifest) in OWN_SPLITS else "group in two published splits"
+    yield finding(name, groups=share(len(divided), len(splits_of)), some=some)
 
 
 def _never_positive(manifest: Manifest) -> Iterator[Finding]:
     for split in SPLITS:
         never = [tag for tag, counts in manifest.tag_counts.items() if not counts.get(split)]
-        if not never or not manifest.data_spec.counts.get(split):
-            continue
-        what = f"no clip in {split} carries {share(len(never), len(manifest.tag_counts))} tags: {first_few(never, 8)}"
-        if split == "train":
-            hint = "remove the tag from the annotations, or move a clip that has it into train, and prepare again"
-            yield Finding("error", f"never positive in {split}", what, hint)
-        else:
-            hint = f"move clips into {split}, or know that these tags do not count in its scores"
-            yield Finding("warning", f"never positive in {split}", what, hint)
+        if never and manifest.data_spec.counts.get(split):
+            tags = share(len(never), len(manifest.tag_counts))
+            yield finding(f"never positive in {split}", split=split, tags=tags, some=first_few(never, 8))
 
 
 def _counts(manifest: Manifest) -> Iterator[Finding]:
@@ -84,18 +72,13 @@ def _counts(manifest: Manifest) -> Iterator[Finding]:
     train = {tag: counts.get("train", 0) for tag, counts in manifest.tag_counts.items()}
     rare = [f"{tag} ({count})" for tag, count in sorted(train.items(), key=lambda pair: pair[1]) if 0 < count < RARE]
     if rare:
-        what = f"{counted(len(rare), 'tag', 'have')} fewer than {RARE} clips in train: {first_few(rare, 8)}"
-        hint = "expect little of these tags; get more clips, or join them with others"
-        yield Finding("note", "rare tags", what, hint)
+        yield finding("rare tags", tags=Count(len(rare)), least=RARE, some=first_few(rare, 8))
     common = [tag for tag, count in train.items() if clips and count >= NEARLY_ALL * clips]
     if common and len(train) > 1:
-        what = f"{counted(len(common), 'tag', 'are')} on nearly every clip of train: {first_few(common, 8)}"
-        hint = "remove them: they tell clips apart as little as rare ones"
-        yield Finding("note", "nearly always positive", what, hint)
+        yield finding("nearly always positive", tags=Count(len(common)), some=first_few(common, 8))
     least, most = min(train.values()), max(train.values())
     if manifest.data_spec.exclusive and most >= IMBALANCE * max(least, 1):
-        what = f"the largest class has {most} clips in train, the smallest {least}"
-        yield Finding("note", "imbalance", what, "read the scores per class, and not the accuracy alone")
+        yield finding("imbalance", most=most, least=least)
 
 
 def _synonyms(manifest: Manifest, tags_NC: np.ndarray) -> Iterator[Finding]:
@@ -112,8 +95,7 @@ def _synonyms(manifest: Manifest, tags_NC: np.ndarray) -> Iterator[Finding]:
             elif overlap >= SYNONYM_OVERLAP and min(count_C[a], count_C[b]) >= FEW_CLIPS:
                 pairs.append(f"{tags[a]} and {tags[b]} ({overlap:.0%} of their clips in common)")
     if pairs:
-        what = f"{counted(len(pairs), 'pair')} of tags with one meaning: {first_few(pairs, 8)}"
-        yield Finding("warning", "synonyms", what, "join each pair under one name in the annotations and prepare again")
+        yield finding("synonyms", pairs=Count(len(pairs)), some=first_few(pairs, 8))
 
 
 def folded(tag: str) -> str:

@@ -27,13 +27,13 @@ from atose_ray.datasets.base import AudioDatasetConfig, DatasetError
 from atose_ray.datasets.demo.composition import Artist, compose
 from atose_ray.datasets.demo.genres import GENRES
 from atose_ray.datasets.demo.synthesis import RATE_HZ
-from atose_ray.datasets.mtat import list_mtat, read_annotations
-from atose_ray.types import Listing
+from atose_ray.datasets.mtat import FOLDERS, list_mtat, read_annotations
+from atose_ray.storage import is_uri
+from atose_ray.types import SPLITS, Listing
 
 RENDERER = 1  # raise it when the sound of the same seed changes
 ANNOTATIONS = "annotations_final.csv"
 SETTINGS = "demo.json"
-FOLDERS_OF_TURN = ("0123456789ab", "c", "def")
 SPLIT_OF_TURN = (0, 1, 2, 0, 0, 2, 1, 0, 0, 0)  # of the artists of a genre, in turn: train, valid, test
 FIRST_NAMES = ("amber", "silent", "northern", "paper", "velvet", "iron", "distant", "early", "golden", "hollow")
 LAST_NAMES = ("harbour", "meridian", "orchard", "lantern", "parade", "quartet", "river", "theory")
@@ -50,13 +50,11 @@ class DemoConfig(AudioDatasetConfig):
 
     def folder(self) -> Path:
         """The folder to render into, which need not exist yet."""
-        if self.source is not None and "://" not in self.source:
-            path = Path(os.path.expanduser(self.source)).absolute()
-            return super().folder() if path.exists() else path
-        if self.source is not None:
-            return super().folder()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return (cache / "atose_ray" / f"demo-{RENDERER}-{self.clips}x{self.seconds:g}s-{self.seed}").absolute()
+        if self.source is None:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            return (cache / "atose_ray" / f"demo-{RENDERER}-{self.clips}x{self.seconds:g}s-{self.seed}").absolute()
+        path = Path(os.path.expanduser(self.source)).absolute()
+        return super().folder() if is_uri(self.source) or path.exists() else path
 
     def list_clips(self) -> Listing:
         folder = self.folder()
@@ -111,7 +109,7 @@ class DemoConfig(AudioDatasetConfig):
 
 def clip_path(artist: Artist, piece: int, seconds: float) -> str:
     """Path of a clip as MTAT names it; the folder's digit decides the split, by the artist's turn within its genre."""
-    folders = FOLDERS_OF_TURN[SPLIT_OF_TURN[artist.turn % len(SPLIT_OF_TURN)]]
+    folders = FOLDERS[SPLITS[SPLIT_OF_TURN[artist.turn % len(SPLIT_OF_TURN)]]]
     first = FIRST_NAMES[artist.turn % len(FIRST_NAMES)]
     last = LAST_NAMES[(artist.number + artist.turn) % len(LAST_NAMES)]
     again = artist.turn // len(FIRST_NAMES)

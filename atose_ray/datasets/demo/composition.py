@@ -5,7 +5,7 @@ model must generalise over artists. Tags say what sounds (instruments, beat, tem
 none depends on the level of the recording, which is drawn apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -110,8 +110,7 @@ def _bass(beats: float, roots: list[int], rng: Rng) -> list[Note]:
 
 
 def _power(beats: float, roots: list[int], rng: Rng) -> list[Note]:
-    step = float(rng.choice([0.5, 1.0, 2.0]))
-    return [(start, step, roots[int(start) // 4 % 4] + part) for start in _steps(beats, step) for part in (0, 4, 7)]
+    return _held(beats, roots, rng, float(rng.choice([0.5, 1.0, 2.0])), (0, 4, 7))
 
 
 def _piano(beats: float, roots: list[int], rng: Rng) -> list[Note]:
@@ -141,7 +140,7 @@ class Score:
     force: float
     tuning: float
     key: int
-    scale: tuple[int, ...]
+    scale: Sequence[int]
     roots: list[int]
 
     @property
@@ -158,8 +157,7 @@ class Score:
 
 
 def _unit_rms(track_T: Samples) -> Samples:
-    scaled: Samples = track_T / (np.sqrt(np.mean(track_T**2)) + 1e-6)
-    return scaled
+    return np.asarray(track_T / (np.sqrt(np.mean(track_T**2)) + 1e-6))
 
 
 def play_track(name: str, artist: Artist, score: Score, rng: Rng) -> Samples:
@@ -263,8 +261,7 @@ def record(dry_T: Samples, artist: Artist, force: float, rng: Rng) -> Samples:
     pressed = np.tanh(drive * wet) / drive if drive > 0.05 else wet
     pressed += 10 ** (habits.hiss / 20) * rng.standard_normal(len(pressed))
     level = habits.level * (0.4 + 0.6 * force) * rng.uniform(0.7, 1.0)
-    recorded: Samples = pressed * (level / np.abs(pressed).max())
-    return recorded
+    return np.asarray(pressed * (level / np.abs(pressed).max()))
 
 
 def compose(artist: Artist, piece: int, seconds: float) -> tuple[Samples, tuple[str, ...]]:

@@ -1,17 +1,13 @@
 """The tables behind the demo data (genres.yaml), as types: instruments, genres, drum kits, scales."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import resources
 from typing import Any, NamedTuple
-
-import yaml
 
 from atose_ray.datasets.demo import synthesis
 from atose_ray.datasets.demo.synthesis import Rng, Samples, Timbre
-
-Peaks = tuple[tuple[float, float, float], ...]
+from atose_ray.types import package_yaml
 
 
 class Instrument(NamedTuple):
@@ -21,8 +17,8 @@ class Instrument(NamedTuple):
     style: str
     low: int
     high: int
-    tags: tuple[str, ...]
-    body: Peaks = ()
+    tags: Sequence[str]
+    body: Sequence[Sequence[float]] = ()  # resonances: Hz, width in Hz, gain
     floor: float = 1.0
     lowpass_hz: float = 7000.0
     drive: float = 0.0
@@ -32,40 +28,30 @@ class Instrument(NamedTuple):
 class Genre:
     """`leads`: one of them always sounds. `backing`: instrument -> probability. `drums`: pattern -> probability."""
 
-    tags: tuple[str, ...]
-    tempo_bpm: tuple[float, float]
-    force: tuple[float, float]
-    leads: tuple[str, ...]
+    tags: Sequence[str]
+    tempo_bpm: Sequence[float]
+    force: Sequence[float]
+    leads: Sequence[str]
     backing: dict[str, float]
     drums: dict[str, float] = field(default_factory=dict)
-    scales: tuple[str, ...] = ("major", "minor")
+    scales: Sequence[str] = ("major", "minor")
     solo: float = 0.0
-    room_s: tuple[float, float] = (0.2, 0.9)
+    room_s: Sequence[float] = (0.2, 0.9)
 
 
 class Kit(NamedTuple):
     """Pattern of one bar in sixteenths: hit -> steps. `snare` decides whether a beat is tagged as drums, too."""
 
-    hits: dict[str, tuple[int, ...]]
-    tags: tuple[str, ...]
+    hits: dict[str, Sequence[int]]
+    tags: Sequence[str]
 
 
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
-    if isinstance(value, dict):
-        return {key: _frozen(one) for key, one in value.items()}
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
+def _instrument(play: str, how: dict[str, float] | None = None, **rest: Any) -> Instrument:
+    return Instrument(partial(getattr(synthesis, play), **(how or {})), **rest)
 
 
-def _instrument(row: dict[str, Any], bodies: dict[str, Peaks]) -> Instrument:
-    play, how = getattr(synthesis, row["play"]), row.get("how")
-    rest = {key: value for key, value in row.items() if key not in ("play", "how", "body")}
-    body = row.get("body", ())
-    return Instrument(partial(play, **how) if how else play, body=bodies.get(body, body), **rest)
-
-
-_TABLES = _frozen(yaml.safe_load(resources.files(__package__).joinpath("genres.yaml").read_text(encoding="utf-8")))
-INSTRUMENTS = {name: _instrument(row, _TABLES["bodies"]) for name, row in _TABLES["instruments"].items()}
-SCALES: dict[str, tuple[int, ...]] = _TABLES["scales"]
+_TABLES = package_yaml(__package__, "genres.yaml")
+INSTRUMENTS = {name: _instrument(**row) for name, row in _TABLES["instruments"].items()}
+SCALES: dict[str, Sequence[int]] = _TABLES["scales"]
 GENRES = {name: Genre(**row) for name, row in _TABLES["genres"].items()}
 KITS = {name: Kit(**row) for name, row in _TABLES["kits"].items()}

@@ -20,16 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from atose_ray.types import package_yaml
+
 RATE_HZ = 16000
 Samples = NDArray[np.float64]
 Rng = np.random.Generator
-VOWELS_HZ = (
-    (730.0, 1090.0, 2440.0),
-    (530.0, 1840.0, 2480.0),
-    (270.0, 2290.0, 3010.0),
-    (570.0, 840.0, 2410.0),
-    (300.0, 870.0, 2240.0),
-)
+VOWELS_HZ: list[list[float]] = package_yaml(__package__, "genres.yaml")["vowels"]
 
 
 class Timbre(NamedTuple):
@@ -66,8 +62,7 @@ def vibrato_phase(pitch_hz: float, samples: int, timbre: Timbre, depth: float, r
     """Phase in cycles of a tone whose vibrato sets in after about 0.15 s."""
     seconds = np.arange(samples) / RATE_HZ
     wobble = np.sin(2 * np.pi * (timbre.vibrato_hz * seconds + rng.random())) * np.minimum(1.0, seconds / 0.15)
-    phase: Samples = np.cumsum(pitch_hz / RATE_HZ * (1 + depth * timbre.vibrato * wobble)) + rng.random()
-    return phase
+    return np.cumsum(pitch_hz / RATE_HZ * (1 + depth * timbre.vibrato * wobble)) + rng.random()
 
 
 def saw(phase: Samples, step: float) -> Samples:
@@ -96,8 +91,7 @@ def shape(audio_T: Samples, peaks: Sequence[tuple[float, float, float]], floor: 
     for centre_hz, width_hz, gain in peaks:
         response += gain / (1 + ((hz - centre_hz) / (0.5 * width_hz)) ** 2)
     response /= 1 + (hz / lowpass_hz) ** 4
-    filtered: Samples = np.fft.irfft(np.fft.rfft(audio_T, size) * response, size)[: len(audio_T)]
-    return filtered
+    return np.fft.irfft(np.fft.rfft(audio_T, size) * response, size)[: len(audio_T)]
 
 
 def ringing(partials_hz: Samples, t60_s: Samples, levels: Samples, samples: int) -> Samples:
@@ -140,8 +134,7 @@ def pluck(
     excitation *= 1 - 0.9 * np.exp(-plucked_at * period * delay)
     excitation *= 0.5 + 0.5 * np.cos(np.pi * np.clip(np.fft.rfftfreq(size, 1 / RATE_HZ) / 1000 - 7, 0, 1))
     note = np.fft.irfft(excitation / (1 - loop), size)[:samples] * radius ** np.arange(samples)
-    faded: Samples = note * envelope(samples, 0.0005, 0.03) * (2.0 / (1 + 2 * (1 - dull)))
-    return faded
+    return note * envelope(samples, 0.0005, 0.03) * (2.0 / (1 + 2 * (1 - dull)))
 
 
 def sitar(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng) -> Samples:
@@ -166,8 +159,7 @@ def strike(
     beat_hz = pitch_hz * timbre.detune * 0.15 * rng.uniform(0.5, 1.0)
     note = ringing(np.concatenate((partials_hz, partials_hz + beat_hz)), np.tile(t60, 2), np.tile(levels, 2), samples)
     thump = rng.standard_normal(samples) * np.exp(-np.arange(samples) / (0.006 * RATE_HZ)) * 0.08 * force
-    struck: Samples = (note + thump) * envelope(samples, 0.002, 0.05)
-    return struck
+    return (note + thump) * envelope(samples, 0.002, 0.05)
 
 
 def bow(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rng, attack_s: float = 0.07) -> Samples:
@@ -183,8 +175,7 @@ def section(pitch_hz: float, samples: int, force: float, timbre: Timbre, rng: Rn
         bow(pitch_hz * (1 + timbre.detune * offset), samples, force, timbre, rng, attack_s=0.18)
         for offset in (-1.0, 0.2, 1.0)
     ]
-    together: Samples = np.sum(desks, axis=0) * 0.6
-    return together
+    return np.asarray(np.sum(desks, axis=0) * 0.6)
 
 
 # Wind and voice
@@ -217,15 +208,10 @@ def sing(
     first, second = rng.integers(len(VOWELS_HZ), size=2)
     sung = np.zeros(samples)
     for vowel, weight in ((first, 1 - glide), (second, glide)):
-        peaks = [
-            (formant_hz * head * timbre.size, width_hz, gain)
-            for formant_hz, width_hz, gain in zip(
-                VOWELS_HZ[vowel], (90.0, 110.0, 170.0), (1.0, 0.6, 0.3 + 0.3 * force), strict=True
-            )
-        ]
-        sung += weight * shape(
-            source, [*peaks, (3400.0 * head, 400.0, 0.2 * force)], 0.02, 2500.0 + 3000.0 * timbre.bright
-        )
+        formants_hz = [formant_hz * head * timbre.size for formant_hz in VOWELS_HZ[vowel]] + [3400.0 * head]
+        gains = (1.0, 0.6, 0.3 + 0.3 * force, 0.2 * force)
+        peaks = list(zip(formants_hz, (90.0, 110.0, 170.0, 400.0), gains, strict=True))
+        sung += weight * shape(source, peaks, 0.02, 2500.0 + 3000.0 * timbre.bright)
     sung *= envelope(samples, (0.05 if voices == 1 else 0.2) * timbre.attack, 0.07)
     return 1.6 * sung
 
@@ -258,8 +244,7 @@ def membrane(pitch_hz: float, samples: int, drop: float, t60_s: float) -> Sample
     """A skin whose pitch falls from (1 + drop) times `pitch_hz`: kick, tom, the low hand of a tabla."""
     seconds = np.arange(samples) / RATE_HZ
     phase = np.cumsum(pitch_hz * (1 + drop * np.exp(-seconds / 0.03))) / RATE_HZ
-    hit: Samples = np.sin(2 * np.pi * phase) * 10 ** (-3 * seconds / t60_s) * envelope(samples, 0.001, 0.01)
-    return hit
+    return np.sin(2 * np.pi * phase) * 10 ** (-3 * seconds / t60_s) * envelope(samples, 0.001, 0.01)
 
 
 def rattle(low_hz: float, width_hz: float, samples: int, t60_s: float, rng: Rng) -> Samples:

@@ -16,7 +16,7 @@ const arms = (text) => [...text.matchAll(/([^.\[\]]+)\[([^\]]*)\]/g)].map((found
 function shortName(text) {
   const parts = text.replace(/\[[^\]]*\]/g, "").split(".");
   const last = parts[parts.length - 1];
-  const alike = REPORT.space.filter((one) => one.path.replace(/\[[^\]]*\]/g, "").split(".").pop() === last).length;
+  const alike = SPACE.filter((one) => one.path.replace(/\[[^\]]*\]/g, "").split(".").pop() === last).length;
   return shorten(parts.length > 1 && (last === "kind" || alike > 1) ? parts.slice(-2).join(" ") : last, 60);
 }
 
@@ -28,6 +28,7 @@ const path = (text) => h("bdi", { class: "path" }, shorten(text, 500).split(/(?<
 const TRIALS = REPORT.trials;
 const BEST = REPORT.best ? REPORT.best.number : null;
 const METRIC = REPORT.study.metric;
+const { base: CONFIGURED_BASE, space: CONFIGURED_SPACE, search: SEARCH = {} } = REPORT.study.config;
 const byNumber = new Map(TRIALS.map((trial) => [trial.number, trial]));
 const stateColor = (state) => `var(--${state})`;
 const label = (trial) => (trial.name ? `${trial.number}: ${shorten(trial.name, 80)}` : `trial ${trial.number}`);
@@ -45,6 +46,28 @@ const stateWord = (state) => h("span", { class: "state" }, stateIcon(state), sta
 
 function stateLegend(host) {
   host.replaceChildren(...countStates().map(([state, n]) => h("span", {}, stateIcon(state), `${state} (${count(n)})`)));
+}
+
+// ---- the space: every parameter with its range, as the last trial that has it was given it; those of one part together
+
+const SPACE = spaceOf([...new Set(TRIALS.flatMap((trial) => Object.keys(trial.params)))]);
+
+function spaceOf(paths) {
+  const part = (text) => text.split(/[.[]/)[0];
+  const parts = [...new Set(paths.map(part))];
+  const found = paths.map((one) => {
+    const tried = TRIALS.filter((trial) => one in trial.params).map((trial) => trial.params[one]);
+    return { path: one, trials: tried.length, ...rangeOf(REPORT.ranges[one], tried) };
+  });
+  return found.sort((a, b) => parts.indexOf(part(a.path)) - parts.indexOf(part(b.path)));
+}
+
+// Optuna's range, or, where it is not known, a choice of what was tried.
+function rangeOf(known, tried) {
+  const { name, attributes: of } = known || {};
+  if (of && Array.isArray(of.choices)) return { kind: "choice", choices: of.choices };
+  if (of && "low" in of) return { kind: name === "IntDistribution" ? "integer" : "number", low: of.low, high: of.high, log: of.log, step: of.step };
+  return { kind: "choice", choices: [...new Map(tried.map((value) => [JSON.stringify(value), value])).values()] };
 }
 
 // ---- curves arrive packed: [lowest, highest, base64 of 16 bits a value], 65535 is a gap

@@ -11,7 +11,7 @@ function drawLive(host) {
   const { seconds, left, rate } = REPORT.live;
   const asked = Boolean((kept.read() || {}).on);
   const box = h("input", { type: "checkbox", checked: asked, onchange: () => setReload(box.checked) });
-  host.replaceChildren(h("p", { class: "note live" }, `The search runs: ${count(REPORT.study.ended)} of ${known(REPORT.study.wanted) ? count(REPORT.study.wanted) : "its"} trials have ended`
+  host.replaceChildren(h("p", { class: "note live" }, `The search runs: ${count(REPORT.study.ended)} of ${known(SEARCH.trials) ? count(SEARCH.trials) : "its"} trials have ended`
     + `${known(left) ? `, ${number(rate)} an hour; about ${duration(left)} are left` : ""}. This file is written again every ${duration(seconds)}. `, h("label", {}, box, ` load it again every ${duration(seconds)}`)));
   return setReload(asked);
 }

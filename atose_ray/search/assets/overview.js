@@ -30,7 +30,7 @@ function drawHead() {
       : ["Best so far on validation", score(highest()), `${METRIC}, what the search maximises`],
     ["The same model on test", score(tested()[METRIC]), REPORT.best ? `${METRIC}, scored once, at the end` : "not scored"],
     ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
-    ["Trials", REPORT.study.wanted > TRIALS.length ? `${count(TRIALS.length)} of ${count(REPORT.study.wanted)}` : count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
+    ["Trials", SEARCH.trials > TRIALS.length ? `${count(TRIALS.length)} of ${count(SEARCH.trials)}` : count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
     ["Wall time", duration(REPORT.study.wall_seconds), startedAt()],
   ];
   const words = devices().join(", ") || "\u2013";
@@ -140,16 +140,16 @@ function drawSpace(host) {
   const headings = [
     { title: "Parameter" }, { title: "Values" }, { title: "Scale" }, { title: "Only where" }, { title: "Trials", num: true },
   ];
-  const rows = REPORT.space.map((one) => [
+  const rows = SPACE.map((one) => [
     path(one.path), values(one), scaleName(one),
     arms(one.path).map(({ where, arm }) => `${where} is ${arm}`).join(", ") || "\u2013", count(one.trials),
   ]);
   host.replaceChildren(
     rows.length ? h("div", { class: "scroll" }, table(headings, rows, "wide")) : h("p", { class: "note" }, "No trial has drawn a parameter yet."),
     ...[
-      raw("Base configuration: what every trial shared", REPORT.study.base),
-      raw("Search settings", REPORT.study.search),
-      raw("The space as it was configured", REPORT.study.configured_space),
+      raw("Base configuration: what every trial shared", CONFIGURED_BASE),
+      raw("Search settings", SEARCH),
+      raw("The space as it was configured", CONFIGURED_SPACE),
     ].filter(Boolean),
   );
 }

@@ -3,7 +3,7 @@
 const brushes = new Map(); // axis name -> [top, bottom] in pixels of the plot
 
 function drawParallel(host) {
-  if (!TRIALS.length || !REPORT.space.length) return empty(host, "No trial has drawn a parameter yet.");
+  if (!TRIALS.length || !SPACE.length) return empty(host, "No trial has drawn a parameter yet.");
   const axes = parallelAxes();
   const plot = frame(host, {
     height: 440, minWidth: axes.length * 100, label: "Parameters and score of every trial", margin: { top: 58, right: 72, bottom: 50, left: 30 }, role: "group", layered: true,
@@ -28,7 +28,7 @@ function drawParallel(host) {
 const lowFirst = (a, b) => (a.number === BEST) - (b.number === BEST) || (known(a.value) ? a.value : -Infinity) - (known(b.value) ? b.value : -Infinity);
 
 function parallelAxes() {
-  const searched = REPORT.space.map((one) => ({
+  const searched = SPACE.map((one) => ({
     ...one, title: shortName(one.path), note: (arms(one.path).pop() || {}).arm, of: (trial) => trial.params[one.path], absent: "not used",
   }));
   const score = {

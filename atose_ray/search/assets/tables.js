@@ -60,7 +60,7 @@ function trialColumns() {
     { title: "Time", num: true, of: seconds, show: (trial) => duration(seconds(trial)) },
     { title: "Per epoch", num: true, of: perEpoch, show: (trial) => duration(perEpoch(trial)) },
     { title: "Size", num: true, of: (trial) => trial.parameters, show: (trial) => size(trial.parameters) },
-    ...REPORT.space.map((one) => ({
+    ...SPACE.map((one) => ({
       title: shortName(one.path), arm: (arms(one.path).pop() || {}).arm, num: one.kind !== "choice" || one.choices.every((value) => typeof value === "number"),
       path: one.path, of: (trial) => trial.params[one.path], show: (trial) => (one.path in trial.params ? shorten(setting(trial.params[one.path]), 60) : "\u2013"),
     })),

@@ -2,8 +2,23 @@
 
 const scrolling = (headings, rows) => h("div", { class: "scroll" }, table(headings, rows, "wide"));
 
+function tiles() {
+  const { may_train: may, found, skipped, seconds, input, tags, exclusive } = REPORT.facts;
+  const { splits, clips } = REPORT.classes;
+  const all = splits.map((split) => clips[split] || 0);
+  const unit = input.kind === "audio" ? `${input.sample_rate_hz} Hz, mono` : `${input.bins} bins, ${input.dtype}, ${number(input.rate_hz)} a second`;
+  return [
+    ["training", may ? "may start" : "must not start", ""],
+    ["findings", plural(found.error || 0, "error"), `${plural(found.warning || 0, "warning")}, ${plural(found.note || 0, "note")}`],
+    ["clips", count(all.reduce((sum, n) => sum + n, 0)), splits.map((split, i) => `${count(all[i])} ${split}`).join(", ")],
+    ["not decoded", count(skipped), "all in quarantine.csv"],
+    [input.kind, duration(seconds), unit],
+    ["tags", String(tags), exclusive ? "one per clip" : "any number per clip"],
+  ];
+}
+
 function drawTiles(host) {
-  host.replaceChildren(...REPORT.tiles.map(([title, text, small]) =>
+  host.replaceChildren(...tiles().map(([title, text, small]) =>
     h("div", {}, h("dt", {}, title), h("dd", { class: text.length > 12 ? "words" : null }, text, h("small", {}, small)))));
 }
 
@@ -61,11 +76,12 @@ function countPlot(host, { title, unit, edges, values, counts }) {
 // ---- classes: a row a tag, for each split its clips, their share and a bar
 
 function drawClasses(host) {
-  const { splits, clips, rows } = REPORT.classes;
+  const { splits, clips, tags } = REPORT.classes;
+  const rows = tags.map(([tag, of]) => ({ tag, counts: splits.map((split) => of[split] || 0) })).sort((a, b) => b.counts[0] - a.counts[0]);
   const most = Math.max(1, ...rows.flatMap((one) => one.counts));
   const bar = (n, split) => s("svg", { width: 120, height: 9, "aria-hidden": "true" }, s("rect", { class: split, width: (120 * n) / most, height: 9, rx: 2 }));
   const share = (n, total) => (total ? `${((100 * n) / total).toFixed(1)} %` : "no clips");
-  const cells = (one) => one.counts.flatMap((n, i) => [count(n), h("span", { class: "soft" }, share(n, clips[i])), bar(n, splits[i])]);
+  const cells = (one) => one.counts.flatMap((n, i) => [count(n), h("span", { class: "soft" }, share(n, clips[splits[i]])), bar(n, splits[i])]);
   const heads = splits.flatMap((split) => [{ title: split, num: true }, { title: "share", num: true }, { title: "" }]);
   host.replaceChildren(scrolling([{ title: "tag" }, ...heads], rows.map((one) => [named(one.tag), ...cells(one)])));
 }

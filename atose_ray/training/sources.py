@@ -1,6 +1,5 @@
-"""What a run's config leaves open, filled in once, before anything is trained: by the data, by a trained encoder, by
-tag vectors, by the weights it begins with. The result is the run's identity; every file that it depends on has a hash.
-"""
+"""What a run depends on beside its data: a trained encoder, the weights it begins with, tag vectors. `resolve`
+(training/run.py) looks them up, each with a hash; a training loads what was found then, or says that it is gone."""
 
 import hashlib
 import io
@@ -16,9 +15,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from atose_ray.config import ConfigError, InitFrom, RunConfig, explain
-from atose_ray.data.shards import Manifest
-from atose_ray.data.views import View, fold_numbers, view_of
-from atose_ray.encoders import PretrainedConfig
+from atose_ray.data.views import View
 from atose_ray.methods import Method
 from atose_ray.storage import Store, StoreError, read_uri
 from atose_ray.tags.vectors import TagVectorsConfig
@@ -27,24 +24,6 @@ from atose_ray.types import DataSpec, TagSet
 
 VECTORS = "tag_vectors"  # folder of a store: what was resolved, by hash
 TENSOR_FILES = (".safetensors", ".pt", ".pth", ".npz")
-
-
-def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
-    """The config that is trained: nothing left open. manifest: of the whole set. Raises ConfigError, ViewError where
-    the set has not what the config asks for, or StoreError where a file cannot be read."""
-    if run.data.fold is None and manifest.folds:
-        run = run.model_copy(update={"data": run.data.model_copy(update={"fold": fold_numbers(manifest)[0]})})
-    view = view_of(manifest, run.data, store)
-    spec = view.manifest.data_spec
-    if isinstance(run.encoder, PretrainedConfig):
-        run = from_model(run, run.encoder.model, spec)
-    run = run.resolve(spec, manifest.content_hash)
-    if run.init_from is not None:
-        run = run.model_copy(update={"init_from": with_hash(run.init_from)})
-    if run.tag_vectors is not None:
-        vectors = with_vectors(run.tag_vectors, store, view) if run.method.reads_vectors else None
-        run = run.model_copy(update={"tag_vectors": vectors})
-    return run
 
 
 def from_model(run: RunConfig, uri: str, spec: DataSpec) -> RunConfig:
@@ -153,11 +132,11 @@ def with_vectors(config: TagVectorsConfig, store: Store, view: View) -> TagVecto
     return resolved
 
 
-def tag_set(run: RunConfig, store: Store, tags: tuple[str, ...]) -> TagSet:
+def tag_set(tags: tuple[str, ...], vectors: TagVectorsConfig | None, store: Store) -> TagSet:
     """The tags of a resolved run with their vectors, where it has some. Raises StoreError where these are lost."""
-    if run.tag_vectors is None:
+    if vectors is None:
         return TagSet(tags)
-    folder, name = store.child(VECTORS), f"{run.tag_vectors.content_hash}.npy"
+    folder, name = store.child(VECTORS), f"{vectors.content_hash}.npy"
     if not folder.exists(name):
         raise StoreError(f"the tag vectors of this run are not in {folder.uri} any more ({name}); resolve it again")
     return TagSet(tags, torch.from_numpy(np.load(io.BytesIO(folder.read(name)), allow_pickle=False)))
