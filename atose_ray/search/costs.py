@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import torch
 
-from atose_ray.data.shards import load_manifest
 from atose_ray.methods import Method
 from atose_ray.search.record import TrialRecord
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
+from atose_ray.training.checkpoint import best_model
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, pick_device, use_threads
@@ -87,8 +86,7 @@ def note_latency(job: Job, threads: int) -> None:
         return
     use_threads(threads)
     try:
-        method = job.run.build(load_manifest(Store(job.store_uri), job.run.data.dataset).data_spec)
-        load_weights(folder.store, BEST_WEIGHTS, method)
+        method = best_model(folder).method
         device = pick_device(job.run)
         prepare_to_score(method, job.run.execution, device)
         measured = round(latency_ms(method, epochs[-1].stage, device), 4)

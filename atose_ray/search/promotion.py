@@ -13,16 +13,16 @@ from typing import Any
 
 from atose_ray.config import RunConfig
 from atose_ray.data.shards import load_manifest
-from atose_ray.evaluation.scoring import ClipScores, score_clips
+from atose_ray.evaluation.protocols import CLIP
+from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.evaluation.significance import paired_bootstrap, spread
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.space import SEED_STRIDE
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
+from atose_ray.training.checkpoint import best_model
 from atose_ray.training.loop import fit
-from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, make_batches, open_run, pick_device, use_threads
+from atose_ray.training.run import Job, open_run, score_split, use_threads
 
 Scores = Sequence[ClipScores | None]
 
@@ -76,17 +76,10 @@ def train_one(job: Job, threads: int | None, report: Callable[[EpochRecord], Non
 def score_valid(job: Job) -> ClipScores | None:
     """Scores of the best epoch's weights on the validation split; None of a run that diverged in its first epoch."""
     folder = RunFolder(Store(job.folder_uri))
-    epochs = folder.epochs()
-    if not epochs:
+    if not folder.epochs():
         return None
-    best = max(epochs, key=lambda record: (record.valid[job.run.metric], -record.epoch))
     manifest = load_manifest(Store(job.store_uri), job.run.data.dataset)
-    method = job.run.build(manifest.data_spec)
-    load_weights(folder.store, BEST_WEIGHTS, method)
-    device = pick_device(job.run)
-    prepare_to_score(method, job.run.execution, device)
-    batches = make_batches(job.run, manifest, job.store_uri)
-    return score_clips(method.to(device), batches.evaluate("valid"), best.stage, device)
+    return score_split(best_model(folder), manifest, job.store_uri, "valid", CLIP.windows)
 
 
 def judge(chosen: Sequence[Candidate], scores: Sequence[Scores], metric: str) -> dict[str, Any]:
