@@ -156,7 +156,7 @@ def tiny_tree(method: str = "supervised", **changes: object) -> dict:
 
 def resolved(run: RunConfig, spec: DataSpec, content_hash: str = "hash") -> RunConfig:
     """The run on data of which nothing but the facts is there."""
-    return resolve(run, Store("nowhere"), SimpleNamespace(data_spec=spec, content_hash=content_hash))
+    return resolve(run, Store("nowhere"), SimpleNamespace(data_spec=spec, content_hash=content_hash, folds=()))
 
 
 @pytest.fixture

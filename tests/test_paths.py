@@ -202,7 +202,7 @@ def test_what_is_wrong_is_listed_under_its_name(tmp_path: Path, capsys: pytest.C
     page = Page(text)
     assert not page.elements & {"b", "img", "iframe", "a"} and not page.addresses and "alert(1)" in text
     data = data_of(text)
-    assert {row["tag"] for row in data["classes"]["rows"]} == set(TAGS) and set(data["map"]["names"]) == set(TAGS)
+    assert {tag for tag, _ in data["classes"]["tags"]} == set(TAGS) and set(data["map"]["names"]) == set(TAGS)
     shown = {clip["name"] for finding in data["findings"] for clip in finding["clips"]}
     assert shown >= {name.strip() for name in broken}
 

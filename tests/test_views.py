@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, render_tiny
+from conftest import RATE, render_tiny, tiny_tree
 
+from atose_ray.config import RunConfig, run_config
 from atose_ray.data.batches import LocalBatches
 from atose_ray.data.prepare import prepare
 from atose_ray.data.sampling import balanced_draws, chosen_share
@@ -38,11 +39,15 @@ def clips_of(batches: LocalBatches, split) -> list[int]:
     return [int(one) for batch in batches.evaluate(split) for one in batch.clip_id_B]
 
 
-def test_every_clip_is_tested_in_one_fold_and_no_view_has_a_clip_twice(folded, tiny_run) -> None:
+def folded_run(**data: int) -> RunConfig:
+    return run_config(tiny_tree(data={"dataset": "folded", "crop_seconds": 0.3, "batch_size": 8, **data}))
+
+
+def test_every_clip_is_tested_in_one_fold_and_no_view_has_a_clip_twice(folded) -> None:
     store, manifest = folded
     tested: list[int] = []
     for fold in (0, 1, 2, 3):
-        run = tiny_run(data={"dataset": "folded", "fold": fold, "crop_seconds": 0.3, "batch_size": 8, "eval_crops": 1})
+        run = resolve(folded_run(fold=fold, eval_crops=1), store, manifest)
         batches = make_batches(run, manifest, store.uri)
         of_split = {split: clips_of(batches, split) for split in SPLITS}
         trained = {int(one) for batch in batches.train(0) for one in batch.clip_id_B}
@@ -64,12 +69,9 @@ def test_what_a_fold_counts_is_what_its_shards_hold(folded) -> None:
     assert view_of(manifest, ViewConfig(fold=2), store).without_test().manifest.folds == ()
 
 
-def test_a_run_without_a_fold_is_one_of_the_first(folded, tiny_run) -> None:
-    store, manifest = folded
-    data = {"dataset": "folded", "crop_seconds": 0.3, "batch_size": 8}
-    first, named, other = (
-        resolve(tiny_run(data={**data, **more}), store, manifest) for more in ({}, {"fold": 0}, {"fold": 1})
-    )
+def test_a_run_without_a_fold_is_one_of_the_first(folded) -> None:
+    choices: tuple[dict[str, int], ...] = ({}, {"fold": 0}, {"fold": 1})
+    first, named, other = (resolve(folded_run(**more), *folded) for more in choices)
     assert first == named and first.data.fold == 0 and first.signature() != other.signature()
 
 

@@ -151,8 +151,9 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         """An epoch ended, or a trial did without one."""
         self.watchdog.reported(trial)
         job: Job = trial.config[KEY].job
-        for listener in self.listeners if "record" in result else ():
-            listener.on_event(Epoch(job.about["number"], job, result["record"]))
+        if "record" in result:
+            for listener in self.listeners:
+                listener.on_event(Epoch(job.about["number"], job, result["record"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself, was pruned, or was stopped with the search."""

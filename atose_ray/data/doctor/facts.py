@@ -1,6 +1,6 @@
 """What is known about every clip: measured while it is decoded (`facts.jsonl`), or from the shards of an older store.
 
-A fact is a number, never a judgement: those are in `doctor.py`.
+A fact is a number, never a judgement: those are in `checks.py`.
 """
 
 import hashlib
