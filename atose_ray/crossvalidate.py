@@ -4,16 +4,17 @@ import argparse
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.config import ConfigError, RunConfig, apply_overrides, run_config
+from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import fold_numbers
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.significance import spread
+from atose_ray.search.promotion import train_one
 from atose_ray.search.record import load_study_record
 from atose_ray.search.report import render_report
+from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
-from atose_ray.train import load_tree, train_job
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, resolve
 
@@ -84,7 +85,12 @@ def score_fold(run: RunConfig, store: Store, options: argparse.Namespace) -> dic
         name = f"{run.encoder.kind}-{run.method.kind}-fold{run.data.fold}"
         job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
         print(f"fold {run.data.fold}: {folder.uri}", flush=True)
-        train_job(job, options)
+        if options.workers:
+            from atose_ray.runtime.train import train_alone
+
+            train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+        else:
+            train_one(job, None)
         finish_run(job, best)
     metrics = best.read_json("metrics.json")
     seconds = sum(record.seconds for record in RunFolder(folder).epochs())

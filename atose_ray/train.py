@@ -1,17 +1,14 @@
 """`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
 
 import argparse
-import json
-from collections.abc import Iterable
-from typing import Any
 
 from atose_ray import cli
-from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, merge, run_config
+from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.promotion import train_one
-from atose_ray.search.space import chosen_arms, compose, load_study
-from atose_ray.storage import Store, read_uri
+from atose_ray.search.space import load_tree
+from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, finish_run, resolve
 
@@ -52,39 +49,15 @@ def main(argv: list[str] | None = None) -> None:
     folder.check_writable()
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
-    train_job(job, options)
-    conclude(job, folder.child("best"))
+    if options.workers:
+        from atose_ray.runtime.train import train_alone
 
-
-def train_job(job: Job, options: argparse.Namespace) -> None:
-    """Train in this process, or in the Ray Train workers that are asked for, and show the epochs."""
-    if not options.workers:
+        train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+        for record in RunFolder(folder).epochs():
+            show(record, job)
+    else:
         train_one(job, None, lambda record: show(record, job))
-        return
-    from atose_ray.runtime.train import train_alone
-
-    train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
-    for record in RunFolder(Store(job.folder_uri)).epochs():
-        show(record, job)
-
-
-def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The whole config tree that overrides are laid over: of a study its base, and the plain values of the arms of its
-    space that the overrides pick; or the tree in a config.json, by path or URI. Raises ConfigError."""
-    if not source.partition("?")[0].endswith(".json"):
-        study = load_study(source)
-        return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
-    try:
-        read = json.loads(read_uri(source).decode())
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no config file {source}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is not JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
-    tree = run_config(merge(RunConfig().model_dump(mode="json"), read), source).model_dump(mode="json")
-    tree["data"]["content_hash"] = None
-    return tree
+    conclude(job, folder.child("best"))
 
 
 def show(record: EpochRecord, job: Job) -> None:

@@ -107,8 +107,9 @@ def test_every_example_parses(where: str, line: str) -> None:
         assert options.dataset in KINDS or options.remove_old
     if verb == "train" and not options.config.endswith(".json"):
         from atose_ray.config import apply_overrides, run_config
+        from atose_ray.search.space import load_tree
 
-        run_config(apply_overrides(train.load_tree(options.config), options.overrides))
+        run_config(apply_overrides(load_tree(options.config), options.overrides))
 
 
 def documented() -> list[str]:

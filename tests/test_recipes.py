@@ -18,8 +18,7 @@ from atose_ray import tune as tune_verb
 from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.optim import KerasSGD
-from atose_ray.search.space import compose, find_study, load_study, longest_run, probes
-from atose_ray.train import load_tree
+from atose_ray.search.space import compose, find_study, load_study, load_tree, longest_run, probes
 from atose_ray.training.loop import carry_state, fit, run_epochs
 from atose_ray.training.run import Job, open_run
 from atose_ray.types import DataSpec

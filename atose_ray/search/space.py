@@ -4,6 +4,7 @@ walks; the runs that it composes; the checks of both before the first trial.
 A parameter is named by its config path with the arm in brackets: `encoder.kind`, `encoder[sample_cnn].block`.
 """
 
+import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from atose_ray.data.shards import Manifest
 from atose_ray.data.tag_statistics import tag_correlation
 from atose_ray.data.views import View, view_of
 from atose_ray.search.parameters import Choice, OneOf, Range, parse
-from atose_ray.storage import Store
+from atose_ray.storage import Store, read_uri
 from atose_ray.training.run import resolve
 
 SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for depth in (0, 1))
@@ -102,6 +103,25 @@ def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
                 arm = {key: arm}
             chosen = merge(chosen, arm)
     return chosen
+
+
+def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The whole config tree that overrides are laid over: of a study its base, and the plain values of the arms of its
+    space that the overrides pick; or the tree in a config.json, by path or URI. Raises ConfigError."""
+    if not source.partition("?")[0].endswith(".json"):
+        study = load_study(source)
+        return compose(study, chosen_arms(study, overrides)).model_dump(mode="json")
+    try:
+        read = json.loads(read_uri(source).decode())
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no config file {source}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not JSON: {error}") from error
+    if not isinstance(read, dict):
+        raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
+    tree = run_config(merge(RunConfig().model_dump(mode="json"), read), source).model_dump(mode="json")
+    tree["data"]["content_hash"] = None
+    return tree
 
 
 def check(study: StudyConfig, where: str, store: Store | None = None, manifest: Manifest | None = None) -> RunConfig:
