@@ -9,8 +9,9 @@ from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.promotion import train_one
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
+from atose_ray.training.folds import finish
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, finish_run, resolve
+from atose_ray.training.run import Job, resolve
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -75,7 +76,7 @@ def conclude(job: Job, best: Store) -> None:
     ending = RunFolder(Store(job.folder_uri)).ending()
     if ending and ending["state"] == "diverged":
         print(f"diverged: {ending['reason']}")
-    metrics = best.read_json("metrics.json") if best.exists("metrics.json") else finish_run(job, best)
+    metrics = best.read_json("metrics.json") if best.exists("metrics.json") else finish(job, best)
     test = "".join(f"\n  {name} {value:.4f}" for name, value in (metrics["test"] or {}).items())
     print(f"test, scored once with epoch {metrics['epoch']} ({metrics['protocol']} protocol):{test}\nmodel: {best.uri}")
 

@@ -33,6 +33,8 @@ def arguments() -> argparse.ArgumentParser:
     count("--trials", type=number, help="how many configurations in all (default: the file's)")
     count("--extend", type=number, metavar="N", help="N more configurations than the study has tried so far")
     add("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
+    text = "`all` scores every trial on all folds of its data set, trained side by side; a number picks one (data.fold)"
+    add("--folds", metavar="WHICH", help=text)
     add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
     add("--retry-failed", action="store_true", help="run failed trials again, same configuration")
     text = "let the sampler learn from an earlier study in this store; repeatable"
@@ -97,10 +99,11 @@ def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:
             "a password on the command line is shown by the process list and by Ray's dashboard; leave it out of the "
             "URL and set PGPASSWORD, or write the URL into the study's file"
         )
+    folds = [f"base.data.fold={options.folds}"] if options.folds is not None else []
     settings = [f"search.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     if options.warm_start:
         settings.append(f"search.warm_start={json.dumps(options.warm_start)}")
-    study = load_study(options.study, (*options.overrides, *settings))
+    study = load_study(options.study, (*options.overrides, *folds, *settings))
     there = folder.exists("study.json")
     asked = [f"--{what}" for what in ("resume", "extend", "retry-failed") if getattr(options, what.replace("-", "_"))]
     if asked and not there:

@@ -22,7 +22,10 @@ from atose_ray import cli, train
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 
-COMMANDS = ("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "evaluate", "report", "tag")
+COMMANDS = (
+    *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
+    *("report", "tag"),
+)
 OPTIONS = {
     "prepare": {
         *("dataset", "--store", "--source", "--option", "--name", "--remove-old", "--yes"),
@@ -31,11 +34,12 @@ OPTIONS = {
     "doctor": {"dataset", "--store", "--json"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
     "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus", "--object-store"}
-    | {"--resume", "--extend", "--retry-failed", "--budget", "--warm-start"},
+    | {"--resume", "--extend", "--retry-failed", "--budget", "--warm-start", "--folds"},
     "status": {"study", "--store", "--watch", "--json"},
     "stop": {"study", "--store", "--wait", "--now"},
     "rerun": {"study", "trial", "--store", "--resume", "--address", "--cpus"},
     "promote": {"study", "--store", "--trial", "--seeds", "--top", "--baseline", "--address", "--cpus"},
+    "crossvalidate": {"config", "--store", "--workers", "--set", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
     "report": {"study", "--store", "--watch", "--score"},
     "tag": {"model", "files", "--top", "--json"},
@@ -43,7 +47,7 @@ OPTIONS = {
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
-STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
+STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json", "crossvalidation.json"}
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

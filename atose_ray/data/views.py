@@ -60,14 +60,15 @@ class TagSplit(Config):
 
 class ViewConfig(Config):
     """fold: which fold of the set is the test split; the next one (cyclic) is the validation split, the others train.
-        None is the first, or nothing where the set has no folds.
+        None is the first, or nothing where the set has no folds. `all` trains one model per fold, side by side: the
+        scores are means over the folds (training/folds.py).
     tag_split: train and score on the seen tags only.
     tracks: with a tag split, which clips of train and valid: A carries no unseen tag (strict zero-shot), B one at
         least, beside a seen one; `all` are these and those without a seen tag (source: Choi et al. 2019, section 3).
     train_share: share of the train split's clips, drawn by the seed, that is trained on: one point of a learning curve.
         A smaller share's clips are all in a larger one; valid and test stay whole."""
 
-    fold: Annotated[int, Field(ge=0)] | None = None
+    fold: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
     tag_split: TagSplit | None = None
     tracks: Tracks = "all"
     train_share: float = Field(default=1.0, gt=0, le=1)
@@ -117,9 +118,12 @@ def fold_numbers(manifest: Manifest) -> tuple[int, ...]:
     return tuple(fold.number for fold in manifest.folds)
 
 
-def of_fold(manifest: Manifest, number: int | None) -> Manifest:
-    """The set with this fold as its test split and the next one as validation. Raises ViewError where it has none."""
+def of_fold(manifest: Manifest, number: int | Literal["all"] | None) -> Manifest:
+    """The set with this fold as its test split and the next one as validation; of `all` the first stands for the
+    others, whose tags and kinds of clips are the same. Raises ViewError where it has none."""
     numbers = fold_numbers(manifest)
+    if number == "all" and numbers:
+        return of_fold(manifest, numbers[0])
     if number is None or not numbers:
         if number is not None:
             raise ViewError(

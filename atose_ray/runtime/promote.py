@@ -10,8 +10,9 @@ from atose_ray.runtime.train import train_on_ray
 from atose_ray.search.plan import Plan
 from atose_ray.search.promotion import Candidate, score_valid, summary, train_one
 from atose_ray.storage import Store
+from atose_ray.training.folds import finish
 from atose_ray.training.record import RunFolder
-from atose_ray.training.run import Job, finish_run
+from atose_ray.training.run import Job
 
 
 def start(function: Callable[..., Any], job: Job, plan: Plan, *rest: Any, tries: int = 3) -> ray.ObjectRef:
@@ -57,6 +58,6 @@ def score_test(winner: Candidate, metric: str, plan: Plan) -> dict[str, Any] | N
         best = folder.store.child("best")
         if folder.epochs():
             if not best.exists("metrics.json"):
-                ray.get(start(finish_run, job, plan, best))
+                ray.get(start(finish, job, plan, best))
             values.append(best.read_json("metrics.json")["test"][metric])
     return {"values": values, **summary(values)} if values else None

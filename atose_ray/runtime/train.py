@@ -22,9 +22,10 @@ from atose_ray.search.costs import FLOOR
 from atose_ray.search.plan import make_plan
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
-from atose_ray.training.loop import fit
+from atose_ray.training.folds import begin
+from atose_ray.training.loop import to_the_end
 from atose_ray.training.record import EpochRecord
-from atose_ray.training.run import Job, open_run, trained_on, use_threads
+from atose_ray.training.run import Job, trained_on, use_threads
 from atose_ray.training.sync_norm import synchronise
 
 
@@ -36,9 +37,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
-    opened = open_run(job, rank=rank, world=world, **source)
+    folder, training = begin(job, lambda opened: ddp(opened.device, world), rank=rank, world=world, **source)
     name, metric = str(job.about.get("name", "run")), job.run.metric
-    board = Board(opened.folder, name, metric, logs_folder()) if rank == 0 else None
+    board = Board(folder, name, metric, logs_folder()) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
         if lease is not None and board is not None:
@@ -46,8 +47,7 @@ def worker_loop(config: dict[str, Any]) -> None:
             board.add(record)
         ray.train.report({metric: record.objective, "epoch": record.epoch, "record": record})  # the best so far
 
-    wrap, device = ddp(opened.device, world), opened.device
-    result = fit(opened.run, opened.method, opened.batches, opened.folder, report=report, wrap=wrap, device=device)
+    result = to_the_end(folder, training, report)
     if lease is not None and board is not None:
         board.close("ended")
         lease.release()

@@ -23,9 +23,10 @@ from atose_ray.search.plan import Plan
 from atose_ray.search.trials import TrialSetup
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
-from atose_ray.training.loop import DivergedError, run_epochs
+from atose_ray.training.folds import begin
+from atose_ray.training.loop import DivergedError
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import open_run, use_threads
+from atose_ray.training.run import use_threads
 
 KEY = "atose"
 
@@ -62,12 +63,11 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         self.lease = Lease(self.folder.store).take()
         try:
             source = source_of(self.job.run.execution.ingest, shared, self.given.stream_bytes)
-            opened = open_run(self.job, **source)
+            _, self.epochs = begin(self.job, **source)
         except Exception as error:
             self.failure = self.fail(error)
             return
         self.board = Board(self.folder, str(self.job.about["name"]), self.job.run.metric, logs_folder())
-        self.epochs = run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in this process."""

@@ -21,7 +21,8 @@ from atose_ray.search.study import keep_tag_embeddings, retry_failed
 from atose_ray.search.trials import Space
 from atose_ray.storage import Store
 from atose_ray.training.examples import write_examples
-from atose_ray.training.run import Job, finish_run
+from atose_ray.training.folds import finish
+from atose_ray.training.run import Job
 
 
 def run_study(
@@ -80,7 +81,7 @@ def conclude(folder: Store, store: Store, plan: Plan) -> None:
     if not (chosen.exists("metrics.json") and chosen.read_json("metrics.json")["number"] == best.number):
         run = RunConfig.model_validate(best.config)
         job = Job(run, store.uri, trial_store(folder, best.signature).uri)
-        metrics: Mapping[str, Any] = ray.get(on_one(finish_run).remote(job, chosen))
+        metrics: Mapping[str, Any] = ray.get(on_one(finish).remote(job, chosen))
         test = metrics["test"][run.metric]
         print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")
     ray.get(on_one(write_examples).remote(chosen, store))

@@ -19,9 +19,10 @@ from atose_ray.search.record import TrialRecord
 from atose_ray.search.space import SEED_STRIDE
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import best_model
-from atose_ray.training.loop import fit
+from atose_ray.training.folds import begin
+from atose_ray.training.loop import to_the_end
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, open_run, score_split, use_threads, view_for
+from atose_ray.training.run import Job, score_split, use_threads, view_for
 
 Scores = Sequence[ClipScores | None]
 
@@ -68,8 +69,7 @@ def train_one(job: Job, threads: int | None, report: Callable[[EpochRecord], Non
     """Train a job to its end in this process, from its last checkpoint if there is one. threads: where its
     configuration does not say; None leaves PyTorch's."""
     use_threads(job.run.execution.threads or threads)
-    opened = open_run(job)
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=report, device=opened.device)
+    to_the_end(*begin(job), report)
 
 
 def score_valid(job: Job) -> ClipScores | None:

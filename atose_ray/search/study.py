@@ -6,9 +6,8 @@ from atose_ray.config import RunConfig
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.search.record import EMBEDDINGS, TagEmbeddings, TrialRecord, best_trial, load_trials, trial_store
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
-from atose_ray.training.record import CHECKPOINT, LOG
-from atose_ray.types import DataSpec
+from atose_ray.training.checkpoint import best_model
+from atose_ray.training.record import CHECKPOINT, LOG, RunFolder
 
 
 def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
@@ -39,9 +38,7 @@ def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:
     if embeds is None:
         return
     store = trial_store(folder, embeds.signature)
-    method = RunConfig.model_validate(embeds.config).build(DataSpec.model_validate(store.read_json("data_spec.json")))
-    load_weights(store, BEST_WEIGHTS, method)
-    cosine_CC = tag_embedding_cosine(method)
+    cosine_CC = tag_embedding_cosine(best_model(RunFolder(store)).method)
     if cosine_CC is not None:
         learned = TagEmbeddings(embeds.number, embeds.name, cosine_CC.tolist(), has_collapsed(cosine_CC))
         folder.write_json(EMBEDDINGS, dataclasses.asdict(learned))

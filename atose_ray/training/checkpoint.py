@@ -42,10 +42,14 @@ class Model:
 
 
 def best_model(folder: RunFolder) -> Model:
-    """A run's best epoch, in eval mode, on the CPU. Raises ValueError when the run has no finished epoch."""
+    """A run's best epoch, in eval mode, on the CPU; of a run of all folds that of the first one. Raises ValueError when
+    the run has no finished epoch."""
     if not folder.about():
         raise ValueError(f"no run began in {folder.store.uri}, so it has no finished epoch and no model")
     run, spec = folder.config()
+    if run.data.fold == "all":
+        folds = folder.store.child("folds")
+        return best_model(RunFolder(folds.child(min(folds.names(), key=int, default="0"))))
     chosen = folder.best_epoch(run.metric)
     head = {"metric": run.metric, "stage": chosen.stage, "epoch": chosen.epoch, "valid": chosen.valid}
     return _model(folder.store, BEST_WEIGHTS, run, spec, {**head, "number": folder.about().get("number", 0)})

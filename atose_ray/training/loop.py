@@ -55,9 +55,16 @@ def fit(
     device: torch.device | None = None,
 ) -> Result:
     """Train all stages from the last checkpoint, if any, and log the end. A run that diverges keeps its best epoch."""
+    return to_the_end(folder, run_epochs(run, method, batches, folder, wrap=wrap, device=device), report)
+
+
+def to_the_end(
+    folder: RunFolder, training: Iterator[EpochRecord], report: Callable[[EpochRecord], None] = lambda record: None
+) -> Result:
+    """Take all epochs of a training, and log its end."""
     objective, epochs = None, 0
     try:
-        for record in run_epochs(run, method, batches, folder, wrap=wrap, device=device):
+        for record in training:
             objective, epochs = record.objective, record.epoch
             report(record)
     except DivergedError as error:

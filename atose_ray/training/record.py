@@ -30,7 +30,8 @@ CHECKPOINT = "checkpoint.pt"
 class EpochRecord:
     """One epoch of one run. `epoch` counts from 1 over all stages; `valid` maps metric name to value;
     `objective` is the best value of the run's metric so far; `time` is the Unix time of its end; `protocol` is that of
-    all its scores; `gpu_memory` is the share of its GPU's memory that the process held at most, 0 without one."""
+    all its scores; `gpu_memory` is the share of its GPU's memory that the process held at most, 0 without one;
+    `folds`, of a run of all folds, are the objectives of each: scores and objective are then means."""
 
     epoch: int
     stage: str
@@ -42,6 +43,7 @@ class EpochRecord:
     time: float
     protocol: str = CLIP.name
     gpu_memory: float = 0.0
+    folds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
