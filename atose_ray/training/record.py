@@ -12,6 +12,7 @@ import dataclasses
 import io
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,16 @@ class EpochRecord:
     protocol: str = CLIP.name
     gpu_memory: float = 0.0
     folds: tuple[float, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For the log: `folds` only where there are some."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "folds" or value}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "EpochRecord":
+        """What `as_json` gave, maybe among other keys."""
+        known = {one.name: tree[one.name] for one in dataclasses.fields(cls) if one.name in tree}
+        return cls(**{**known, "folds": tuple(known.get("folds", ()))})
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class RunFolder:
             if event["event"] == "end":
                 break
             if event["event"] == "epoch":
-                by_epoch[event["epoch"]] = EpochRecord(**{key: event[key] for key in event if key != "event"})
+                by_epoch[event["epoch"]] = EpochRecord.from_json(event)
         return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
     def best_epoch(self, metric: str) -> EpochRecord:
@@ -104,16 +115,16 @@ class RunFolder:
         a crash in between loses neither; the old checkpoint stays until the new one is whole."""
         if state is not None:
             buffer = io.BytesIO()
-            torch.save({**state, "record": json.dumps(dataclasses.asdict(record))}, buffer)
+            torch.save({**state, "record": json.dumps(record.as_json())}, buffer)
             self.store.write(CHECKPOINT, buffer.getvalue())
-        self.store.append_line(LOG, json.dumps({"event": "epoch", **dataclasses.asdict(record)}, allow_nan=False))
+        self.store.append_line(LOG, json.dumps({"event": "epoch", **record.as_json()}, allow_nan=False))
 
     def checkpoint(self) -> tuple[EpochRecord, dict[str, Any]] | None:
         """The last finished epoch and the state after it, or None."""
         if not self.store.exists(CHECKPOINT):
             return None
         state = torch.load(io.BytesIO(self.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
-        return EpochRecord(**json.loads(state.pop("record"))), state
+        return EpochRecord.from_json(json.loads(state.pop("record"))), state
 
     def note(self, cause: str, text: str) -> None:
         """Append what happened to the run on its way, for the report."""
