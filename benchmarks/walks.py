@@ -141,6 +141,7 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
     records, events = module("atose_ray.search.record"), module("atose_ray.search.events")
     heard, storages = module("atose_ray.search.listeners"), module("atose_ray.search.study_storage")
     trial_of = module("atose_ray.runtime.trial")
+    views = module("atose_ray.data.views")
     store = storage.Store(store_uri)
     configuration, score = Walk(is_config), Walk(is_score)
     with counted(configuration):
@@ -151,7 +152,7 @@ def new_walk(store_uri: str, file: str) -> dict[str, Walk]:
         plan_clips = plans.plan_clips(base, study.search, manifest, available, [])
         plan = plans.make_plan(study.search, plan_clips.streams, available)
         folder = records.study_store(store, "walk")
-        space_of.begin(folder, study, manifest, shards.data_store(store, manifest.name))
+        space_of.begin(folder, study, views.view_of(manifest, base.data, store), store)
         space = trials.Space(study, "walk", store.uri, manifest, plan)
         asked = optuna.create_study(direction="maximize")
         kept = storages.StudyStorage(asked._storage, folder)

@@ -47,7 +47,8 @@ OPTIONS = {
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
-STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json", "crossvalidation.json"}
+STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
+STUDY_MAY_HOLD |= {"crossvalidation.json"}
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

@@ -8,13 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import RATE, render_tiny
+from conftest import render_tiny
 from processes import ROOT, verb
 
 SMALL = {  # what keeps a newcomer's minutes from becoming this test's
     "tune demo": "--trials 2 --set base.data.train_share=0.1 --set base.data.crop_seconds=0.5",
     "tune folder": "--trials 4 --set base.data.crop_seconds=0.3 --set search.concurrency=1",
-    "prepare folder": f"--option sample_rate_hz={RATE}",
 }
 
 
