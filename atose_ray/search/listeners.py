@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 def earlier_seconds(folder: Store, trials: Sequence[TrialRecord]) -> float:
     """Wall-clock seconds of all sessions of a study so far."""
-    lines = [line for name in (BEFORE, SESSIONS) if folder.exists(name) for line in folder.read(name).splitlines()]
-    events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith(b"}")]
+    lines = [line for name in (BEFORE, SESSIONS) for line in folder.read_lines(name)]
+    events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
     signs = [sign for trial in trials for sign in (*(e.time for e in trial.epochs), last_sign(trial))]
     total = 0.0
     for this, after in zip(events, [*events[1:], {"event": "start", "time": float("inf")}], strict=False):

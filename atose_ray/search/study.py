@@ -1,6 +1,7 @@
 """A study's folder when its trials have run: failed ones once more, and what the best one learned."""
 
 import dataclasses
+import re
 
 from atose_ray.config import RunConfig
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
@@ -26,11 +27,10 @@ def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
 
 def reopen(run: Store) -> None:
     """Keep the log of a run that ended, and begin it anew without its end."""
-    kept = len([name for name in run.names("log.") if name.count(".") == 2]) + 1
-    before = run.read(LOG)
-    run.write(f"log.{kept}.jsonl", before)
-    lines = [line for line in before.splitlines(keepends=True) if b'"event": "end"' not in line]
-    run.write(LOG, b"".join(lines) if run.exists(CHECKPOINT) else b"")
+    kept = len([name for name in run.names("log.") if re.fullmatch(r"log\.\d+\.jsonl", name)]) + 1
+    before = run.read_lines(LOG)
+    run.write_lines(f"log.{kept}.jsonl", before)
+    run.write_lines(LOG, [line for line in before if '"event": "end"' not in line] if run.exists(CHECKPOINT) else [])
 
 
 def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:

@@ -3,7 +3,8 @@
 config.json        the resolved RunConfig           data_spec.json   the DataSpec its model is built from
 about.json         number, name, parameters searched, start time, device, model size
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
-                   {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
+                   {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}. In object storage: one
+                   object per writer below log.jsonl.d/ (Store.append_line)
 checkpoint.pt      the last finished epoch: weights, optimizer, record. Nothing in it is unpickled but tensors
 best.safetensors   weights of the epoch with the best validation score"""
 
@@ -69,10 +70,8 @@ class RunFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of the log; a last line cut short by a crash is dropped."""
-        if not self.store.exists(LOG):
-            return []
         events = []
-        for line in self.store.read(LOG).decode().splitlines():
+        for line in self.store.read_lines(LOG):
             with contextlib.suppress(json.JSONDecodeError):
                 events.append(json.loads(line))
         return events
