@@ -179,6 +179,8 @@ class SearchConfig(Config):
     points: configurations to try first, parameter name -> value; what a point leaves open is sampled.
     warm_start: studies of the same store whose trials the sampler learns from.
     budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
+    repeat: whether a configuration equal to one that this study has finished, seed included, is trained once more
+        instead of taking its result.
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
     max_failures: restarts of a trial whose process or node was lost."""
 
@@ -195,6 +197,7 @@ class SearchConfig(Config):
     warm_start: tuple[str, ...] = ()
     pruner: PrunerConfig = PrunerConfig()
     budget: str | None = None
+    repeat: bool = False
     storage: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failures: int = Field(default=1, ge=0)

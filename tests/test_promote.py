@@ -13,7 +13,7 @@ from atose_ray import promote, rerun
 from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View
-from atose_ray.search.record import load_trials, study_store, trial_store
+from atose_ray.search.record import folder_name, load_trials, study_store, trial_store
 from atose_ray.search.space import data_facts
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
@@ -32,7 +32,7 @@ def store(tiny_run, tiny_store: Store, tiny_manifest, tmp_path: Path) -> Store:
     for number, lr in enumerate((3e-3, 1e-7)):
         run: RunConfig = tiny_run(seed=number, optim={"kind": "adam", "lr": lr}, execution={"precision": "float32"})
         about = {"number": number, "name": f"{number:03d}-sample_cnn", "params": {}, "distributions": {}}
-        opened = open_run(Job(run, store.uri, trial_store(folder, run.signature()).uri, about))
+        opened = open_run(Job(run, store.uri, folder.child("trials", folder_name(number, run.signature())).uri, about))
         fit(opened.run, opened.method, opened.batches, opened.folder)
     return store
 
@@ -41,7 +41,7 @@ def test_a_rerun_is_the_same_to_the_last_bit_and_a_difference_is_found(store: St
     rerun.main(["mine", "0", "--store", store.uri])
     assert "the same to the last bit: 3 epochs" in capsys.readouterr().out
     folder = study_store(store, "mine")
-    log = Path(trial_store(folder, load_trials(folder)[0].signature).path("log.jsonl"))
+    log = Path(trial_store(folder, load_trials(folder)[0]).path("log.jsonl"))
     lines = log.read_text().splitlines()
     second = json.loads(lines[1])
     second["valid"]["pr_auc_macro"] += 1e-9

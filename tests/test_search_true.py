@@ -1,17 +1,35 @@
-"""What a search puts on record is what happened, whoever writes at the same time, and every trial ends as what it was."""
+"""What a search puts on record is what happened: whoever writes at the same time, and whatever became of a trial."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import tiny_tree
 from test_s3 import Bucket, bucket  # noqa: F401
 
-from atose_ray.search.listeners import SESSIONS, earlier_seconds
+from atose_ray.config import StudyConfig
+from atose_ray.data.shards import load_manifest
+from atose_ray.search.asking import IN_A_ROW, Asking
+from atose_ray.search.costs import front
+from atose_ray.search.events import Ended, Epoch
+from atose_ray.search.listeners import SESSIONS, Console, Listeners, OptunaListener, TrialLog, earlier_seconds
+from atose_ray.search.plan import Resources, make_plan
+from atose_ray.search.progress import busy_seconds, measure
+from atose_ray.search.record import TrialRecord, load_trials, study_store, trial_store
+from atose_ray.search.samplers import sampler
+from atose_ray.search.study import keep_tag_embeddings
+from atose_ray.search.study_storage import open_storage, rebuild
+from atose_ray.search.trials import Space, TrialSetup
 from atose_ray.storage import Store
+from atose_ray.training.checkpoint import best_model
+from atose_ray.training.loop import fit
 from atose_ray.training.record import LOG, RunFolder
+from atose_ray.training.run import open_run
 
 # Two who append to one file
 
@@ -72,3 +90,175 @@ def test_sessions_in_object_storage_add_up(bucket: Bucket) -> None:  # noqa: F81
     for event, at in (("start", 20.0), ("end", 27.0)):
         folder.append_line(SESSIONS, json.dumps({"event": event, "time": at}))
     assert earlier_seconds(folder, []) == 12.0
+
+
+# Trials that end as they are asked for
+
+IMPOSSIBLE = {  # a short crop goes with a sample_cnn, and a harmonic_cnn with a long one
+    "data": {"crop_seconds": {"choice": [1.2, 0.1]}},
+    "encoder": {"one_of": {"sample_cnn": {"channels": 4}, "harmonic_cnn": {"channels": 4}}},
+}
+
+SHORT = {**IMPOSSIBLE, "data": {"crop_seconds": 0.1}}
+
+
+@pytest.fixture
+def store(tiny_store: Store, tmp_path: Path) -> Store:
+    shutil.copytree(Path(tiny_store.root) / "data", tmp_path / "data")
+    return Store(str(tmp_path))
+
+
+class Session:
+    """A session of a search without Ray: what is asked is trained here."""
+
+    def __init__(self, store: Store, space: dict[str, Any], seed: int | None = None, **search: Any) -> None:
+        base = tiny_tree()
+        base["method"]["stages"] = [{"name": "classify", "epochs": 1}]
+        base |= {} if seed is None else {"seed": seed}
+        settings = {"trials": 4, "sampler": "random", **search}
+        config = StudyConfig.model_validate({"base": base, "space": space, "search": settings})
+        self.store, self.folder, manifest = store, study_store(store, "s"), load_manifest(store, "folder")
+        self.folder.write_json("study.json", {"config": config.model_dump(mode="json"), "versions": {}})
+        earlier = load_trials(self.folder)
+        kept = open_storage(config.search, self.folder, "s", Path(self.folder.root))
+        self.study = rebuild(kept, config, "s", earlier, [], sampler(config.search, len(earlier)))
+        log = TrialLog(self.folder, config.search.trials, None, earlier)
+        optuna_listener = OptunaListener(self.study, kept, config.search.costs)
+        self.listeners = Listeners(log, optuna_listener, Console(config.search, earlier))
+        plan = make_plan(config.search, False, Resources(4, 0, 4, 0))
+        space_of = Space(config, "s", store.uri, manifest, plan, trials=log.trials)
+        missing = config.search.trials - sum(one.state != "running" for one in earlier)
+        self.asking = Asking(space_of, self.listeners, missing)
+
+    def train(self, setup: TrialSetup) -> None:
+        opened, number = open_run(setup.job), setup.job.about["number"]
+        fit(opened.run, opened.method, opened.batches, opened.folder)
+        ending = opened.folder.ending()
+        assert ending is not None
+        for record in opened.folder.epochs():
+            self.tell(Epoch(number, setup.job, record))
+        self.tell(Ended(number, setup.job, ending["state"], recorded=True))
+
+    def tell(self, event: Epoch | Ended) -> None:
+        for listener in self.listeners:
+            listener.on_event(event)
+
+    def run(self) -> None:
+        while setup := self.asking.next():
+            self.train(setup)
+
+    @property
+    def trials(self) -> tuple[TrialRecord, ...]:
+        return load_trials(self.folder)
+
+
+def test_an_impossible_combination_is_a_trial_that_ended_with_its_reason(store: Store, capsys) -> None:
+    points = [
+        {"data.crop_seconds": 0.1, "encoder.kind": "harmonic_cnn"},
+        {"data.crop_seconds": 1.2, "encoder.kind": "sample_cnn"},
+        {"data.crop_seconds": 0.1, "encoder.kind": "harmonic_cnn"},
+    ]
+    session = Session(store, IMPOSSIBLE, points=points, trials=3)
+    session.run()
+    first, second, third = session.trials
+    assert [one.state for one in (first, second, third)] == ["infeasible", "complete", "infeasible"]
+    assert "encoder harmonic_cnn with data.crop_seconds=0.1" in str(first.reason) and first.params == points[0]
+    assert first.config["encoder"]["kind"] == "harmonic_cnn" and first.value is None and first.signature
+    assert "infeasible 000-harmonic_cnn-supervised: encoder harmonic_cnn" in capsys.readouterr().out
+    told = session.study.trials
+    assert [one.value for one in told] == [0.0, second.value, 0.0], "the sampler turns away from it"
+    found = measure(session.trials, 3, 0.0)
+    assert found.ended == 3 and found.counts == {"infeasible": 2, "complete": 1}
+    keep_tag_embeddings(session.folder, session.trials)
+    assert session.asking.hopeless() is None and session.asking.next() is None
+
+    again = Session(store, IMPOSSIBLE, points=points, trials=3)
+    assert [one.value for one in again.study.trials] == [one.value for one in told] and again.asking.next() is None
+
+
+def test_what_cannot_be_built_is_on_no_front(store: Store) -> None:
+    session = Session(store, SHORT, costs=["params"], trials=6)
+    session.run()
+    states = {one.state for one in session.trials}
+    assert states == {"infeasible", "complete"}
+    assert {one.state for one, _ in front(session.trials, ["params"])} == {"complete"}
+    assert {one.state.name for one in session.study.trials} == {"FAIL", "COMPLETE"}
+
+
+def test_a_space_in_which_nothing_can_be_built_ends_with_the_last_reason(store: Store) -> None:
+    space = {"data": {"crop_seconds": {"range": [0.01, 0.1]}}, "encoder": {"one_of": {"harmonic_cnn": {"channels": 4}}}}
+    session = Session(store, space, trials=1000)
+    assert session.asking.next() is None and len(session.trials) == IN_A_ROW
+    assert str(session.trials[-1].reason) in str(session.asking.hopeless())
+    assert "none of the 20 configurations" in str(session.asking.hopeless())
+    few = Session(store, space, trials=IN_A_ROW + 3)
+    assert few.asking.next() is None and "none of the 3 configurations" in str(few.asking.hopeless())
+
+
+ONE_CHOICE = {"optim": {"kind": "adam", "lr": {"choice": [0.003]}}}
+
+
+def test_an_equal_configuration_takes_the_result(store: Store, capsys) -> None:
+    session = Session(store, ONE_CHOICE, seed=5, trials=3)
+    session.run()
+    first, *others = session.trials
+    assert [one.same_as for one in session.trials] == [None, 0, 0] and len(session.folder.child("trials").names()) == 3
+    assert all(one.signature == first.signature and one.epochs == first.epochs for one in others)
+    assert [one.reason for one in others] == ["same as trial 0"] * 2 and {one.state for one in others} == {"complete"}
+    assert [one.value for one in session.study.trials] == [first.value] * 3
+    assert "001-sample_cnn-basic-supervised: same as trial 0" in capsys.readouterr().out
+    assert [busy_seconds(one) > 0 for one in session.trials] == [True, False, False], "time is spent once"
+    models = [best_model(RunFolder(trial_store(session.folder, one))) for one in session.trials]
+    weights = [next(iter(model.method.state_dict().values())).tolist() for model in models]
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_equal_configurations_are_trained_apart_where_that_is_asked_for_or_one_still_runs(store: Store) -> None:
+    session = Session(store, ONE_CHOICE, seed=5, trials=3, repeat=True)
+    one, other = session.asking.next(), session.asking.next()  # at the same time
+    assert one is not None and other is not None and one.job.folder_uri != other.job.folder_uri
+    session.train(one)
+    assert RunFolder(Store(other.job.folder_uri)).ending() is None
+    session.train(other)
+    session.run()
+    assert [(trial.number, trial.state, trial.same_as) for trial in session.trials] == [
+        (number, "complete", None) for number in range(3)
+    ]
+
+
+def test_a_study_with_folders_of_the_old_name_goes_on(store: Store) -> None:
+    session = Session(store, ONE_CHOICE, seed=5, trials=2)
+    setup = session.asking.next()
+    assert setup is not None
+    trials = Path(session.folder.child("trials").root)
+    [begun] = trials.iterdir()
+    begun.rename(trials / setup.job.run.signature())
+    again = Session(store, ONE_CHOICE, seed=5, trials=2)
+    assert again.trials[0].signature == again.trials[0].folder == setup.job.run.signature()
+    again.run()
+    assert [(one.number, one.state, one.same_as) for one in again.trials] == [(0, "complete", None), (1, "complete", 0)]
+    assert sorted(path.name for path in trials.iterdir()) == sorted(
+        [setup.job.run.signature(), f"001-{again.trials[1].signature}"]
+    )
+
+
+@pytest.mark.ray
+def test_a_search_on_ray_goes_past_what_cannot_be_built_and_ends_where_nothing_can(ray_cluster, store: Store) -> None:
+    from test_ray import run as run_on_ray
+
+    points = [{"data.crop_seconds": 0.1, "encoder.kind": "harmonic_cnn"}, {"data.crop_seconds": 1.2}]
+    tree = tiny_tree()
+    tree["method"]["stages"] = [{"name": "classify", "epochs": 1}]
+    settings = {"trials": 4, "sampler": "random", "pruner": {"kind": "none"}, "points": points}
+    config = {"base": {**tree, "seed": 3}, "space": IMPOSSIBLE, "search": settings}
+    record = run_on_ray(StudyConfig.model_validate(config), "mixed", store)
+    assert [trial.number for trial in record.trials] == [0, 1, 2, 3] and record.trials[0].state == "infeasible"
+    assert {trial.state for trial in record.trials[1:]} <= {"infeasible", "complete"} and record.best is not None
+    study = study_store(store, "mixed")
+    assert "infeasible" in study.read("report.html").decode()
+
+    config["space"] = {"data": {"crop_seconds": {"choice": [0.001]}}}
+    config["search"] = {"trials": 3, "sampler": "random", "pruner": {"kind": "none"}}
+    with pytest.raises(SystemExit, match="none of the 3 configurations that were asked for can be built"):
+        run_on_ray(StudyConfig.model_validate(config), "none", store)
+    assert [one.state for one in load_trials(study_store(store, "none"))] == ["infeasible"] * 3

@@ -19,7 +19,7 @@ def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
     """
     failed = [trial for trial in load_trials(folder) if trial.state == "failed"]
     for trial in failed:
-        reopen(trial_store(folder, trial.signature))
+        reopen(trial_store(folder, trial))
     if failed:
         print(f"once more: {', '.join(trial.name for trial in failed)}", flush=True)
     return load_trials(folder)
@@ -35,10 +35,11 @@ def reopen(run: Store) -> None:
 
 def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:
     """Write what the best trial that embeds tags learned of them, for the report."""
-    embeds = best_trial(trial for trial in trials if RunConfig.model_validate(trial.config).method.embeds_tags)
+    scored = (trial for trial in trials if trial.value is not None)
+    embeds = best_trial(trial for trial in scored if RunConfig.model_validate(trial.config).method.embeds_tags)
     if embeds is None:
         return
-    store = trial_store(folder, embeds.signature)
+    store = trial_store(folder, embeds)
     method = RunConfig.model_validate(embeds.config).build(DataSpec.model_validate(store.read_json("data_spec.json")))
     load_weights(store, BEST_WEIGHTS, method)
     cosine_CC = tag_embedding_cosine(method)
