@@ -155,7 +155,8 @@ class RunConfig(Config):
 
 
 class PrunerConfig(Config):
-    """When a trial is given up, by its best value so far at the same epoch count, whatever its stages.
+    """When a trial is given up, by its best value so far at the same epoch count. Only epochs of stages whose scores
+    may be ranked against other methods' count and are compared: not those that a decoder scores (search/ranking.py).
 
     asha: asynchronous successive halving (Li et al. 2020): at epochs grace_epochs * reduction_factor^k a trial goes on
     only if it is in the best 1/reduction_factor so far. median: after grace_epochs, a trial goes on while not below

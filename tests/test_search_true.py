@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import tiny_tree
+from optuna.trial import FixedTrial
 from test_s3 import Bucket, bucket  # noqa: F401
 
-from atose_ray.config import StudyConfig
+from atose_ray.config import StudyConfig, run_config
 from atose_ray.data.shards import load_manifest
+from atose_ray.runtime.schedulers import scheduler
 from atose_ray.search.asking import IN_A_ROW, Asking
 from atose_ray.search.costs import front
 from atose_ray.search.events import Ended, Epoch
 from atose_ray.search.listeners import SESSIONS, Console, Listeners, OptunaListener, TrialLog, earlier_seconds
+from atose_ray.search.parameters import asked_of
 from atose_ray.search.plan import Resources, make_plan
 from atose_ray.search.progress import busy_seconds, measure
+from atose_ray.search.ranking import RANKED, RUNG, Ranking
 from atose_ray.search.record import TrialRecord, load_trials, study_store, trial_store
 from atose_ray.search.samplers import sampler
+from atose_ray.search.space import compose, load_study, walk
 from atose_ray.search.study import keep_tag_embeddings
 from atose_ray.search.study_storage import open_storage, rebuild
 from atose_ray.search.trials import Space, TrialSetup
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.loop import fit
-from atose_ray.training.record import LOG, RunFolder
+from atose_ray.training.record import LOG, EpochRecord, RunFolder
 from atose_ray.training.run import open_run
 
 # Two who append to one file
@@ -262,3 +269,84 @@ def test_a_search_on_ray_goes_past_what_cannot_be_built_and_ends_where_nothing_c
     with pytest.raises(SystemExit, match="none of the 3 configurations that were asked for can be built"):
         run_on_ray(StudyConfig.model_validate(config), "none", store)
     assert [one.state for one in load_trials(study_store(store, "none"))] == ["infeasible"] * 3
+
+
+# Like is ranked with like
+
+STAGES = {"embed": 2, "classify": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    trial_id: str
+
+
+def curve_of(kind: str, values: list[float]) -> list[dict[str, Any]]:
+    """What Tune is told of a run: joint_embedding has its first epochs scored by a decoder."""
+    stages = [{"name": name, "epochs": count} for name, count in STAGES.items()]
+    method = {"kind": kind, "stages": stages if kind == "joint_embedding" else [{"name": "classify", "epochs": 6}]}
+    ranking, best, lines = Ranking(run_config({"method": method})), 0.0, []
+    for number, value in enumerate(values, 1):
+        best = max(best, value)
+        scores = {"pr_auc_macro": value}
+        lines.append(ranking.line(EpochRecord(number, "", 1.0, 0.0, 0.0, scores, best, 0.0)))
+    return lines
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_what_a_decoder_scores_is_ranked_with_nobody(kind: str) -> None:
+    study = {"base": {"method": {"stages": [{"name": "classify", "epochs": 6}]}}, "search": {"pruner": {"kind": kind}}}
+    rule = scheduler(StudyConfig.model_validate(study), [])
+    for number in range(4):
+        peer = Running(f"peer{number}")
+        rule.on_trial_add(None, peer)
+        for line in curve_of("supervised", [0.5, 0.52, 0.6, 0.6]):
+            rule.on_trial_result(None, peer, line)
+
+    def verdicts(name: str, values: list[float]) -> list[str]:
+        trial = Running(name)
+        rule.on_trial_add(None, trial)
+        return [rule.on_trial_result(None, trial, line) for line in curve_of("joint_embedding", values)]
+
+    assert verdicts("decodes badly", [0.1, 0.1, 0.51, 0.7]) == ["CONTINUE"] * 4
+    assert verdicts("decodes well, classifies badly", [0.9, 0.9, 0.2]) == ["CONTINUE", "CONTINUE", "STOP"]
+
+
+def test_stages_that_count_and_a_trial_that_goes_on() -> None:
+    lines = curve_of("joint_embedding", [0.9, 0.8, 0.3, 0.2, 0.4])
+    assert [line[RUNG] for line in lines] == [0, 0, 1, 2, 3]
+    assert [line.get(RANKED) for line in lines] == [None, None, 0.3, 0.3, 0.4]
+    assert [line["pr_auc_macro"] for line in lines] == [0.9] * 5, "Optuna is told the score of every epoch"
+    run, records = run_config({"method": {"kind": "supervised"}}), [line["record"] for line in lines]
+    assert Ranking(run, records[:2]).rank(records[2])[RANKED] == 0.9
+
+
+def passed_the_first_rung(rows: list[dict[str, Any]], blind: bool) -> dict[str, int]:
+    """The recorded runs of the demo's space, one after another under its halving: objective -> how many went on."""
+    study, passed = load_study("demo"), Counter[str]()
+    rule, metric = scheduler(study, []), study.search.metric
+    first = study.search.pruner.grace_epochs
+    for row in rows:
+        trial, chosen = Running(str(row["number"])), walk(asked_of(FixedTrial(row["params"])), study.space)
+        rule.on_trial_add(None, trial)
+        ranking, best = Ranking(compose(study, chosen)), 0.0
+        for number, value in enumerate(row["valid"], 1):
+            best = max(best, value)
+            line = ranking.line(EpochRecord(number, "", 1.0, 0.0, 0.0, {metric: value}, best, 0.0))
+            rung = number if blind else line[RUNG]
+            told = {"epoch": number, metric: best} if blind else line
+            verdict = rule.on_trial_result(None, trial, told)
+            if verdict == "STOP":
+                break
+            if rung == first:
+                passed[row["params"].get("method[joint_embedding].objective.kind", "supervised")] += 1
+                break
+    return dict(passed)
+
+
+def test_recorded_runs_of_joint_embedding_pass_the_first_rung() -> None:
+    table = Path(__file__).parents[1] / "benchmarks" / "results" / "search_table.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    before, now = passed_the_first_rung(rows, blind=True), passed_the_first_rung(rows, blind=False)
+    print(Counter(r["params"].get("method[joint_embedding].objective.kind", "supervised") for r in rows), before, now)
+    assert before.get("pairwise_margin", 0) == 0 and now["pairwise_margin"] > 0

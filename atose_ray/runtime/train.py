@@ -20,6 +20,7 @@ from atose_ray.runtime.shared import SharedRefs, source_of
 from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR
 from atose_ray.search.plan import make_plan
+from atose_ray.search.ranking import Ranking
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.loop import fit
@@ -38,13 +39,14 @@ def worker_loop(config: dict[str, Any]) -> None:
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
     opened = open_run(job, rank=rank, world=world, **source)
     name, metric = str(job.about.get("name", "run")), job.run.metric
+    ranking = Ranking(job.run, opened.folder.epochs())
     board = Board(opened.folder, name, metric, logs_folder()) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
         if lease is not None and board is not None:
             lease.check()
             board.add(record)
-        ray.train.report({metric: record.objective, "epoch": record.epoch, "record": record})  # the best so far
+        ray.train.report(ranking.line(record))
 
     wrap, device = ddp(opened.device, world), opened.device
     result = fit(opened.run, opened.method, opened.batches, opened.folder, report=report, wrap=wrap, device=device)
