@@ -17,6 +17,7 @@ from test_s3 import Bucket, bucket  # noqa: F401
 
 from atose_ray.config import StudyConfig, run_config
 from atose_ray.data.shards import load_manifest
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.search.asking import IN_A_ROW, Asking
 from atose_ray.search.costs import front
@@ -33,10 +34,10 @@ from atose_ray.search.study import keep_tag_embeddings
 from atose_ray.search.study_storage import open_storage, rebuild
 from atose_ray.search.trials import Space, TrialSetup
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import best_model
-from atose_ray.training.loop import fit
-from atose_ray.training.record import LOG, EpochRecord, RunFolder
-from atose_ray.training.run import open_run
+from atose_ray.training.checkpoint import BEST_WEIGHTS, best_model, epoch_of
+from atose_ray.training.loop import fit, run_epochs
+from atose_ray.training.record import CHECKPOINT, LOG, EpochRecord, RunFolder
+from atose_ray.training.run import Job, open_run
 
 # Two who append to one file
 
@@ -350,3 +351,54 @@ def test_recorded_runs_of_joint_embedding_pass_the_first_rung() -> None:
     before, now = passed_the_first_rung(rows, blind=True), passed_the_first_rung(rows, blind=False)
     print(Counter(r["params"].get("method[joint_embedding].objective.kind", "supervised") for r in rows), before, now)
     assert before.get("pairwise_margin", 0) == 0 and now["pairwise_margin"] > 0
+
+
+# The best weights are of an epoch on record
+
+
+def rising(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every epoch scores better than the one before."""
+    scores = iter(number / 100 for number in range(1, 100))
+    monkeypatch.setattr(type(CLIP), "evaluate", lambda *rest: {"pr_auc_macro": next(scores)})
+
+
+def test_an_epoch_after_the_end_replaces_nothing(tiny_run, tiny_store: Store, tmp_path: Path, monkeypatch) -> None:
+    rising(monkeypatch)
+    opened = open_run(Job(tiny_run(), tiny_store.uri, str(tmp_path)))
+    epochs = run_epochs(opened.run, opened.method, opened.batches, opened.folder)
+    next(epochs)
+    before = opened.folder.store.read(BEST_WEIGHTS)
+    write = RunFolder.add_epoch
+
+    def pruned_meanwhile(folder: RunFolder, *rest: Any) -> None:
+        folder.end("pruned", "by successive halving at epoch 1")  # the driver is quicker than the late epoch's line
+        write(folder, *rest)
+
+    monkeypatch.setattr(RunFolder, "add_epoch", pruned_meanwhile)
+    next(epochs)
+    assert opened.folder.store.read(BEST_WEIGHTS) == before and epoch_of(before) == 1
+    lines = opened.folder.store.read_lines(LOG)
+    next(epochs)  # once more, and by now the end can be seen
+    assert opened.folder.store.read_lines(LOG) == lines and best_model(opened.folder).metrics["epoch"] == 1
+
+
+def test_a_run_cut_between_log_and_weights(tiny_run, tiny_store: Store, tmp_path: Path, monkeypatch) -> None:
+    rising(monkeypatch)
+    opened = open_run(Job(tiny_run(), tiny_store.uri, str(tmp_path)))
+    epochs, store = run_epochs(opened.run, opened.method, opened.batches, opened.folder), opened.folder.store
+    next(epochs)
+    first = store.read(BEST_WEIGHTS)
+    next(epochs)
+    second = store.read(BEST_WEIGHTS)
+    epochs.close()
+    store.write(BEST_WEIGHTS, first)
+    assert best_model(opened.folder).metrics["epoch"] == 2, "the checkpoint has them"
+    again = open_run(Job(opened.run, tiny_store.uri, str(tmp_path)))
+    next(run_epochs(again.run, again.method, again.batches, again.folder))
+    assert store.read(BEST_WEIGHTS) == second
+    store.write(BEST_WEIGHTS, first)
+    store.delete(CHECKPOINT)
+    assert best_model(opened.folder).metrics["epoch"] == 1, "the weights say which epoch they are of"
+    store.delete(BEST_WEIGHTS)
+    with pytest.raises(ValueError, match=r"best weights of the run in .* are missing"):
+        best_model(opened.folder)

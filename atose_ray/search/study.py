@@ -7,8 +7,8 @@ from atose_ray.config import RunConfig
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.search.record import EMBEDDINGS, TagEmbeddings, TrialRecord, best_trial, load_trials, trial_store
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, load_weights
-from atose_ray.training.record import CHECKPOINT, LOG
+from atose_ray.training.checkpoint import best_weights
+from atose_ray.training.record import CHECKPOINT, LOG, RunFolder
 from atose_ray.types import DataSpec
 
 
@@ -40,8 +40,9 @@ def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:
     if embeds is None:
         return
     store = trial_store(folder, embeds)
-    method = RunConfig.model_validate(embeds.config).build(DataSpec.model_validate(store.read_json("data_spec.json")))
-    load_weights(store, BEST_WEIGHTS, method)
+    run, spec = RunConfig.model_validate(embeds.config), DataSpec.model_validate(store.read_json("data_spec.json"))
+    method = run.build(spec)
+    method.load_state_dict(best_weights(RunFolder(store), run.metric)[1])
     cosine_CC = tag_embedding_cosine(method)
     if cosine_CC is not None:
         learned = TagEmbeddings(embeds.number, embeds.name, cosine_CC.tolist(), has_collapsed(cosine_CC))

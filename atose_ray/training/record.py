@@ -6,7 +6,7 @@ log.jsonl          one line per epoch, per note and one at the end: {"event": "e
                    {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}. In object storage: one
                    object per writer below log.jsonl.d/ (Store.append_line)
 checkpoint.pt      the last finished epoch: weights, optimizer, record. Nothing in it is unpickled but tensors
-best.safetensors   weights of the epoch with the best validation score"""
+best.safetensors   weights of the epoch with the best validation score, whose number stands in the file"""
 
 import contextlib
 import dataclasses
@@ -89,9 +89,10 @@ class RunFolder:
                 by_epoch[event["epoch"]] = EpochRecord(**{key: event[key] for key in event if key != "event"})
         return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
-    def best_epoch(self, metric: str) -> EpochRecord:
-        """The first epoch with the best validation score, whose weights are kept. Raises ValueError for none."""
-        epochs = self.epochs()
+    def best_epoch(self, metric: str, epochs: tuple[EpochRecord, ...] | None = None) -> EpochRecord:
+        """The first epoch with the best validation score, whose weights are kept. Raises ValueError for none.
+        epochs: of the log, where they are read already."""
+        epochs = self.epochs() if epochs is None else epochs
         if not epochs:
             raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")
         return max(epochs, key=lambda record: (record.valid[metric], -record.epoch))
