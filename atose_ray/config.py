@@ -22,7 +22,7 @@ from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
 from atose_ray.types import ByKind, Config, DataSpec, TagSet
 
-SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # what changes only how fast a run is
+SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # how fast a run is; see RunConfig.signature
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
 
 
@@ -62,11 +62,11 @@ class DataConfig(ViewConfig):
 
 
 class ExecutionConfig(Config):
-    """How a run is executed: may change its speed, not its identity.
+    """How a run is executed: changes its speed, and no part of its identity but a precision that is named.
 
     ingest: `local` reads shards in the training process, `ray_data` streams them through Ray Data.
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
-        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32.
+        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
     compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
 
@@ -119,9 +119,17 @@ class RunConfig(Config):
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
         return self
 
-    def signature(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
+    def signature(self, workers: int = 0, halved: bool = False) -> str:
+        """12 hexadecimal digits of the SHA-256 of what decides a run's result: the resolved config without what changes
+        only its speed, and of its execution what is not as it was before it counted.
+
+        A precision that is named counts; `auto` is what each machine resolves it to, and about.json says which it was.
+        workers: where they are several, whose sums round in another order. halved: whether memory ran out, so that
+        batches went in two halves (training/accumulate.py)."""
         identity = self.model_dump(mode="json", exclude=SPEED)
+        named = {"precision": self.execution.precision, "workers": workers, "halved": halved}
+        usual = {"precision": ("auto",), "workers": (0, 1), "halved": (False,)}
+        identity |= {key: value for key, value in named.items() if value not in usual[key]}
         for part, since in SINCE:  # where they are not used, a run is what it was before they existed
             branch = identity[part] if part else identity
             if branch[since] in (None, "uniform", "all"):

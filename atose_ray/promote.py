@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     baseline = options.baseline
     if baseline is None and options.top > 1:
         baseline = min((trial.number for trial in trials if trial.value is not None), default=None)
-    chosen = choose(trials, first, baseline, options.top, options.seeds, folder, store)
+    chosen = choose(trials, first, baseline, options.top, options.seeds, folder, store, study.search.workers_per_trial)
     jobs = [job for candidate in chosen for job in candidate.jobs]
     with cluster(options.cpus, options.address):
         search = study.search.model_copy(update={"trials": len(jobs)})

@@ -18,6 +18,7 @@ from test_s3 import Bucket, bucket  # noqa: F401
 from atose_ray.config import StudyConfig, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.rerun import in_its_precision
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.search.asking import IN_A_ROW, Asking
 from atose_ray.search.costs import front
@@ -402,3 +403,44 @@ def test_a_run_cut_between_log_and_weights(tiny_run, tiny_store: Store, tmp_path
     store.delete(BEST_WEIGHTS)
     with pytest.raises(ValueError, match=r"best weights of the run in .* are missing"):
         best_model(opened.folder)
+
+
+# A run's identity
+
+
+def test_what_changes_a_result_is_part_of_the_identity() -> None:
+    run = run_config({"data": {"crop_seconds": 1.0, "content_hash": "hash"}})
+    assert run.signature() == run.signature(0) == run.signature(1) == "06c2be3b5839", "as it was before these counted"
+    named = [run_config({**run.model_dump(), "execution": {"precision": one}}) for one in ("float32", "bfloat16")]
+    all_of_them = [run.signature(), *(one.signature() for one in named), run.signature(2), run.signature(halved=True)]
+    assert len(set(all_of_them)) == 5
+
+
+def test_a_halved_run_is_no_answer_for_another(store: Store) -> None:
+    session = Session(store, ONE_CHOICE, seed=5, trials=2)
+    setup = session.asking.next()
+    assert setup is not None
+    RunFolder(Store(setup.job.folder_uri)).note("out_of_memory", "halved")
+    session.train(setup)
+    session.listeners.log.trials[0] = session.trials[0]
+    assert session.trials[0].halved and session.trials[0].identity != session.trials[0].signature
+    assert session.asking.next() is not None, "it is trained, as memory may suffice now"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "named", "has", "precision", "said"),
+    [
+        ("float32", "auto", False, "auto", ""),
+        ("float32", "auto", True, "float32", "by itself takes bfloat16: it computes in float32"),
+        ("float32", "float32", True, "float32", ""),
+        ("bfloat16", "auto", False, "auto", "bfloat16, which this cpu lacks: it computes in float32 now"),
+        ("bfloat16", "bfloat16", False, "auto", "bfloat16, which this cpu lacks"),
+        (None, "auto", True, "auto", ""),
+    ],
+)
+def test_a_rerun_computes_as_the_record_says(
+    recorded, named, has: bool, precision: str, said: str, monkeypatch
+) -> None:
+    monkeypatch.setattr("atose_ray.training.precision.has_bfloat16", lambda device: has)
+    run, lines = in_its_precision(run_config({"execution": {"precision": named, "device": "cpu"}}), recorded)
+    assert run.execution.precision == precision and said in "".join(lines) and bool(lines) == bool(said)

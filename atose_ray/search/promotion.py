@@ -36,22 +36,31 @@ class Candidate:
 
 
 def choose(
-    trials: Iterable[TrialRecord], first: int, baseline: int | None, top: int, seeds: int, folder: Store, store: Store
+    trials: Iterable[TrialRecord],
+    first: int,
+    baseline: int | None,
+    top: int,
+    seeds: int,
+    folder: Store,
+    store: Store,
+    workers: int = 0,
 ) -> list[Candidate]:
     """The trial `first`, the best others up to `top` in all, and the baseline where it is none of them.
 
     Raises ValueError for a trial that is not there or finished no epoch.
     """
     scored = {trial.number: trial for trial in trials if trial.value is not None}
+    numbers = {trial.identity: number for number, trial in sorted(scored.items(), reverse=True)}  # of equals the first
     for number in (first, *(() if baseline is None else (baseline,))):
         if number not in scored:
             known = ", ".join(str(number) for number in sorted(scored)) or "none"
             raise ValueError(f"trial {number} finished no epoch, or is not in this study; trials that did: {known}")
     others = sorted(scored.values(), key=lambda trial: (-(trial.value or 0.0), trial.number))
-    order = [scored[first], *(trial for trial in others if trial.number != first)][:top]
+    rivals = (trial for trial in others if numbers[trial.identity] == trial.number)
+    order = [scored[first], *(trial for trial in rivals if trial.identity != scored[first].identity)][:top]
     roles = [*("winner", "second", "third"), *(f"{place}th" for place in range(4, top + 1))]
     chosen = list(zip(order, roles, strict=False))
-    if baseline is not None and baseline not in [trial.number for trial in order]:
+    if baseline is not None and scored[baseline].identity not in [trial.identity for trial in order]:
         chosen.append((scored[baseline], "baseline"))
     candidates = []
     for trial, role in chosen:
@@ -59,7 +68,7 @@ def choose(
         for number in range(1, seeds + 1):  # other seeds, each of which depends on the trial's own alone
             other = run.model_copy(update={"seed": (run.seed + number * SEED_STRIDE * 1009) % 2**31})
             about = {"number": trial.number, "name": f"{trial.name}-seed{number}", "params": {}, "distributions": {}}
-            jobs.append(Job(other, store.uri, folder.child("promoted", other.signature()).uri, about))
+            jobs.append(Job(other, store.uri, folder.child("promoted", other.signature(workers)).uri, about))
         candidates.append(Candidate(trial, role, tuple(jobs)))
     return candidates
 

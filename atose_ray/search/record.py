@@ -18,7 +18,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from atose_ray.config import RunConfig
 from atose_ray.storage import Store, folder_of
+from atose_ray.training.accumulate import OUT_OF_MEMORY
 from atose_ray.training.examples import EXAMPLES
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
@@ -69,6 +71,18 @@ class TrialRecord:
     opened: float | None = None
     folder: str = ""
     same_as: int | None = None
+
+    @property
+    def halved(self) -> bool:
+        """Whether memory ran out on the way, so that batches went in two halves."""
+        return any(note.cause == OUT_OF_MEMORY for note in self.notes)
+
+    @property
+    def identity(self) -> str:
+        """The signature, with what only the run could tell."""
+        if not self.halved:
+            return self.signature
+        return RunConfig.model_validate(self.config).signature(int(self.resources.get("workers", 0)), halved=True)
 
     @property
     def value(self) -> float | None:

@@ -32,9 +32,9 @@ def record_infeasible(folder: Store, tree: Mapping[str, Any], about: Mapping[str
 
 
 def equal_trial(trials: Iterable[TrialRecord], signature: str) -> TrialRecord | None:
-    """The trial of this signature that was trained to its end."""
+    """The trial of this identity that was trained to its end."""
     return next(
-        (one for one in trials if one.signature == signature and one.state == "complete" and one.same_as is None), None
+        (one for one in trials if one.identity == signature and one.state == "complete" and one.same_as is None), None
     )
 
 

@@ -76,7 +76,7 @@ class Space:
             folder = self.folder(study, number, signature_of(tree))
             return record_infeasible(folder, tree, about, error)
         about["name"] = name_of(number, run.model_dump(mode="json"))
-        signature = run.signature()
+        signature = run.signature(plan.workers)
         folder = self.folder(study, number, signature)
         equal = None if search.repeat or known else equal_trial(self.trials.values(), signature)
         if equal is not None:
