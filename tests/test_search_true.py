@@ -31,7 +31,7 @@ from atose_ray.search.ranking import RANKED, RUNG, Ranking
 from atose_ray.search.record import TrialRecord, load_trials, study_store, trial_store
 from atose_ray.search.samplers import sampler
 from atose_ray.search.space import compose, load_study, walk
-from atose_ray.search.study import keep_tag_embeddings
+from atose_ray.search.study import keep_tag_embeddings, retry_failed
 from atose_ray.search.study_storage import open_storage, rebuild
 from atose_ray.search.trials import Space, TrialSetup
 from atose_ray.storage import Store
@@ -444,3 +444,27 @@ def test_a_rerun_computes_as_the_record_says(
     monkeypatch.setattr("atose_ray.training.precision.has_bfloat16", lambda device: has)
     run, lines = in_its_precision(run_config({"execution": {"precision": named, "device": "cpu"}}), recorded)
     assert run.execution.precision == precision and said in "".join(lines) and bool(lines) == bool(said)
+
+
+# Failed trials, once more
+
+
+@pytest.mark.parametrize(("cause", "where"), [("infrastructure", "after epoch 1"), ("bug", "from its beginning")])
+def test_a_failed_trial_goes_on_from_where_it_says(cause: Any, where: str, store: Store, capsys) -> None:
+    stages = {"method": {"kind": "supervised", "stages": [{"name": "classify", "epochs": 2}]}}
+    session = Session(store, {**ONE_CHOICE, **stages}, seed=5, trials=1)
+    setup = session.asking.next()
+    assert setup is not None
+    opened = open_run(setup.job)
+    record = next(run_epochs(opened.run, opened.method, opened.batches, opened.folder))
+    session.tell(Epoch(0, setup.job, record))
+    session.tell(Ended(0, setup.job, "failed", f"{cause}: why", cause, "trace"))
+    assert opened.folder.store.exists(CHECKPOINT) == (cause == "infrastructure")
+    [reopened] = retry_failed(session.folder)
+    assert f"once more: {reopened.name} {where}" in capsys.readouterr().out
+    again = Session(store, {**ONE_CHOICE, **stages}, seed=5, trials=1)
+    again.run()
+    [trial] = again.trials
+    assert (trial.number, trial.state, len(trial.epochs)) == (0, "complete", 2)
+    assert (trial.epochs[0] == record) == (cause == "infrastructure"), "what was trained is not trained again"
+    assert not opened.folder.store.exists(CHECKPOINT)

@@ -11,6 +11,7 @@ from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job
 
 Cause = Literal["out_of_memory", "infrastructure", "preemption", "divergence", "bug"]
+MENDABLE: tuple[Cause, ...] = ("infrastructure", "preemption", "out_of_memory")  # another machine or day may do
 SettledState = Literal["infeasible", "complete"]
 EndState = Literal["complete", "pruned", "diverged", "failed", "paused"]
 

@@ -31,7 +31,7 @@ from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.board import upload_board
 from atose_ray.search.budget import Budget
 from atose_ray.search.costs import FLOOR, costs_of, values_of
-from atose_ray.search.events import Asked, Ended, Epoch, Event, Listener, Settled, Started
+from atose_ray.search.events import MENDABLE, Asked, Ended, Epoch, Event, Listener, Settled, Started
 from atose_ray.search.progress import MIN_ENDED, last_sign, measure
 from atose_ray.search.record import TrialRecord, best_trial, load_trial
 from atose_ray.search.study_storage import NUMBER, StudyStorage
@@ -128,7 +128,8 @@ class TrialLog(Listener):
                 if event.cause is not None:
                     folder.note(event.cause, event.trace)
                 folder.end(event.state, event.reason)
-            folder.store.delete(CHECKPOINT)
+            if event.state != "failed" or event.cause not in MENDABLE:  # else --retry-failed goes on from there
+                folder.store.delete(CHECKPOINT)
             folder.store.delete(RUN_LEASE)
             upload_board(folder, trial.name, event.job.run.metric)
             self.trials[event.number] = dataclasses.replace(trial, state=event.state, finished=time.time())

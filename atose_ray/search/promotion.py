@@ -7,17 +7,20 @@ All comparisons are made on the validation split. The test split is scored last,
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from atose_ray.config import RunConfig
+from atose_ray.config import ConfigError, RunConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.evaluation.significance import paired_bootstrap, spread
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.space import SEED_STRIDE
 from atose_ray.storage import Store
+from atose_ray.storage.lease import PROMOTION_LEASE, Lease, LeaseError
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.loop import fit
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -33,6 +36,20 @@ class Candidate:
     trial: TrialRecord
     role: str
     jobs: tuple[Job, ...]
+
+
+@contextmanager
+def alone(folder: Store) -> Iterator[None]:
+    """Hold a study's promotion: two at once would write the same trainings. Raises ConfigError where another is at
+    work."""
+    try:
+        lease = Lease(folder, PROMOTION_LEASE).take(give_up_s=0, say=functools.partial(print, flush=True))
+    except LeaseError as error:
+        raise ConfigError(f"this study is being promoted: {error}") from error
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def choose(
@@ -90,8 +107,22 @@ def score_valid(job: Job) -> ClipScores | None:
     return score_split(best_model(folder), view, job.store_uri, "valid", CLIP.windows)
 
 
+def without_failed(chosen: Sequence[Candidate], failed: Mapping[str, str]) -> list[Candidate]:
+    """The candidates with the trainings that came to an end. failed: run folder -> why."""
+    return [
+        dataclasses.replace(one, jobs=tuple(job for job in one.jobs if job.folder_uri not in failed)) for one in chosen
+    ]
+
+
+def failures_of(candidate: Candidate, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """[{"seed", "reason"}] of a candidate's trainings that failed, for promotion.json."""
+    lost = [job for job in candidate.jobs if job.folder_uri in failed]
+    return [{"seed": job.run.seed, "reason": failed[job.folder_uri]} for job in lost]
+
+
 def judge(chosen: Sequence[Candidate], scores: Sequence[Scores], metric: str) -> dict[str, Any]:
-    """What promotion.json holds, but for the test scores. scores: of each candidate's trainings, None if diverged."""
+    """What promotion.json holds, but for the test scores. scores: of each candidate's trainings, None if diverged. A
+    training that failed is none of them."""
     rows, kept = [], [[one for one in of if one is not None] for of in scores]
     for candidate, of in zip(chosen, scores, strict=True):
         jobs = [job for job, one in zip(candidate.jobs, of, strict=True) if one is not None]

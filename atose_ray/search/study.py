@@ -15,22 +15,28 @@ from atose_ray.types import DataSpec
 def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
     """All trials of a study, with those that failed made unfinished again: same number, same configuration.
 
-    A trial's old log is kept as log.1.jsonl, log.2.jsonl, ...; it goes on from its last checkpoint if it has one.
+    A trial's old log is kept as log.1.jsonl, log.2.jsonl, ... It goes on from its last checkpoint, which is kept where
+    another try may mend what ended it (infrastructure, preemption, memory); else it begins anew.
     """
     failed = [trial for trial in load_trials(folder) if trial.state == "failed"]
+    shown = []
     for trial in failed:
-        reopen(trial_store(folder, trial))
+        epoch = reopen(trial_store(folder, trial))
+        shown.append(f"{trial.name} {f'after epoch {epoch}' if epoch else 'from its beginning'}")
     if failed:
-        print(f"once more: {', '.join(trial.name for trial in failed)}", flush=True)
+        print(f"once more: {', '.join(shown)}", flush=True)
     return load_trials(folder)
 
 
-def reopen(run: Store) -> None:
-    """Keep the log of a run that ended, and begin it anew without its end."""
+def reopen(run: Store) -> int:
+    """Keep the log of a run that ended, and begin it anew without its end. Returns the epoch after which it goes on."""
     kept = len([name for name in run.names("log.") if re.fullmatch(r"log\.\d+\.jsonl", name)]) + 1
     before = run.read_lines(LOG)
     run.write_lines(f"log.{kept}.jsonl", before)
-    run.write_lines(LOG, [line for line in before if '"event": "end"' not in line] if run.exists(CHECKPOINT) else [])
+    goes_on = [line for line in before if '"event": "end"' not in line] if run.exists(CHECKPOINT) else []
+    run.write_lines(LOG, goes_on)
+    epochs = (event["epoch"] for event in RunFolder(run).events() if event["event"] == "epoch")
+    return max(epochs, default=0)
 
 
 def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:
