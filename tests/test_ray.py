@@ -162,7 +162,7 @@ def leaves_these_files(folder: Path) -> None:
     assert found >= STUDY_FILES and found <= STUDY_FILES | STUDY_MAY_HOLD
     assert {path.name for path in (folder / "best").iterdir()} == MODEL_FILES | {"examples.json"}
     for trial in (folder / "trials").iterdir():
-        assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
+        assert re.fullmatch(r"\d{3}-[0-9a-f]{12}", trial.name)
         assert {path.name for path in trial.iterdir()} == RUN_FILES | {"tensorboard"}
 
 
