@@ -22,7 +22,7 @@ from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
 from atose_ray.types import ByKind, Config, DataSpec, TagSet
 
-SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # what changes only how fast a run is
+SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # how fast a run is; see RunConfig.signature
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
 
 
@@ -62,11 +62,11 @@ class DataConfig(ViewConfig):
 
 
 class ExecutionConfig(Config):
-    """How a run is executed: may change its speed, not its identity.
+    """How a run is executed: changes its speed, and no part of its identity but a precision that is named.
 
     ingest: `local` reads shards in the training process, `ray_data` streams them through Ray Data.
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
-        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32.
+        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
     compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
 
@@ -119,9 +119,17 @@ class RunConfig(Config):
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
         return self
 
-    def signature(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of the resolved config without what changes only its speed."""
+    def signature(self, workers: int = 0, halved: bool = False) -> str:
+        """12 hexadecimal digits of the SHA-256 of what decides a run's result: the resolved config without what changes
+        only its speed, and of its execution what is not as it was before it counted.
+
+        A precision that is named counts; `auto` is what each machine resolves it to, and about.json says which it was.
+        workers: where they are several, whose sums round in another order. halved: whether memory ran out, so that
+        batches went in two halves (training/accumulate.py)."""
         identity = self.model_dump(mode="json", exclude=SPEED)
+        named = {"precision": self.execution.precision, "workers": workers, "halved": halved}
+        usual = {"precision": ("auto",), "workers": (0, 1), "halved": (False,)}
+        identity |= {key: value for key, value in named.items() if value not in usual[key]}
         for part, since in SINCE:  # where they are not used, a run is what it was before they existed
             branch = identity[part] if part else identity
             if branch[since] in (None, "uniform", "all"):
@@ -155,7 +163,8 @@ class RunConfig(Config):
 
 
 class PrunerConfig(Config):
-    """When a trial is given up, by its best value so far at the same epoch count, whatever its stages.
+    """When a trial is given up, by its best value so far at the same epoch count. Only epochs of stages whose scores
+    may be ranked against other methods' count and are compared: not those that a decoder scores (search/ranking.py).
 
     asha: asynchronous successive halving (Li et al. 2020): at epochs grace_epochs * reduction_factor^k a trial goes on
     only if it is in the best 1/reduction_factor so far. median: after grace_epochs, a trial goes on while not below
@@ -179,6 +188,8 @@ class SearchConfig(Config):
     points: configurations to try first, parameter name -> value; what a point leaves open is sampled.
     warm_start: studies of the same store whose trials the sampler learns from.
     budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
+    repeat: whether a configuration equal to one that this study has finished, seed included, is trained once more
+        instead of taking its result.
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
     max_failures: restarts of a trial whose process or node was lost."""
 
@@ -195,6 +206,7 @@ class SearchConfig(Config):
     warm_start: tuple[str, ...] = ()
     pruner: PrunerConfig = PrunerConfig()
     budget: str | None = None
+    repeat: bool = False
     storage: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failures: int = Field(default=1, ge=0)

@@ -8,7 +8,7 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.plan import make_plan
 from atose_ray.search.progress import read_study
-from atose_ray.search.promotion import choose, judge
+from atose_ray.search.promotion import alone, choose, failures_of, judge, without_failed
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
 
@@ -51,18 +51,25 @@ def main(argv: list[str] | None = None) -> None:
     baseline = options.baseline
     if baseline is None and options.top > 1:
         baseline = min((trial.number for trial in trials if trial.value is not None), default=None)
-    chosen = choose(trials, first, baseline, options.top, options.seeds, folder, store)
+    chosen = choose(trials, first, baseline, options.top, options.seeds, folder, store, study.search.workers_per_trial)
     jobs = [job for candidate in chosen for job in candidate.jobs]
-    with cluster(options.cpus, options.address):
+    with alone(folder), cluster(options.cpus, options.address):
         search = study.search.model_copy(update={"trials": len(jobs)})
         plan = make_plan(search, best.config["execution"]["ingest"] == "ray_data", cluster_resources())
         check_nodes(store, folder, best.config["data"]["dataset"])
         print(f"promote {options.study}: {len(chosen)} trials x {options.seeds} seeds\nplan: {plan.arithmetic()}")
-        for count, job in enumerate(train_all(jobs, study.search, plan), 1):
-            print(f"[{count}/{len(jobs)}] {job.about['name']}", flush=True)
-        found = judge(chosen, [valid_scores(candidate, plan) for candidate in chosen], metric)
+        failed: dict[str, str] = {}
+        for count, (job, reason) in enumerate(train_all(jobs, study.search, plan), 1):
+            failed |= {job.folder_uri: reason} if reason else {}
+            print(f"[{count}/{len(jobs)}] {job.about['name']}{f' FAILED: {reason}' if reason else ''}", flush=True)
+        trained = without_failed(chosen, failed)
+        if not any(candidate.jobs for candidate in trained):
+            raise ValueError(f"all {len(jobs)} trainings failed, the last one with: {[*failed.values()][-1]}")
+        found = judge(trained, [valid_scores(candidate, plan) for candidate in trained], metric)
+        for row, candidate in zip(found["trials"], chosen, strict=True):
+            row["failed"] = failures_of(candidate, failed)
         folder.write_json(PROMOTION, found)
-        found["test"] = score_test(chosen[0], metric, plan)
+        found["test"] = score_test(trained[0], metric, plan)
         folder.write_json(PROMOTION, found)
     folder.write("report.html", render_report(load_study_record(store, options.study)).encode())
     print("\n".join([*verdict(found), f"report: {folder.child('report.html').uri}"]))
@@ -73,6 +80,8 @@ def verdict(found: dict[str, Any]) -> list[str]:
     lines, names = [], {row["number"]: row["name"] for row in found["trials"]}
     for row in found["trials"]:
         lost = f"; {row['diverged']} diverged" if row["diverged"] else ""
+        failed = row.get("failed", [])
+        lost += f"; {len(failed)} failed, the last one: {failed[-1]['reason']}" if failed else ""
         lines.append(f"{row['role']:<8} {row['name']}  valid {found['metric']} {interval(row)}{lost}")
     for row in found["comparisons"]:
         sure = "decided" if row["low"] > 0 or row["high"] < 0 else "not decided by these clips"

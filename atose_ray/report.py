@@ -105,7 +105,7 @@ def score(store: Store, record: StudyRecord, numbers: list[int]) -> StudyRecord:
         if record.best is not None and record.best.number == number:
             write_examples(folder.child("best"), store, device)
         else:
-            run = trial_store(folder, trials[number].signature)
+            run = trial_store(folder, trials[number])
             write_trial_examples(run, folder.child("examples"), f"{number}.json", store, device)
         found = load_examples(folder)[number]
         metric = record.metric

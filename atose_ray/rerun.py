@@ -10,8 +10,9 @@ from atose_ray.search.progress import read_study
 from atose_ray.search.promotion import train_one
 from atose_ray.search.record import TrialRecord, study_store
 from atose_ray.storage import Store
+from atose_ray.training.precision import choose
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job
+from atose_ray.training.run import Job, pick_device
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -35,13 +36,18 @@ def main(argv: list[str] | None = None) -> None:
     store = cli.open_store(options)
     study, trials = read_study(store, options.study)
     trial = find(trials, options.trial)
-    run = RunConfig.model_validate(trial.config)
+    if trial.state == "infeasible":
+        raise ValueError(f"trial {trial.number} was never trained, its configuration cannot be built: {trial.reason}")
+    run, said = in_its_precision(RunConfig.model_validate(trial.config), trial.precision)
     load_manifest(store, run.data.dataset, run.data.content_hash)  # of other data no score could come out the same
     folder = next_folder(study_store(store, options.study), trial.number, options.resume)
     folder.check_writable()
     about = {"number": trial.number, "name": trial.name, "params": trial.params, "distributions": trial.distributions}
     job = Job(run, store.uri, folder.uri, about)
     print(f"rerun {trial.name} in {folder.uri}", flush=True)
+    if trial.halved:
+        said.append("on record memory ran out, and from there on batches went in two halves: the scores may differ")
+    print("".join(f"{line}\n" for line in said), end="", flush=True)
     if trial.state == "pruned":
         print(f"it was pruned after {len(trial.epochs)} of {run.method.epochs} epochs; this goes on", flush=True)
     if study.search.workers_per_trial:
@@ -54,6 +60,22 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(lines))
     if not same:
         raise SystemExit(1)
+
+
+def in_its_precision(run: RunConfig, recorded: str | None) -> tuple[RunConfig, list[str]]:
+    """The run in the precision that is on record, as far as this machine has it, and what there is to say of that."""
+    device = pick_device(run)
+    auto, as_recorded = (run.execution.model_copy(update={"precision": one}) for one in ("auto", recorded))
+    here = choose(auto, device)
+    if recorded is None or here == recorded or run.execution.precision == recorded == "float32":
+        return run, []
+    try:
+        choose(as_recorded, device)
+    except ValueError:
+        lacks = f"on record it computed in {recorded}, which this {device.type} lacks: it computes in {here} now, and "
+        return run.model_copy(update={"execution": auto}), [lacks + "the scores will differ"]
+    said = f"on record it computed in {recorded}, where this machine by itself takes {here}: it computes in {recorded}"
+    return run.model_copy(update={"execution": as_recorded}), [said]
 
 
 def find(trials: Sequence[TrialRecord], number: int) -> TrialRecord:
@@ -95,6 +117,9 @@ def compare(trial: TrialRecord, folder: RunFolder) -> tuple[list[str], bool]:
         f"not the same from epoch {old.epoch} on: valid {metric} {old.valid[metric]:.6f} on record, "
         f"{new.valid[metric]:.6f} now; best {trial.epochs[-1].objective:.4f} on record, {again[-1].objective:.4f} now"
     ]
+    precision = folder.about().get("precision")
+    if trial.precision and precision != trial.precision:
+        lines.append(f"it computed in {trial.precision}, now in {precision}: that alone gives other scores")
     if device != trial.device:
         lines.append(f"it ran on {trial.device}, now on {device}: other hardware rounds differently")
     return lines, False

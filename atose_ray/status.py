@@ -11,7 +11,7 @@ from atose_ray.search.progress import Progress, last_sign, measure, read_study
 from atose_ray.search.record import TrialRecord, study_store
 from atose_ray.storage import Store
 
-STATES = ("running", "complete", "pruned", "diverged", "failed")
+STATES = ("running", "complete", "pruned", "diverged", "failed", "infeasible")
 CLEAR = "\033[H\033[J"
 
 

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     run = run_config(apply_overrides(tree, options.overrides), options.config)
     manifest = load_manifest(store, run.data.dataset)
     run = resolve(run, store, manifest)
-    folder = store.child("runs", run.signature())
+    folder = store.child("runs", run.signature(options.workers))
     if RunFolder(folder).about() and not options.resume:
         raise ConfigError(
             f"this configuration was trained before, in {folder.uri}; use --resume to go on from its last checkpoint "

@@ -36,7 +36,8 @@ def arguments() -> argparse.ArgumentParser:
     text = "`all` scores every trial on all folds of its data set, trained side by side; a number picks one (data.fold)"
     add("--folds", metavar="WHICH", help=text)
     add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
-    add("--retry-failed", action="store_true", help="run failed trials again, same configuration")
+    text = "run failed trials again, same configuration; from the last epoch where not a bug of the code ended them"
+    add("--retry-failed", action="store_true", help=text)
     text = "let the sampler learn from an earlier study in this store; repeatable"
     add("--warm-start", action="append", default=[], metavar="STUDY", help=text)
     add("--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)")

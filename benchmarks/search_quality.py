@@ -34,7 +34,9 @@ import optuna
 
 from atose_ray.config import StudyConfig
 from atose_ray.data.shards import load_manifest
+from atose_ray.methods.base import MethodConfig
 from atose_ray.search.parameters import asked_of
+from atose_ray.search.ranking import RANKED, RUNG, rung_of
 from atose_ray.search.space import compose, load_study, longest_run, walk
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
@@ -107,6 +109,7 @@ class Running:
     asked: optuna.trial.Trial
     curve: list[float]
     trial_id: str
+    method: MethodConfig
     epoch: int = 0
 
 
@@ -124,19 +127,31 @@ def course(study: StudyConfig, rows: Sequence[dict[str, Any]], seed: int, epochs
         trial = slots[turn % SLOTS]
         if trial is None:
             asked = made.ask()
-            walk(asked_of(asked), study.space)
-            trial = slots[turn % SLOTS] = Running(asked, nearest(rows, asked)["valid"] or [0.0], str(asked.number))
+            method = compose(study, walk(asked_of(asked), study.space)).method
+            curve = nearest(rows, asked)["valid"] or [0.0]
+            trial = slots[turn % SLOTS] = Running(asked, curve, str(asked.number), method)
             pruner.on_trial_add(None, trial)
         trial.epoch += 1
-        value = max(trial.curve[: trial.epoch])
-        best = max(best, value)
+        best = max(best, *trial.curve[: trial.epoch])
         yield best
-        result = {"epoch": trial.epoch, study.search.metric: value}
+        result, value = line_of(study, trial), max(trial.curve[: trial.epoch])
         verdict = pruner.on_trial_result(None, trial, result)
         if verdict == "STOP" or trial.epoch >= len(trial.curve):
             made.tell(trial.asked, value)
             pruner.on_trial_complete(None, trial, result)
             slots[turn % SLOTS] = None
+
+
+def line_of(study: StudyConfig, trial: Running) -> dict[str, Any]:
+    """What Tune is told of a trial's last epoch."""
+    so_far, told = (
+        trial.curve[: trial.epoch],
+        {"epoch": trial.epoch, study.search.metric: max(trial.curve[: trial.epoch])},
+    )
+    rungs = [rung_of(trial.method, epoch) for epoch in range(1, trial.epoch + 1)]
+    if not rungs[-1]:
+        return {**told, RUNG: 0}
+    return {**told, RUNG: rungs[-1], RANKED: max(v for v, rung in zip(so_far, rungs, strict=True) if rung)}
 
 
 def whole_course(study: StudyConfig, rows: Sequence[dict[str, Any]], epochs: int, seed: int) -> list[float]:

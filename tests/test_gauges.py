@@ -24,7 +24,7 @@ from test_s3 import Bucket, bucket  # noqa: F401
 
 from atose_ray.runtime.gauges import GAUGES, TAGS, Gauges
 from atose_ray.search.board import Board, upload_board
-from atose_ray.search.record import study_store
+from atose_ray.search.record import study_store, trial_store
 from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
 
@@ -122,7 +122,7 @@ def test_a_search_shows_its_trials_in_rays_metrics_logs_and_actors(ray_cluster, 
     for trial in found.trials:
         text = (logs / f"trial-{trial.name}.log").read_text()
         assert [f"epoch {e.epoch} (" in text for e in trial.epochs] == [True] * len(trial.epochs)
-        board = study_store(store, "shown").child("trials", trial.signature, "tensorboard", trial.name).local_path
+        board = trial_store(study_store(store, "shown"), trial).child("tensorboard", trial.name).local_path
         assert [step for step, _ in curve(board, "objective")] == [epoch.epoch for epoch in trial.epochs]
     answers = ["none"]
 

@@ -198,6 +198,7 @@ SEARCH = {  # every setting of a search, and the test that turns it
     "warm_start": "test_study_samplers: a warm start",
     "pruner": "test_ray, test_study_samplers: asha, median, none",
     "budget": "test_study_flags, test_study_samplers: a budget",
+    "repeat": "test_search_true: an equal configuration takes the result",
     "storage": "test_study_storage",
     "seed": "below",
     "max_failures": "test_failures",

@@ -81,7 +81,7 @@ def study(tmp_path) -> Store:
     folder = study_store(store, "mine")
     folder.write_json("study.json", {"config": StudyConfig().model_dump(mode="json"), "versions": {}})
     for one in [trial(n, "complete", START + 100 * n, 10, 10.0, 0.1 + 0.1 * n) for n in range(3)]:
-        run = RunFolder(trial_store(folder, one.signature))
+        run = RunFolder(trial_store(folder, one))
         run.store.write_json("config.json", {})
         about = {key: getattr(one, key) for key in ("number", "name", "params", "distributions", "started", "device")}
         run.store.write_json("about.json", {**about, "parameters": 1, "resources": one.resources})

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import json
 import shutil
+import threading
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from atose_ray import promote, rerun
-from atose_ray.config import RunConfig, StudyConfig
+from atose_ray.config import ConfigError, RunConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View
-from atose_ray.search.record import load_trials, study_store, trial_store
+from atose_ray.search import promotion
+from atose_ray.search.plan import Resources
+from atose_ray.search.record import folder_name, load_trials, study_store, trial_store
 from atose_ray.search.space import data_facts
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
@@ -32,7 +42,7 @@ def store(tiny_run, tiny_store: Store, tiny_manifest, tmp_path: Path) -> Store:
     for number, lr in enumerate((3e-3, 1e-7)):
         run: RunConfig = tiny_run(seed=number, optim={"kind": "adam", "lr": lr}, execution={"precision": "float32"})
         about = {"number": number, "name": f"{number:03d}-sample_cnn", "params": {}, "distributions": {}}
-        opened = open_run(Job(run, store.uri, trial_store(folder, run.signature()).uri, about))
+        opened = open_run(Job(run, store.uri, folder.child("trials", folder_name(number, run.signature())).uri, about))
         fit(opened.run, opened.method, opened.batches, opened.folder)
     return store
 
@@ -41,7 +51,7 @@ def test_a_rerun_is_the_same_to_the_last_bit_and_a_difference_is_found(store: St
     rerun.main(["mine", "0", "--store", store.uri])
     assert "the same to the last bit: 3 epochs" in capsys.readouterr().out
     folder = study_store(store, "mine")
-    log = Path(trial_store(folder, load_trials(folder)[0].signature).path("log.jsonl"))
+    log = Path(trial_store(folder, load_trials(folder)[0]).path("log.jsonl"))
     lines = log.read_text().splitlines()
     second = json.loads(lines[1])
     second["valid"]["pr_auc_macro"] += 1e-9
@@ -100,3 +110,80 @@ def test_the_winner_is_held_against_the_others_and_scored_on_test_last(ray_clust
 def test_a_trial_that_is_not_there_is_refused(arguments: list[str], message: str, store: Store) -> None:
     with pytest.raises(ValueError, match=message):
         promote.main(["mine", "--store", store.uri, *arguments])
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's part of a promotion, call by call, without Ray."""
+    here = SimpleNamespace(wait=lambda refs, num_returns: (refs[:1], refs[1:]), get=now)
+    monkeypatch.setattr("atose_ray.runtime.promote.ray", here)
+    monkeypatch.setattr(
+        "atose_ray.runtime.promote.start", lambda call, job, plan, *rest, **_: partial(call, job, *rest)
+    )
+    monkeypatch.setattr("atose_ray.runtime.cluster.cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("atose_ray.runtime.cluster.cluster_resources", lambda: Resources(4, 0, 4, 0))
+    monkeypatch.setattr("atose_ray.runtime.nodes.check_nodes", lambda *_: None)
+
+
+def now(calls: Any) -> Any:
+    return [call() for call in calls] if isinstance(calls, list) else calls()
+
+
+def test_a_training_that_fails_ends_no_other(in_this_process, store: Store, capsys, monkeypatch) -> None:
+    trained: list[str] = []
+
+    def train(job: Job, threads: int | None) -> None:
+        trained.append(job.about["name"])
+        if broken and job.about["name"] == "000-sample_cnn-seed1":
+            raise RuntimeError("the disk is full")
+        promotion.train_one(job, threads)
+
+    broken = True
+    monkeypatch.setattr("atose_ray.runtime.promote.train_one", train)
+    arguments = ["mine", "--seeds", "2", "--top", "2", "--trial", "0", "--store", store.uri]
+    promote.main(arguments)
+    out, folder = capsys.readouterr().out, study_store(store, "mine")
+    assert "000-sample_cnn-seed1 FAILED: bug: RuntimeError: the disk is full" in out and len(trained) == 4
+    assert "; 1 failed, the last one: bug: RuntimeError: the disk is full" in out
+    found = folder.read_json("promotion.json")
+    winner, second = found["trials"]
+    assert [one["reason"] for one in winner["failed"]] == ["bug: RuntimeError: the disk is full"] and not second[
+        "failed"
+    ]
+    assert len(winner["valid"]) == len(found["test"]["values"]) == 1 and len(second["valid"]) == 2
+    assert len(found["comparisons"]) == 1 and not folder.exists("promoting.json")
+
+    broken = False
+    promote.main(arguments)
+    again = folder.read_json("promotion.json")["trials"][0]
+    assert trained[4:] == ["000-sample_cnn-seed1"] and len(again["valid"]) == 2 and not again["failed"]
+
+
+def test_a_study_is_promoted_by_one_at_a_time(in_this_process, store: Store, monkeypatch) -> None:
+    folder, stop = study_store(store, "mine"), threading.Event()
+    owner = {"token": "other", "host": "elsewhere", "pid": 1, "time": 0.0}
+
+    def renew() -> None:
+        beats = itertools.count()
+        while not stop.wait(0.2):
+            folder.write_json("promoting.json", {**owner, "beat": next(beats)})
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        while not folder.exists("promoting.json"):
+            time.sleep(0.05)
+        with pytest.raises(ConfigError, match="this study is being promoted: process 1 on elsewhere"):
+            promote.main(["mine", "--seeds", "1", "--store", store.uri])
+    finally:
+        stop.set()
+        thread.join()
+    assert not folder.child("promoted").names()
+
+
+def test_equal_trials_are_promoted_once(store: Store) -> None:
+    folder = study_store(store, "mine")
+    trials = load_trials(folder)
+    twin = dataclasses.replace(trials[0], number=2, same_as=0)
+    chosen = promotion.choose([*trials, twin], 0, 2, 3, 2, folder, store)
+    assert [one.trial.number for one in chosen] == [0, 1]

@@ -20,7 +20,7 @@ from atose_ray.config import ConfigError, RunConfig, SearchConfig, StudyConfig
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.search.record import TrialRecord, load_study_record, load_trials, study_store
+from atose_ray.search.record import TrialRecord, load_study_record, load_trials, study_store, trial_store
 from atose_ray.search.space import compose
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
@@ -162,13 +162,13 @@ def leaves_these_files(folder: Path) -> None:
     assert found >= STUDY_FILES and found <= STUDY_FILES | STUDY_MAY_HOLD
     assert {path.name for path in (folder / "best").iterdir()} == MODEL_FILES | {"examples.json"}
     for trial in (folder / "trials").iterdir():
-        assert re.fullmatch(r"[0-9a-f]{12}", trial.name)
+        assert re.fullmatch(r"\d{3}-[0-9a-f]{12}", trial.name)
         assert {path.name for path in trial.iterdir()} == RUN_FILES | {"tensorboard"}
 
 
 def repeats(trial: TrialRecord, folder: Store, store: Store, again: Path) -> None:
     """A trial's config, trained here, gives what the trial gave."""
-    about = RunFolder(folder.child("trials", trial.signature)).about()
+    about = RunFolder(trial_store(folder, trial)).about()
     assert (about["residency"], about["threads"]) == ("shared", 1)
     opened = open_run(Job(RunConfig.model_validate(trial.config), store.uri, str(again), {}))
     fit(opened.run, opened.method, opened.batches, opened.folder)
@@ -182,7 +182,7 @@ def test_an_interrupted_study_goes_on_where_it_was(ray_cluster, store) -> None:
     first = run(study(trials=4, pruner={"kind": "none"}), "s", store)
     folder = study_store(store, "s")
     victim = first.trials[1]
-    log = Path(folder.path(f"trials/{victim.signature}/log.jsonl"))
+    log = Path(trial_store(folder, victim).path("log.jsonl"))
     log.write_text("\n".join(log.read_text().splitlines()[:2]) + "\n")
     again = run(study(trials=6, pruner={"kind": "none"}), "s", store)
     assert [t.number for t in again.trials] == list(range(6))

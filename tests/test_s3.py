@@ -138,9 +138,9 @@ def test_store_reads_writes_appends_and_deletes(store: Store, bucket: Bucket) ->
         store.read("a.txt")
     for line in ("one", "two", "three"):
         store.append_line("deep/log.jsonl", line)
-    assert store.read("deep/log.jsonl") == b"one\ntwo\nthree\n"
+    assert store.read_lines("deep/log.jsonl") == ["one", "two", "three"] and store.read_lines("none.jsonl") == []
     store.write_json("deep/b.json", {"x": 1})
-    assert store.child("deep").names() == ["b.json", "log.jsonl"] and store.child("deep").exists("b.json")
+    assert store.child("deep").names() == ["b.json", "log.jsonl.d"] and store.child("deep").exists("b.json")
     assert store.child("deep").read_json("b.json") == {"x": 1}
     store.delete("deep")
     store.delete("deep")
@@ -171,13 +171,13 @@ def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, 
     tag.main([best, str(tiny_source / "clip_001.wav"), "--top", "1"])
     assert re.search(r"clip_001\.wav .*\n  0\.\d+  \w+\n$", capsys.readouterr().out)
     run = Store(best.replace("/best", ""))
-    log = run.read("log.jsonl").decode().splitlines()
+    log = run.read_lines("log.jsonl")
     assert len(log) == 4 and '"complete"' in log[-1]
 
     model = Store(best).child("config.json").uri  # the command that repeats a run takes its config from the store too
     train_verb.main([model, "--store", store.uri, "--resume"])
     assert "test, scored once with epoch" in capsys.readouterr().out
-    assert run.read("log.jsonl").decode().splitlines() == log
+    assert run.read_lines("log.jsonl") == log
 
 
 def test_raw_audio_in_a_bucket_gives_the_shards_of_a_folder(

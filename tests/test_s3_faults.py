@@ -108,7 +108,7 @@ def test_nothing_is_lost_where_five_of_a_hundred_requests_fail(faulty, bucket, t
     manifest, _ = prepare(config(tiny_source), store)
     for number in range(40):
         store.append_line("log.jsonl", str(number))
-    assert store.read("log.jsonl").decode().split() == [str(number) for number in range(40)]
+    assert store.read_lines("log.jsonl") == [str(number) for number in range(40)]
     assert faulty.failed >= 5
     prepare(config(tiny_source), Store(str(tmp_path)))
     here, there = content(tmp_path / "data" / "folder"), data_store(store, "folder")

@@ -71,7 +71,7 @@ def test_several_objectives_then_extended_then_a_failed_trial_again(ray_cluster,
         assert f"{one.name}  {one.value:.4f}  params {one.parameters:g}" in out
         assert values == values_of(one, names)
 
-    run = RunFolder(trial_store(folder, records[1].signature))
+    run = RunFolder(trial_store(folder, records[1]))
     log = run.store.read("log.jsonl").replace(b'"complete"', b'"failed"')
     run.store.write("log.jsonl", log)
     tune.main([*command, "--extend", "1", "--retry-failed", "--resume"])

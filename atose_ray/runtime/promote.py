@@ -1,11 +1,13 @@
 """Promotion on Ray: trainings and scorings as tasks, as many at a time as the plan holds."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 
 from atose_ray.config import SearchConfig
+from atose_ray.runtime.failures import cause_of, reason_of
 from atose_ray.runtime.train import train_on_ray
 from atose_ray.search.plan import Plan
 from atose_ray.search.promotion import Candidate, score_valid, summary, train_one
@@ -21,15 +23,17 @@ def start(function: Callable[..., Any], job: Job, plan: Plan, *rest: Any, tries:
     return task.remote(job.on_device(plan.worker_gpus), *rest)
 
 
-def train_all(jobs: list[Job], search: SearchConfig, plan: Plan) -> Iterator[Job]:
-    """Train what is not trained yet, as many at a time as the plan holds; gives every job when it is done."""
+def train_all(jobs: list[Job], search: SearchConfig, plan: Plan) -> Iterator[tuple[Job, str | None]]:
+    """Train what is not trained yet, as many at a time as the plan holds; gives every job when it is done, with the
+    reason of one that failed, which ends no other. It is tried again, from its checkpoint, by the next promotion."""
     missing = [job for job in jobs if RunFolder(Store(job.folder_uri)).ending() is None]
-    yield from (job for job in jobs if job not in missing)
+    yield from ((job, None) for job in jobs if job not in missing)
     if search.workers_per_trial:
         for job in missing:
             ray_uri = Store(job.folder_uri).child("ray").uri
-            train_on_ray(job, search, plan.worker_gpus, job.run.signature(), ray_uri)
-            yield job
+            name = job.run.signature(search.workers_per_trial)
+            train = functools.partial(train_on_ray, job, search, plan.worker_gpus, name, ray_uri)
+            yield job, reason_to_fail(train)
         return
     threads = max(1, int(search.cpus_per_worker))
     running: dict[ray.ObjectRef, Job] = {}
@@ -38,8 +42,16 @@ def train_all(jobs: list[Job], search: SearchConfig, plan: Plan) -> Iterator[Job
             job = missing.pop(0)
             running[start(train_one, job, plan, threads, tries=search.max_failures)] = job
         [done], _ = ray.wait(list(running), num_returns=1)
-        ray.get(done)
-        yield running.pop(done)
+        yield running.pop(done), reason_to_fail(functools.partial(ray.get, done))
+
+
+def reason_to_fail(call: Callable[[], object]) -> str | None:
+    """What a call raised, in one line, or None."""
+    try:
+        call()
+    except Exception as error:
+        return f"{cause_of(error)}: {reason_of(error)}"
+    return None
 
 
 def valid_scores(candidate: Candidate, plan: Plan) -> list[Any]:

@@ -1,4 +1,4 @@
-"""When a trial is pruned: Ray Tune's schedulers on the run's own epoch count, told of earlier trials."""
+"""When a trial is pruned: Ray Tune's schedulers on comparable epochs (search/ranking.py), told of earlier trials."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from atose_ray.config import StudyConfig
+from atose_ray.search.ranking import RANKED, RUNG, ranked_epochs
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.space import longest_run
 
@@ -21,20 +22,35 @@ class Earlier:
 
 
 class OwnMetric:
-    """A scheduler that has its metric already and knows earlier trials by it."""
+    """A scheduler that has its metric already and knows earlier trials by it. It ranks comparable epochs alone: a trial
+    goes on with one that is not, whatever its score."""
+
+    metric: str
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Tune's, which are those that it was made with."""
         return True
 
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """An epoch of a trial that runs."""
+        if result.get(RUNG) == 0:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, self.ranked(result)))  # type: ignore[misc]
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """The last result of a trial that ended by itself, or any of an earlier one; none where it has no value."""
+        if result.get(RUNG) != 0 and "epoch" in result and self.metric in result:
+            super().on_trial_complete(tune_controller, trial, self.ranked(result))  # type: ignore[misc]
+
+    def ranked(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A result by its comparable epochs and the best of them."""
+        if RUNG not in result or RANKED not in result:
+            return dict(result)
+        return {**result, "epoch": result[RUNG], self.metric: result[RANKED]}
+
 
 class MedianRule(OwnMetric, MedianStoppingRule):  # type: ignore[misc]
-    """Ray's median stopping rule; a trial that ended without a value is no part of it."""
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
-        """The last result of a trial that ended by itself, or any of an earlier one."""
-        if "epoch" in result and self.metric in result:
-            super().on_trial_complete(tune_controller, trial, result)
+    """Ray's median stopping rule; a trial that ended without a comparable value is no part of it."""
 
 
 class Halving(OwnMetric, ASHAScheduler):  # type: ignore[misc]
@@ -58,8 +74,8 @@ def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> TrialScheduler
     for trial in told:
         stand_in = Earlier(f"earlier-{trial.number}")
         rule.on_trial_add(None, stand_in)
-        for epoch in trial.epochs:
-            tell(None, stand_in, {"epoch": epoch.epoch, metric: epoch.objective})
+        for line in ranked_epochs(trial):
+            tell(None, stand_in, line)
         if pruner.kind != "median":
             rule.on_trial_remove(None, stand_in)
     return rule

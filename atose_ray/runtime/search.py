@@ -33,8 +33,9 @@ from atose_ray.runtime.schedulers import scheduler
 from atose_ray.runtime.shared import SharedRefs
 from atose_ray.runtime.trial import KEY, name_of, trainable
 from atose_ray.runtime.watchdog import Watchdog
+from atose_ray.search.asking import Asking
 from atose_ray.search.budget import Budget
-from atose_ray.search.events import Asked, Ended, Epoch, Started
+from atose_ray.search.events import Ended, Epoch, Started
 from atose_ray.search.gpu_share import GpuShare
 from atose_ray.search.listeners import Console, Listeners, OptunaListener, Output, TrialLog
 from atose_ray.search.record import TrialRecord, load_study_record, study_store
@@ -53,9 +54,9 @@ PRUNED = {"median": "below the median of the others", "asha": "by successive hal
 class Asker(Searcher):  # type: ignore[misc]
     """Tune asks it for every trial. may_launch: whether one may begin just now, beside those that run."""
 
-    def __init__(self, space: Space, listeners: Listeners, may_launch: Callable[[], bool]) -> None:
-        super().__init__(metric=space.study.search.metric, mode="max")
-        self.space, self.listeners, self.may_launch = space, listeners, may_launch
+    def __init__(self, metric: str, asking: Asking, may_launch: Callable[[], bool]) -> None:
+        super().__init__(metric=metric, mode="max")
+        self.asking, self.may_launch = asking, may_launch
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -68,12 +69,8 @@ class Asker(Searcher):  # type: ignore[misc]
         """The config of the next trial, FINISHED, or None when it is not the time for one."""
         if not self.may_launch():
             return None
-        if not self.listeners.log.allows():
-            return str(Searcher.FINISHED)
-        setup = self.listeners.optuna.ask(self.space, self.listeners.log.next_number)
-        for listener in self.listeners:
-            listener.on_event(Asked(setup.job.about["number"], setup.job))
-        return {KEY: setup}
+        setup = self.asking.next()
+        return str(Searcher.FINISHED) if setup is None else {KEY: setup}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """`Hooks` is told, with the trial."""
@@ -211,9 +208,9 @@ def search(
     told = [trial for trial in earlier if trial.state != "running"]
     console = Console(settings, earlier)
     share = GpuShare(space.plan, earlier, console.say)
-    space = dataclasses.replace(space, share=share)
     outputs: list[Output] = [Gauges(space.name, settings.metric), lambda _, record: share.note(record.gpu_memory)]
     log = TrialLog(folder, settings.trials, budget, earlier, outputs)
+    space = dataclasses.replace(space, share=share, trials=log.trials)
     if not log.allows():
         return
     with tempfile.TemporaryDirectory(prefix="atose-tune-") as scratch:
@@ -227,11 +224,18 @@ def search(
             stays = hooks.awaited is None and not console.too_many_bugs()
             return stays and share.may_launch(len(listeners.optuna.open))
 
-        searcher = Asker(space, listeners, may_launch)
+        missing = settings.trials - len(told)
+        asking = Asking(space, listeners, missing, session.request)
+        searcher = Asker(settings.metric, asking, may_launch)
         with session.listening(), log, kept:
-            pruner, missing = scheduler(study, told), settings.trials - len(told)
+            pruner = scheduler(study, told)
             tuner(trainable(space.plan, shared), searcher, pruner, space, f"tune-{len(earlier)}", missing, hooks).fit()
             hooks.end_if_stopped()
+            if asking.cut:
+                hooks.stop_if_asked([])
+            if why := asking.hopeless():
+                hooks.report()
+                raise SystemExit(f"error: {why}")
     hooks.say_spilled(last=True)
     folder.delete("ray")  # Tune's own state: the run folders hold all that matters
 

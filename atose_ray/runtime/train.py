@@ -20,6 +20,7 @@ from atose_ray.runtime.shared import SharedRefs, source_of
 from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR
 from atose_ray.search.plan import make_plan
+from atose_ray.search.ranking import Ranking
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.folds import begin
@@ -39,13 +40,14 @@ def worker_loop(config: dict[str, Any]) -> None:
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
     folder, training = begin(job, lambda opened: ddp(opened.device, world), rank=rank, world=world, **source)
     name, metric = str(job.about.get("name", "run")), job.run.metric
+    ranking = Ranking(job.run, folder.epochs())
     board = Board(folder, name, metric, logs_folder()) if rank == 0 else None
 
     def report(record: EpochRecord) -> None:
         if lease is not None and board is not None:
             lease.check()
             board.add(record)
-        ray.train.report({metric: record.objective, "epoch": record.epoch, "record": record})  # the best so far
+        ray.train.report(ranking.line(record))
 
     result = to_the_end(folder, training, report)
     if lease is not None and board is not None:

@@ -20,6 +20,7 @@ from atose_ray.runtime.train import train_on_ray
 from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR, note_latency
 from atose_ray.search.plan import Plan
+from atose_ray.search.ranking import Ranking
 from atose_ray.search.trials import TrialSetup
 from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
@@ -67,6 +68,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         except Exception as error:
             self.failure = self.fail(error)
             return
+        self.ranking = Ranking(self.job.run, self.folder.epochs())
         self.board = Board(self.folder, str(self.job.about["name"]), self.job.run.metric, logs_folder())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -85,14 +87,14 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         return self.failure
 
     def epoch(self) -> dict[str, Any]:
-        """The next epoch, and what Tune is told of it: of the metric the best so far, which is never NaN."""
+        """The next epoch, and what Tune is told of it."""
         assert self.epochs is not None and self.lease is not None and self.board is not None
         run = self.job.run
         self.lease.check()
         try:
             record = next(self.epochs)
             self.board.add(record)
-            self.line = {run.metric: record.objective, "epoch": record.epoch, "record": record}
+            self.line = self.ranking.line(record)
             if record.epoch < run.method.epochs:
                 return self.line
             if self.folder.ending() is None:

@@ -80,7 +80,7 @@ def conclude(folder: Store, store: Store, plan: Plan) -> None:
     on_one = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)
     if not (chosen.exists("metrics.json") and chosen.read_json("metrics.json")["number"] == best.number):
         run = RunConfig.model_validate(best.config)
-        job = Job(run, store.uri, trial_store(folder, best.signature).uri)
+        job = Job(run, store.uri, trial_store(folder, best).uri)
         metrics: Mapping[str, Any] = ray.get(on_one(finish).remote(job, chosen))
         test = metrics["test"][run.metric]
         print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")

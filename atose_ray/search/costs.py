@@ -24,7 +24,7 @@ from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, pick_device, use_threads
 from atose_ray.types import Batch, TagSet
 
-FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended
+FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended, or cannot be built
 WARM_UP, MEASURED = 5, 30
 
 
@@ -42,9 +42,11 @@ def costs_of(trial: TrialRecord, names: Sequence[str]) -> dict[str, float] | Non
 
 
 def values_of(trial: TrialRecord, names: Sequence[str]) -> tuple[float, ...] | None:
-    """The objective, then the costs; None for a trial that failed. One that diverged at once has FLOOR."""
-    costs = costs_of(trial, names)
-    if trial.state == "failed" or costs is None or (trial.value is None and trial.state != "diverged"):
+    """The objective, then the costs; None for a trial that failed. One that diverged at once has FLOOR, and so has one
+    that cannot be built, unless it is asked for costs that it does not have."""
+    costs = None if names and trial.state == "infeasible" else costs_of(trial, names)
+    valueless = trial.value is None and trial.state not in ("diverged", "infeasible")
+    if trial.state == "failed" or costs is None or valueless:
         return None
     return (FLOOR if trial.value is None else trial.value, *(costs[name] for name in names))
 

@@ -1,7 +1,7 @@
 """What happens to the trials of a search, as one stream of events with three listeners (search/listeners.py).
 
-A trial is asked of the sampler, started on its resources, finishes epochs, and ends. `runtime/search.py` turns Ray
-Tune's hooks into these events; nothing that listens to them knows Ray.
+A trial is asked of the sampler, started on its resources, finishes epochs, and ends; or it is settled at once.
+`runtime/search.py` turns Ray Tune's hooks into these events; nothing that listens to them knows Ray.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job
 
 Cause = Literal["out_of_memory", "infrastructure", "preemption", "divergence", "bug"]
+MENDABLE: tuple[Cause, ...] = ("infrastructure", "preemption", "out_of_memory")  # another machine or day may do
+SettledState = Literal["infeasible", "complete"]
 EndState = Literal["complete", "pruned", "diverged", "failed", "paused"]
 
 
@@ -55,7 +57,19 @@ class Ended:
     recorded: bool = False
 
 
-Event = Asked | Started | Epoch | Ended
+@dataclass(frozen=True)
+class Settled:
+    """A trial ended as it was asked for, and nothing is run: its configuration cannot be built (infeasible), or it took
+    the result of an equal one (complete). All of it is on record in its run folder."""
+
+    number: int
+    name: str
+    folder_uri: str
+    state: SettledState
+    reason: str
+
+
+Event = Asked | Started | Epoch | Ended | Settled
 
 
 class Listener(Protocol):

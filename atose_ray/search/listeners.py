@@ -30,8 +30,8 @@ from atose_ray.config import SearchConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.board import upload_board
 from atose_ray.search.budget import Budget
-from atose_ray.search.costs import FLOOR, costs_of
-from atose_ray.search.events import Asked, Ended, Epoch, Event, Listener, Started
+from atose_ray.search.costs import FLOOR, costs_of, values_of
+from atose_ray.search.events import MENDABLE, Asked, Ended, Epoch, Event, Listener, Settled, Started
 from atose_ray.search.progress import MIN_ENDED, last_sign, measure
 from atose_ray.search.record import TrialRecord, best_trial, load_trial
 from atose_ray.search.study_storage import NUMBER, StudyStorage
@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 def earlier_seconds(folder: Store, trials: Sequence[TrialRecord]) -> float:
     """Wall-clock seconds of all sessions of a study so far."""
-    lines = [line for name in (BEFORE, SESSIONS) if folder.exists(name) for line in folder.read(name).splitlines()]
-    events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith(b"}")]
+    lines = [line for name in (BEFORE, SESSIONS) for line in folder.read_lines(name)]
+    events: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
     signs = [sign for trial in trials for sign in (*(e.time for e in trial.epochs), last_sign(trial))]
     total = 0.0
     for this, after in zip(events, [*events[1:], {"event": "start", "time": float("inf")}], strict=False):
@@ -110,9 +110,9 @@ class TrialLog(Listener):
 
     def on_event(self, event: Event) -> None:
         """Keep the records up to date, and close the run folder of a trial that ended."""
-        if isinstance(event, Asked):
+        if isinstance(event, (Asked, Settled)):
             self.launched += 1
-            trial = load_trial(Store(event.job.folder_uri))
+            trial = load_trial(Store(event.folder_uri if isinstance(event, Settled) else event.job.folder_uri))
             assert trial is not None, "its run folder was begun when it was asked for"
             self.trials[event.number] = trial
             return
@@ -128,7 +128,8 @@ class TrialLog(Listener):
                 if event.cause is not None:
                     folder.note(event.cause, event.trace)
                 folder.end(event.state, event.reason)
-            folder.store.delete(CHECKPOINT)
+            if event.state != "failed" or event.cause not in MENDABLE:  # else --retry-failed goes on from there
+                folder.store.delete(CHECKPOINT)
             folder.store.delete(RUN_LEASE)
             upload_board(folder, trial.name, event.job.run.metric)
             self.trials[event.number] = dataclasses.replace(trial, state=event.state, finished=time.time())
@@ -176,23 +177,31 @@ class OptunaListener(Listener):
 
     def on_event(self, event: Event) -> None:
         """Report an epoch's value, so that a dashboard shows the curve; tell how a trial ended: one that was pruned
-        with its best value so far, one without values as failed. One that was paused has not ended."""
-        if isinstance(event, Epoch):
+        with its best value so far, one that cannot be built as one that diverged at once, so that the sampler turns
+        away from it, one without values as failed. One that was paused has not ended."""
+        if isinstance(event, Settled):
+            settled = load_trial(Store(event.folder_uri))
+            self.tell(event.number, values_of(settled, self.costs) if settled else None)
+        elif isinstance(event, Epoch):
             trial, record = self.open[event.number], event.record
             self.best[event.number] = record.objective
             if not self.costs:
                 patiently(lambda: trial.report(record.objective, record.epoch))
         elif isinstance(event, Ended) and event.state != "paused":
-            trial, value = self.open.pop(event.number), self.best.get(event.number)
+            value = self.best.get(event.number)
             value = FLOOR if value is None and event.state == "diverged" else value
             ended = load_trial(Store(event.job.folder_uri)) if self.costs else None
             costs = costs_of(ended, self.costs) if ended else {}
-            values: list[float] | None = None
+            values: tuple[float, ...] | None = None
             if event.state != "failed" and value is not None and costs is not None:
-                values = [value, *costs.values()]
-            state = TrialState.FAIL if values is None else TrialState.COMPLETE
-            patiently(lambda: self.study.tell(trial, values, state=state, skip_if_finished=True))
-            self.kept.keep()
+                values = (value, *costs.values())
+            self.tell(event.number, values)
+
+    def tell(self, number: int, values: Sequence[float] | None) -> None:
+        """The end of a trial, with its values or failed."""
+        trial, state = self.open.pop(number), TrialState.FAIL if values is None else TrialState.COMPLETE
+        patiently(lambda: self.study.tell(trial, values and list(values), state=state, skip_if_finished=True))
+        self.kept.keep()
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -222,6 +231,10 @@ class Console(Listener):
 
     def on_event(self, event: Event) -> None:
         """Print what there is to say."""
+        if isinstance(event, Settled):
+            self.done += 1
+            self.say(f"{event.state:<6} {event.name}: {event.reason}")
+            return
         name = str(event.job.about["name"])
         if isinstance(event, Started):
             params = event.job.about["params"].items()

@@ -42,8 +42,9 @@ def read_study(store: Store, name: str) -> tuple[StudyConfig, tuple[TrialRecord,
 
 
 def busy_seconds(trial: TrialRecord) -> float:
-    """Seconds a trial trained and scored: an interruption between two epochs does not count."""
-    return sum(epoch.seconds for epoch in trial.epochs)
+    """Seconds a trial trained and scored: an interruption between two epochs does not count, nor do the epochs of
+    another trial whose result it took."""
+    return 0.0 if trial.same_as is not None else sum(epoch.seconds for epoch in trial.epochs)
 
 
 def last_sign(trial: TrialRecord) -> float:
@@ -57,7 +58,7 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
     The forecast takes the mean of what ended trials needed, pruned ones with the rest, for every trial that is missing
     (half of it for one that runs), over as many trials at a time as there were on average.
     """
-    ended = [trial for trial in trials if trial.state != "running"]
+    ended = [trial for trial in trials if trial.state not in ("running", "infeasible") and trial.same_as is None]
     running = [trial for trial in trials if trial.state == "running"]
     rate = left = None
     spans = [last_sign(trial) - trial.started for trial in ended]

@@ -7,17 +7,20 @@ All comparisons are made on the validation split. The test split is scored last,
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from atose_ray.config import RunConfig
+from atose_ray.config import ConfigError, RunConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.evaluation.significance import paired_bootstrap, spread
 from atose_ray.search.record import TrialRecord
 from atose_ray.search.space import SEED_STRIDE
 from atose_ray.storage import Store
+from atose_ray.storage.lease import PROMOTION_LEASE, Lease, LeaseError
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.folds import begin
 from atose_ray.training.loop import to_the_end
@@ -36,23 +39,46 @@ class Candidate:
     jobs: tuple[Job, ...]
 
 
+@contextmanager
+def alone(folder: Store) -> Iterator[None]:
+    """Hold a study's promotion: two at once would write the same trainings. Raises ConfigError where another is at
+    work."""
+    try:
+        lease = Lease(folder, PROMOTION_LEASE).take(give_up_s=0, say=functools.partial(print, flush=True))
+    except LeaseError as error:
+        raise ConfigError(f"this study is being promoted: {error}") from error
+    try:
+        yield
+    finally:
+        lease.release()
+
+
 def choose(
-    trials: Iterable[TrialRecord], first: int, baseline: int | None, top: int, seeds: int, folder: Store, store: Store
+    trials: Iterable[TrialRecord],
+    first: int,
+    baseline: int | None,
+    top: int,
+    seeds: int,
+    folder: Store,
+    store: Store,
+    workers: int = 0,
 ) -> list[Candidate]:
     """The trial `first`, the best others up to `top` in all, and the baseline where it is none of them.
 
     Raises ValueError for a trial that is not there or finished no epoch.
     """
     scored = {trial.number: trial for trial in trials if trial.value is not None}
+    numbers = {trial.identity: number for number, trial in sorted(scored.items(), reverse=True)}  # of equals the first
     for number in (first, *(() if baseline is None else (baseline,))):
         if number not in scored:
             known = ", ".join(str(number) for number in sorted(scored)) or "none"
             raise ValueError(f"trial {number} finished no epoch, or is not in this study; trials that did: {known}")
     others = sorted(scored.values(), key=lambda trial: (-(trial.value or 0.0), trial.number))
-    order = [scored[first], *(trial for trial in others if trial.number != first)][:top]
+    rivals = (trial for trial in others if numbers[trial.identity] == trial.number)
+    order = [scored[first], *(trial for trial in rivals if trial.identity != scored[first].identity)][:top]
     roles = [*("winner", "second", "third"), *(f"{place}th" for place in range(4, top + 1))]
     chosen = list(zip(order, roles, strict=False))
-    if baseline is not None and baseline not in [trial.number for trial in order]:
+    if baseline is not None and scored[baseline].identity not in [trial.identity for trial in order]:
         chosen.append((scored[baseline], "baseline"))
     candidates = []
     for trial, role in chosen:
@@ -60,7 +86,7 @@ def choose(
         for number in range(1, seeds + 1):  # other seeds, each of which depends on the trial's own alone
             other = run.model_copy(update={"seed": (run.seed + number * SEED_STRIDE * 1009) % 2**31})
             about = {"number": trial.number, "name": f"{trial.name}-seed{number}", "params": {}, "distributions": {}}
-            jobs.append(Job(other, store.uri, folder.child("promoted", other.signature()).uri, about))
+            jobs.append(Job(other, store.uri, folder.child("promoted", other.signature(workers)).uri, about))
         candidates.append(Candidate(trial, role, tuple(jobs)))
     return candidates
 
@@ -81,8 +107,22 @@ def score_valid(job: Job) -> ClipScores | None:
     return score_split(best_model(folder), view, job.store_uri, "valid", CLIP.windows)
 
 
+def without_failed(chosen: Sequence[Candidate], failed: Mapping[str, str]) -> list[Candidate]:
+    """The candidates with the trainings that came to an end. failed: run folder -> why."""
+    return [
+        dataclasses.replace(one, jobs=tuple(job for job in one.jobs if job.folder_uri not in failed)) for one in chosen
+    ]
+
+
+def failures_of(candidate: Candidate, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """[{"seed", "reason"}] of a candidate's trainings that failed, for promotion.json."""
+    lost = [job for job in candidate.jobs if job.folder_uri in failed]
+    return [{"seed": job.run.seed, "reason": failed[job.folder_uri]} for job in lost]
+
+
 def judge(chosen: Sequence[Candidate], scores: Sequence[Scores], metric: str) -> dict[str, Any]:
-    """What promotion.json holds, but for the test scores. scores: of each candidate's trainings, None if diverged."""
+    """What promotion.json holds, but for the test scores. scores: of each candidate's trainings, None if diverged. A
+    training that failed is none of them."""
     rows, kept = [], [[one for one in of if one is not None] for of in scores]
     for candidate, of in zip(chosen, scores, strict=True):
         jobs = [job for job, one in zip(candidate.jobs, of, strict=True) if one is not None]

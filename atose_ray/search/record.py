@@ -4,7 +4,7 @@ A study folder holds
 
     study.json             the StudyConfig and the versions of what ran it
     data.json              facts about the data: DataSpec, tag counts, tag correlation, skipped files, content hash
-    trials/<signature>/    one run folder per trial (training/record.py)
+    trials/<number>-<signature>/   one run folder per trial (training/record.py); <signature> alone in older studies
     best/                  the chosen model, its one test score, and what it gets wrong (examples.json)
     examples/<number>.json the same of other trials, for which somebody asked
     promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
@@ -12,19 +12,23 @@ A study folder holds
     report.html
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from atose_ray.config import RunConfig
 from atose_ray.storage import Store, folder_of
+from atose_ray.training.accumulate import OUT_OF_MEMORY
 from atose_ray.training.examples import EXAMPLES
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
 EMBEDDINGS = "tag_embeddings.json"
 PROMOTION = "promotion.json"
-TrialState = Literal["running", "complete", "pruned", "diverged", "failed"]
+FOLDER = re.compile(r"\d{3,}-(.+)")
+TrialState = Literal["running", "complete", "pruned", "diverged", "failed", "infeasible"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class TrialRecord:
     """One trial. `params` maps config path (`encoder[sample_cnn].block`) to the value Optuna chose;
     `distributions` maps the same paths to Optuna's JSON of the range. `objective` of an epoch is best so far.
     resources: cpus, gpus and workers that the trial holds; threads: of each process that trains. latency_ms: of one
-    clip, where it was measured. opened: Unix time at which a process took the trial, where it was recorded."""
+    clip, where it was measured. opened: Unix time at which a process took the trial, where it was recorded. folder: its
+    run folder's name. same_as: number of the trial whose result it took, as their configurations are equal. An
+    infeasible trial is a configuration that cannot be built: its `config` is what was asked for, and nothing ran."""
 
     number: int
     name: str
@@ -63,6 +69,20 @@ class TrialRecord:
     residency: str | None = None
     latency_ms: float | None = None
     opened: float | None = None
+    folder: str = ""
+    same_as: int | None = None
+
+    @property
+    def halved(self) -> bool:
+        """Whether memory ran out on the way, so that batches went in two halves."""
+        return any(note.cause == OUT_OF_MEMORY for note in self.notes)
+
+    @property
+    def identity(self) -> str:
+        """The signature, with what only the run could tell."""
+        if not self.halved:
+            return self.signature
+        return RunConfig.model_validate(self.config).signature(int(self.resources.get("workers", 0)), halved=True)
 
     @property
     def value(self) -> float | None:
@@ -134,15 +154,20 @@ def existing_study(store: Store, name: str) -> Store:
     return folder
 
 
-def trial_store(study: Store, signature: str) -> Store:
+def trial_store(study: Store, trial: TrialRecord) -> Store:
     """The run folder of a trial."""
-    return study.child("trials", signature)
+    return study.child("trials", trial.folder or trial.signature)
+
+
+def folder_name(number: int, signature: str) -> str:
+    """What the run folder of a new trial is called: equal configurations are trials of their own."""
+    return f"{number:03d}-{signature}"
 
 
 def load_trials(study: Store, ended: Mapping[str, TrialRecord] | None = None) -> tuple[TrialRecord, ...]:
-    """All trials of a study, by number. ended: signature -> what is known already, and not read again."""
+    """All trials of a study, by number. ended: folder -> what is known already, and not read again."""
     trials, known = study.child("trials"), ended or {}
-    found = (known.get(signature) or load_trial(trials.child(signature)) for signature in trials.names())
+    found = (known.get(folder) or load_trial(trials.child(folder)) for folder in trials.names())
     return tuple(sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number))
 
 
@@ -155,9 +180,12 @@ def load_trial(store: Store) -> TrialRecord | None:
     events = folder.events()
     ending = folder.ending(events) or {"state": "running", "reason": None, "time": None}
     notes = (event for event in events if event["event"] == "note")
+    name = folder_of(store.uri)[1]
+    numbered = FOLDER.fullmatch(name)
     return TrialRecord(
         **{one.name: about[one.name] for one in fields(TrialRecord) if one.name in about},
-        signature=folder_of(store.uri)[1],
+        signature=numbered[1] if numbered else name,
+        folder=name,
         config=store.read_json("config.json"),
         state=ending["state"],
         reason=ending["reason"],
@@ -184,7 +212,7 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
     if folder.child("best").exists("metrics.json"):
         metrics = folder.child("best").read_json("metrics.json")
         best = BestRecord(metrics["number"], folder.child("best").read_json("config.json"), metrics)
-    ended = {trial.signature: trial for trial in (before.trials if before else ()) if trial.state != "running"}
+    ended = {trial.folder: trial for trial in (before.trials if before else ()) if trial.state != "running"}
     return StudyRecord(
         name=name,
         metric=study["config"]["search"]["metric"],

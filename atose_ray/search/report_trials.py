@@ -156,7 +156,7 @@ def pace(seconds: Sequence[float]) -> dict[str, float | int] | None:
 def bars(trial: TrialRecord) -> list[tuple[str, float, float]]:
     """(stage, from, to) in seconds since the trial started: epochs of one stage without a break are one bar."""
     found: list[tuple[str, float, float]] = []
-    for epoch in trial.epochs:
+    for epoch in trial.epochs if trial.same_as is None else ():  # else it took what another one had done
         first, last = epoch.time - epoch.seconds - trial.started, epoch.time - trial.started
         if found and found[-1][0] == epoch.stage and first - found[-1][2] <= max(1.0, PAUSE * epoch.seconds):
             first = found.pop()[1]

@@ -61,7 +61,7 @@ def warm_trials(study: StudyConfig, store: Store) -> list[FrozenTrial]:
     for name in study.search.warm_start:
         told, finished = len(result), 0
         for trial in load_trials(study_store(store, name)):
-            if trial.state in ("running", "failed"):
+            if trial.state in ("running", "failed", "infeasible") or trial.same_as is not None:
                 continue
             finished += 1
             values = values_of(trial, study.search.costs)

@@ -78,10 +78,15 @@ def compose(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> R
 
     A seed that neither sets derives from (study seed, trial number). Raises ConfigError.
     """
+    return run_config(tree_of(study, chosen, number))
+
+
+def tree_of(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
+    """What `compose` makes a RunConfig of, which may be impossible."""
     tree = merge(merge(RunConfig().model_dump(mode="json"), study.base), chosen)
     if "seed" not in study.base and "seed" not in chosen:
         tree["seed"] = (study.search.seed * SEED_STRIDE + number) % 2**31
-    return run_config({**tree, "metric": study.search.metric})
+    return {**tree, "metric": study.search.metric}
 
 
 def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
@@ -226,11 +231,12 @@ def begin(folder: Store, study: StudyConfig, view: View, store: Store) -> None:
 def identity(study: StudyConfig) -> dict[str, Any]:
     """What makes two studies the same: base, space, what is optimised, sampler, pruner and seed.
 
-    Not how many trials there are, the budget, the resources, where clips are kept or Optuna's storage: they change no
-    trial. Nor points and studies to learn from, which change only what is tried next (`begin` checks the points).
+    Not how many trials there are, the budget, the resources, where clips are kept, Optuna's storage or whether equal
+    configurations are trained again: they change no trial. Nor points and studies to learn from, which change only what
+    is tried next (`begin` checks the points).
     """
     execution = {"trials", "concurrency", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "max_failures"}
-    course = {"budget", "storage", "points", "warm_start"}
+    course = {"budget", "storage", "points", "warm_start", "repeat"}
     return study.model_dump(mode="json", exclude={"base": SPEED, "search": execution | course})
 
 

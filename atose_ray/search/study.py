@@ -1,6 +1,7 @@
 """A study's folder when its trials have run: failed ones once more, and what the best one learned."""
 
 import dataclasses
+import re
 
 from atose_ray.config import RunConfig
 from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
@@ -13,32 +14,37 @@ from atose_ray.training.record import CHECKPOINT, LOG, RunFolder
 def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
     """All trials of a study, with those that failed made unfinished again: same number, same configuration.
 
-    A trial's old log is kept as log.1.jsonl, log.2.jsonl, ...; it goes on from its last checkpoint if it has one.
+    A trial's old log is kept as log.1.jsonl, log.2.jsonl, ... It goes on from its last checkpoint, which is kept where
+    another try may mend what ended it (infrastructure, preemption, memory); else it begins anew.
     """
     failed = [trial for trial in load_trials(folder) if trial.state == "failed"]
+    shown = []
     for trial in failed:
-        reopen(trial_store(folder, trial.signature))
+        epoch = reopen(trial_store(folder, trial))
+        shown.append(f"{trial.name} {f'after epoch {epoch}' if epoch else 'from its beginning'}")
     if failed:
-        print(f"once more: {', '.join(trial.name for trial in failed)}", flush=True)
+        print(f"once more: {', '.join(shown)}", flush=True)
     return load_trials(folder)
 
 
-def reopen(run: Store) -> None:
-    """Keep the log of a run that ended, and begin it anew without its end."""
-    kept = len([name for name in run.names("log.") if name.count(".") == 2]) + 1
-    before = run.read(LOG)
-    run.write(f"log.{kept}.jsonl", before)
-    lines = [line for line in before.splitlines(keepends=True) if b'"event": "end"' not in line]
-    run.write(LOG, b"".join(lines) if run.exists(CHECKPOINT) else b"")
+def reopen(run: Store) -> int:
+    """Keep the log of a run that ended, and begin it anew without its end. Returns the epoch after which it goes on."""
+    kept = len([name for name in run.names("log.") if re.fullmatch(r"log\.\d+\.jsonl", name)]) + 1
+    before = run.read_lines(LOG)
+    run.write_lines(f"log.{kept}.jsonl", before)
+    goes_on = [line for line in before if '"event": "end"' not in line] if run.exists(CHECKPOINT) else []
+    run.write_lines(LOG, goes_on)
+    epochs = (event["epoch"] for event in RunFolder(run).events() if event["event"] == "epoch")
+    return max(epochs, default=0)
 
 
 def keep_tag_embeddings(folder: Store, trials: tuple[TrialRecord, ...]) -> None:
     """Write what the best trial that embeds tags learned of them, for the report."""
-    embeds = best_trial(trial for trial in trials if RunConfig.model_validate(trial.config).method.embeds_tags)
+    scored = (trial for trial in trials if trial.value is not None)
+    embeds = best_trial(trial for trial in scored if RunConfig.model_validate(trial.config).method.embeds_tags)
     if embeds is None:
         return
-    store = trial_store(folder, embeds.signature)
-    cosine_CC = tag_embedding_cosine(best_model(RunFolder(store)).method)
+    cosine_CC = tag_embedding_cosine(best_model(RunFolder(trial_store(folder, embeds))).method)
     if cosine_CC is not None:
         learned = TagEmbeddings(embeds.number, embeds.name, cosine_CC.tolist(), has_collapsed(cosine_CC))
         folder.write_json(EMBEDDINGS, dataclasses.asdict(learned))

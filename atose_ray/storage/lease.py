@@ -19,7 +19,7 @@ from typing import Any
 from atose_ray.storage import Store, StoreError
 
 EVERY_S, OLD_S, GIVE_UP_S = 4.0, 15.0, 60.0
-RUN_LEASE, STUDY_LEASE = "lease.json", "driver.json"
+RUN_LEASE, STUDY_LEASE, PROMOTION_LEASE = "lease.json", "driver.json", "promoting.json"
 
 
 class LeaseError(RuntimeError):

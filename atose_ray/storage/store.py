@@ -17,10 +17,11 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -71,6 +72,16 @@ def read_uri(uri: str) -> bytes:
 def default_store_uri() -> str:
     """ATOSE_STORE, else `atose_store` in the current folder."""
     return os.environ.get("ATOSE_STORE", "atose_store")
+
+
+WRITERS = threading.local()
+
+
+def writer() -> str:
+    """The name under which this thread of this process appends: no other one ever has it."""
+    if getattr(WRITERS, "pid", None) != os.getpid():  # a new thread, or a process that was forked
+        WRITERS.pid, WRITERS.name = os.getpid(), uuid.uuid4().hex[:16]
+    return str(WRITERS.name)
 
 
 class Store:
@@ -258,11 +269,19 @@ class Store:
                     yield FileStamp(name, info.size, info.mtime_ns or 0)
 
     def append_line(self, name: str, line: str) -> None:
-        """Add one line to a text file. Object storage has no append: there the (small) file is rewritten whole."""
+        """Add one line to a text file, beside whoever else adds to it; `read_lines` gives all of them.
+
+        Object storage has no append, and what two write is lost where they write one object. So there every writer (a
+        thread of a process) has an object of its own below `<name>.d/`, whose lines begin with a stamp: the time, or
+        more where a line that can be seen by now has a later one, as clocks differ."""
         if self.local_path is None:
-            before = self.read(name) if self.exists(name) else b""
-            self.write(name, before + line.encode() + b"\n")
+            own, parts = f"{writer()}.txt", self._parts(name)
+            last = max((stamp for part in parts.values() for stamp, _ in part), default=0)
+            kept = [*parts.get(own, []), (max(time.time_ns(), last + 1), line)]
+            self.write(f"{name}.d/{own}", "".join(f"{stamp} {text}\n" for stamp, text in kept).encode())
             return
+        if self.exists(f"{name}.d"):  # a copy of what was in object storage
+            self.write_lines(name, self.read_lines(name))
         try:
             path = self.local_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,6 +296,33 @@ class Store:
                 f"cannot write {name!r} in the store {self.uri}: {error}. Free some space, or choose another place "
                 "with --store or ATOSE_STORE"
             ) from error
+
+    def read_lines(self, name: str) -> list[str]:
+        """The lines of a file that was appended to, in order; none of one that is absent.
+
+        Raises StoreError when it cannot be read."""
+        try:
+            whole = self.read(name).decode().splitlines()
+        except FileNotFoundError:
+            whole = []
+        merged = sorted((line for part in self._parts(name).values() for line in part), key=lambda line: line[0])
+        return [*whole, *(text for _, text in merged)]
+
+    def write_lines(self, name: str, lines: Iterable[str]) -> None:
+        """Write a file that is appended to anew, where nobody appends meanwhile."""
+        self.write(name, "".join(f"{line}\n" for line in lines).encode())
+        self.delete(f"{name}.d")
+
+    def _parts(self, name: str) -> dict[str, list[tuple[int, str]]]:
+        """Of every writer's object below `<name>.d/`: its stamped lines."""
+        selector = pafs.FileSelector(self.path(f"{name}.d"), allow_not_found=True)
+        with self._reading():
+            found = self.again(lambda: self.fs.get_file_info(selector))
+        parts = {}
+        for own in sorted(info.base_name for info in found if info.base_name.endswith(".txt")):
+            lines = self.read(f"{name}.d/{own}").decode().splitlines()
+            parts[own] = [(int(stamp), text) for stamp, _, text in (line.partition(" ") for line in lines)]
+        return parts
 
     def read_json(self, name: str) -> Any:
         """The value in a JSON file."""

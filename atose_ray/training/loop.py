@@ -23,7 +23,7 @@ from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import is_main, rank, sum_over_all_ranks
 from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
-from atose_ray.training.checkpoint import BEST_WEIGHTS, save_weights
+from atose_ray.training.checkpoint import keep_epoch, keep_if_best
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import AnyBatch
 
@@ -101,8 +101,10 @@ def run_epochs(
         record, state = resumed
         method.load_state_dict(state.pop("method"))
         done, best, optimizer_state = record.epoch, record.objective, state["optimizer"]
-        if is_main() and done not in {known.epoch for known in folder.epochs()}:
-            folder.add_epoch(record)
+        if is_main() and folder.ending() is None:
+            if done not in {known.epoch for known in folder.epochs()}:
+                folder.add_epoch(record)
+            keep_if_best(folder, record, method, run.metric)
         yield record
     else:
         fit_statistics(method, batches, device)
@@ -161,7 +163,7 @@ def _run_epoch(
     device: torch.device,
     accumulator: Accumulator,
 ) -> EpochRecord:
-    """One epoch of training and its validation, made safe: best weights, checkpoint, log, in this order."""
+    """One epoch of training and its validation, made safe (training/checkpoint.py)."""
     started = time.time()
     method.train_only(run.method.trained_parts(stage))
     train_loss, lr = train_epoch(
@@ -184,10 +186,7 @@ def _run_epoch(
         gpu_memory=round(gpu_memory_held(device), 4),
     )
     if is_main():
-        folder = accumulator.folder
-        if improved:
-            save_weights(folder.store, BEST_WEIGHTS, method)
-        folder.add_epoch(record, {"method": method.state_dict(), "optimizer": optimizer.state_dict()})
+        keep_epoch(accumulator.folder, record, method, optimizer, run.metric)
     return record
 
 

@@ -3,9 +3,10 @@
 config.json        the resolved RunConfig           data_spec.json   the DataSpec its model is built from
 about.json         number, name, parameters searched, start time, device, model size
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
-                   {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}
+                   {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}. In object storage: one
+                   object per writer below log.jsonl.d/ (Store.append_line)
 checkpoint.pt      the last finished epoch: weights, optimizer, record. Nothing in it is unpickled but tensors
-best.safetensors   weights of the epoch with the best validation score"""
+best.safetensors   weights of the epoch with the best validation score, whose number stands in the file"""
 
 import contextlib
 import dataclasses
@@ -82,10 +83,8 @@ class RunFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of the log; a last line cut short by a crash is dropped."""
-        if not self.store.exists(LOG):
-            return []
         events = []
-        for line in self.store.read(LOG).decode().splitlines():
+        for line in self.store.read_lines(LOG):
             with contextlib.suppress(json.JSONDecodeError):
                 events.append(json.loads(line))
         return events
@@ -103,9 +102,10 @@ class RunFolder:
                 by_epoch[event["epoch"]] = EpochRecord.from_json(event)
         return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))
 
-    def best_epoch(self, metric: str) -> EpochRecord:
-        """The first epoch with the best validation score, whose weights are kept. Raises ValueError for none."""
-        epochs = self.epochs()
+    def best_epoch(self, metric: str, epochs: tuple[EpochRecord, ...] | None = None) -> EpochRecord:
+        """The first epoch with the best validation score, whose weights are kept. Raises ValueError for none.
+        epochs: of the log, where they are read already."""
+        epochs = self.epochs() if epochs is None else epochs
         if not epochs:
             raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")
         return max(epochs, key=lambda record: (record.valid[metric], -record.epoch))

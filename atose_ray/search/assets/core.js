@@ -1,11 +1,12 @@
 // What every part of the report uses: the trials, their parameters and curves, the marked one, its tooltip.
 
-const STATES = ["complete", "pruned", "diverged", "failed", "running"];
+const STATES = ["complete", "pruned", "diverged", "failed", "infeasible", "running"];
 const SHAPES = {
   complete: "M0-4.5A4.5 4.5 0 1 1 0 4.5A4.5 4.5 0 1 1 0-4.5Z",
   pruned: "M-3.7-3.7H3.7V3.7H-3.7Z",
   diverged: "M0-5L5 4H-5Z",
   failed: "M-4.5-2.5L-2.5-4.5L0-2L2.5-4.5L4.5-2.5L2 0L4.5 2.5L2.5 4.5L0 2L-2.5 4.5L-4.5 2.5L-2 0Z",
+  infeasible: "M-4.5-1.2H4.5V1.2H-4.5Z",
   running: "M0-5.5L5 0L0 5.5L-5 0Z",
 };
 

@@ -34,11 +34,11 @@ function cause(reason) {
 }
 
 function drawFailures(host) {
-  const failed = groupByCause(["failed", "diverged"]);
+  const failed = groupByCause(["failed", "diverged", "infeasible"]);
   const pruned = groupByCause(["pruned"]);
   const n = pruned.reduce((sum, group) => sum + group.trials.length, 0);
   host.replaceChildren(...[
-    failed.length ? causeTable(failed) : h("p", {}, "None: no trial failed or diverged."),
+    failed.length ? causeTable(failed) : h("p", {}, "None: no trial failed or diverged, and all could be built."),
     n ? folded(`${plural(n, "trial")} ended early by the pruner`, causeTable(pruned)) : null,
   ].filter(Boolean));
 }
