@@ -5,7 +5,8 @@ A study folder holds
     study.json             the StudyConfig and the versions of what ran it
     data.json              facts about the data: DataSpec, tag counts, tag correlation, skipped files, content hash
     trials/<signature>/    one run folder per trial (training/record.py)
-    best/                  the chosen model, its one test score, and what it gets wrong (examples.json)
+    best/                  the chosen model, its test scores and how often this study scored test (metrics.json), and
+                           what it gets wrong (examples.json)
     examples/<number>.json the same of other trials, for which somebody asked
     promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
     tag_embeddings.json    what the best trial that embeds tags learned of them

@@ -28,7 +28,7 @@ function drawHead() {
   const tiles = [
     REPORT.best ? ["Best on validation", score(bestValid()), `${METRIC}, what the search maximised`]
       : ["Best so far on validation", score(highest()), `${METRIC}, what the search maximises`],
-    ["The same model on test", score(tested()[METRIC]), REPORT.best ? `${METRIC}, scored once, at the end` : "not scored"],
+    ["The same model on test", score(tested()[METRIC]), REPORT.best ? testNote() : "not scored"],
     ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
     ["Trials", SEARCH.trials > TRIALS.length ? `${count(TRIALS.length)} of ${count(SEARCH.trials)}` : count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
     ["Wall time", duration(REPORT.study.wall_seconds), startedAt()],
