@@ -150,10 +150,11 @@ def closing(record: StudyRecord, folder: Store) -> str:
 
 def scorings_line(scorings: Sequence[Mapping[str, Any]]) -> str:
     """How often this study scored its test split: once for each winner that it found."""
+    least = "at least " if any(one["time"] is None for one in scorings) else ""  # 0.1.0 kept no count
     if len(scorings) == 1:
-        return "test split: scored once by this study"
+        return f"test split: scored {least}once by this study"
     rows = [f"trial {one['number']} {one['value']:.4f} [{one['protocol']}]" for one in scorings]
-    return f"test split: scored {len(scorings)} times by this study, once for each winner: {', '.join(rows)}"
+    return f"test split: scored {least}{len(scorings)} times by this study, once for each winner: {', '.join(rows)}"
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def run_study(
     budget: Budget | None = None,
     again: bool = False,
 ) -> StudyRecord:
-    """Run (or go on with) a study on the cluster this process has joined, choose the best, score the test split with it,
-    and write the report.
+    """Run (or go on with) a study on the cluster this process has joined, choose the best, score the test split
+    with it, and write the report.
 
     clips: where trials get their clips; None leaves it to each of them. budget: where the search ends at the latest.
     again: whether failed trials are run once more. Raises StoreError, ConfigError or PlanError, before any trial, when

@@ -9,6 +9,7 @@ A study folder holds
                            what it gets wrong (examples.json)
     examples/<number>.json the same of other trials, for which somebody asked
     promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
+    crossvalidation.json   the chosen model's configuration trained and tested on every fold (crossvalidate.py)
     tag_embeddings.json    what the best trial that embeds tags learned of them
     report.html
 """
@@ -24,7 +25,7 @@ from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
 EMBEDDINGS = "tag_embeddings.json"
-PROMOTION = "promotion.json"
+PROMOTION, CROSSVALIDATION = "promotion.json", "crossvalidation.json"
 TrialState = Literal["running", "complete", "pruned", "diverged", "failed"]
 
 
@@ -42,7 +43,8 @@ class TrialRecord:
     """One trial. `params` maps config path (`encoder[sample_cnn].block`) to the value Optuna chose;
     `distributions` maps the same paths to Optuna's JSON of the range. `objective` of an epoch is best so far.
     resources: cpus, gpus and workers that the trial holds; threads: of each process that trains. latency_ms: of one
-    clip, where it was measured. opened: Unix time at which a process took the trial, where it was recorded."""
+    clip, where it was measured. opened: Unix time at which a process took the trial, where it was recorded. folds: its
+    score on each fold, where it was trained on several."""
 
     number: int
     name: str
@@ -64,6 +66,7 @@ class TrialRecord:
     residency: str | None = None
     latency_ms: float | None = None
     opened: float | None = None
+    folds: tuple[float, ...] = ()
 
     @property
     def value(self) -> float | None:
@@ -79,9 +82,11 @@ class TrialRecord:
 @dataclass(frozen=True)
 class BestRecord:
     """The chosen model. `metrics` is best/metrics.json: {"protocol", "stage", "epoch", "valid": {name: value},
-    "test": {name: value}, "test_prevalence_mean", "per_tag": [{"tag", "average_precision", "roc_auc", "positives",
+    "test": {name: value}, "test_intervals": {name: [low, high]}, "test_scorings": [{"number", "time", "metric",
+    "value", "protocol"}], "test_prevalence_mean", "per_tag": [{"tag", "average_precision", "roc_auc", "positives",
     "clips"}], "tag_embedding_cosine_CC": [[float]] or None, "tag_embedding_collapsed": bool or None}. A tag without
-    positives in test has average_precision and roc_auc None."""
+    positives in test has average_precision and roc_auc None; exclusive tags also have precision, recall and f1. The
+    intervals and scorings may be missing: 0.1.0 did not write them."""
 
     number: int
     config: dict[str, Any]
@@ -102,7 +107,8 @@ class TagEmbeddings:
 class StudyRecord:
     """Everything the report shows. `tag_counts`: tag -> split -> positive clips. `tag_correlation_CC`: Pearson (phi)
     correlation of the tags over the train split. `tag_embeddings`: None when no finished trial embeds tags.
-    `examples`: trial number -> examples.json. `promotion`: promotion.json. `arguments` name it to a command."""
+    `examples`: trial number -> examples.json. `promotion`, `crossvalidation`: these files. `arguments` name it to a
+    command."""
 
     name: str
     metric: str
@@ -119,6 +125,7 @@ class StudyRecord:
     examples: dict[int, dict[str, Any]] = field(default_factory=dict)
     promotion: dict[str, Any] | None = None
     arguments: str = ""
+    crossvalidation: dict[str, Any] | None = None
 
 
 def study_store(store: Store, name: str) -> Store:
@@ -156,6 +163,7 @@ def load_trial(store: Store) -> TrialRecord | None:
     events = folder.events()
     ending = folder.ending(events) or {"state": "running", "reason": None, "time": None}
     notes = (event for event in events if event["event"] == "note")
+    about = {**about, "folds": tuple(about.get("folds") or ())}
     return TrialRecord(
         **{one.name: about[one.name] for one in fields(TrialRecord) if one.name in about},
         signature=folder_of(store.uri)[1],
@@ -202,6 +210,7 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
         examples=load_examples(folder),
         promotion=folder.read_json(PROMOTION) if folder.exists(PROMOTION) else None,
         arguments=f"{shlex.quote(name)} {at}",
+        crossvalidation=folder.read_json(CROSSVALIDATION) if folder.exists(CROSSVALIDATION) else None,
     )
 
 
