@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> None:
         rows.append({"fold": number, **score_fold(of_fold, store, options)})
         print(line(rows[-1], run.metric), flush=True)
     found = {"metric": run.metric, "protocol": CLIP.name, "folds": rows, "summary": summary(rows)}
+    if study is not None:  # which of its winners; a search that goes on may find another
+        number = study.child("best").read_json("metrics.json").get("number")
+        found |= {"number": number, "overrides": list(options.overrides)}
     print("\n".join(summary_lines(found)))
     (study or store.child("crossvalidations", of_fold.signature())).write_json(CROSSVALIDATION, found)
     if study is not None:

@@ -232,6 +232,6 @@ def test_scorings(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         return list(metrics["test_scorings"])
     if not metrics.get("test"):
         return []
-    metric, number = metrics["metric"], metrics["number"]
+    metric, number = metrics.get("metric", ""), metrics.get("number", 0)
     value = metrics["test"].get(metric)
     return [{"number": number, "time": None, "metric": metric, "value": value, "protocol": metrics["protocol"]}]

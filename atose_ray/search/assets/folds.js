@@ -8,7 +8,7 @@ function drawCrossvalidation(host) {
   const whole = names.map((name) => [h("code", {}, name), score(found.summary[name].mean), score(found.summary[name].deviation), `${score(found.summary[name].low)} to ${score(found.summary[name].high)}`]);
   const headings = [{ title: "Test score" }, { title: "Mean", num: true }, { title: "Deviation", num: true }, { title: "95 % of the mean", num: true }];
   host.replaceChildren(
-    plot,
+    trainedWords(found), plot,
     h("div", { class: "scroll" }, table(headings, whole)),
     h("p", { class: "note" }, `Mean over ${plural(found.folds.length, "fold")}, sample standard deviation, and Student's interval of the mean [${found.protocol}]. ` +
       "The folds share most of their training clips, so the interval is narrower than that of new data would be."),
@@ -16,6 +16,13 @@ function drawCrossvalidation(host) {
   );
   const { mean, low, high } = found.summary[found.metric];
   return foldPlot(plot, found.folds.map((row) => ({ fold: row.fold, value: row.test[found.metric], bounds: (row.test_intervals || {})[found.metric] })), { title: `test ${found.metric}`, mean, low, high });
+}
+
+function trainedWords({ number: trained, overrides }) {
+  if (!known(trained)) return "";
+  const other = BEST !== null && trained !== BEST ? " It was the winner then; the search has chosen another one since." : "";
+  const changed = overrides && overrides.length ? [" with ", h("code", {}, shorten(overrides.join(" "), 300))] : "";
+  return h("p", {}, "The configuration of ", byNumber.has(trained) ? trialLink(byNumber.get(trained), titleOf(byNumber.get(trained), 80)) : `trial ${trained}`, changed, ".", other);
 }
 
 function foldTable(found, names) {
