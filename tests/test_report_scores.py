@@ -110,6 +110,7 @@ def test_test_scorings_and_intervals_reach_the_page_and_old_metrics_count_as_one
     best = report_data(exclusive_study(), importances=())["best"]
     assert best["metrics"]["test_intervals"] == BOUNDS
     assert [one["value"] for one in best["scorings"]] == [0.3875, 0.6625]
+    assert json.dumps(best["counts"]) == '{"clips": 80, "tags_scored": 3, "tags_total": 4}', "whole numbers"
     study = usual_study()
     assert study.best is not None
     old = dataclasses.replace(study.best, metrics={**study.best.metrics, "metric": "pr_auc_macro", "number": 2})

@@ -150,7 +150,7 @@ def _best(best: BestRecord | None) -> dict[str, Any] | None:
     metrics = {name: value for name, value in best.metrics.items() if name != "tag_embedding_cosine_CC"}
     for split in ("valid", "test"):
         metrics[split] = {name: one for name, one in (metrics.get(split) or {}).items() if name not in COUNTS}
-    counts = {name: (best.metrics.get("test") or {}).get(name) for name in COUNTS}
+    counts = {name: int(one) for name, one in (best.metrics.get("test") or {}).items() if name in COUNTS}
     scorings = test_scorings(best.metrics)
     return {"number": best.number, "config": best.config, "metrics": metrics, "counts": counts, "scorings": scorings}
 
