@@ -9,16 +9,14 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import fold_numbers
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.significance import spread
+from atose_ray.evaluation.significance import interval_words, spread
 from atose_ray.search.promotion import train_one
-from atose_ray.search.record import load_study_record
+from atose_ray.search.record import CROSSVALIDATION, load_study_record
 from atose_ray.search.report import render_report
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, finish_run, resolve
-
-RESULT = "crossvalidation.json"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -62,8 +60,11 @@ def main(argv: list[str] | None = None) -> None:
         rows.append({"fold": number, **score_fold(of_fold, store, options)})
         print(line(rows[-1], run.metric), flush=True)
     found = {"metric": run.metric, "protocol": CLIP.name, "folds": rows, "summary": summary(rows)}
+    if study is not None:  # which of its winners; a search that goes on may find another
+        number = study.child("best").read_json("metrics.json").get("number")
+        found |= {"number": number, "overrides": list(options.overrides)}
     print("\n".join(summary_lines(found)))
-    (study or store.child("crossvalidations", of_fold.signature())).write_json(RESULT, found)
+    (study or store.child("crossvalidations", of_fold.signature())).write_json(CROSSVALIDATION, found)
     if study is not None:
         record = load_study_record(store, study.uri.partition("?")[0].rpartition("/")[2])
         study.write("report.html", render_report(record).encode())
@@ -94,10 +95,11 @@ def score_fold(run: RunConfig, store: Store, options: argparse.Namespace) -> dic
         finish_run(job, best)
     metrics = best.read_json("metrics.json")
     seconds = sum(record.seconds for record in RunFolder(folder).epochs())
-    return {"run": run.signature(), "seed": run.seed, "seconds": seconds, **{k: metrics[k] for k in KEPT}}
+    kept = {name: metrics.get(name) for name in KEPT}
+    return {"run": run.signature(), "seed": run.seed, "seconds": seconds, **kept}
 
 
-KEPT = ("epoch", "valid", "test")
+KEPT = ("epoch", "valid", "test", "test_intervals")
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -109,8 +111,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def line(row: dict[str, Any], metric: str) -> str:
     """One fold, for a person."""
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in row["test"].items() if name not in COUNTS and value)
-    return f"fold {row['fold']}: valid {metric} {row['valid'][metric]:.4f} at epoch {row['epoch']}; test {shown}"
+    shown = []
+    for name, value in row["test"].items():
+        if name not in COUNTS and value is not None:
+            sure = interval_words(name, row.get("test_intervals") or {}) if name == metric else ""
+            shown.append(f"{name} {value:.4f}{f' ({sure})' if sure else ''}")
+    return (
+        f"fold {row['fold']}: valid {metric} {row['valid'][metric]:.4f} at epoch {row['epoch']}; "
+        f"test {', '.join(shown)} [{CLIP.name}]"
+    )
 
 
 def summary_lines(found: dict[str, Any]) -> list[str]:

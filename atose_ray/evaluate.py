@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.config import OBJECTIVES, DataConfig
+from atose_ray.config import DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import View, view_of
+from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
-from atose_ray.evaluation.significance import interval
+from atose_ray.evaluation.significance import interval_maker, score_intervals
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.run import score_split
 from atose_ray.types import SPLITS, Split
+
+WHOLE = (*COUNTS, "crops_per_clip")  # printed as whole numbers
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -149,8 +152,7 @@ def score(model: Model, view: View, store: Store, split: Split, protocol: Protoc
     """The metrics of a split under a protocol, and, where every clip counts once, how sure they are."""
     scores = score_split(model, view, store.uri, split, protocol.windows)
     metrics = protocol.metrics(scores, model.spec.exclusive)
-    sure = [name for name in metrics if protocol is CLIP and name in OBJECTIVES and name != "pr_auc_micro"]
-    bounds = {name: interval(scores.scores_NC, scores.tags_NC, name) for name in sure}
+    bounds = score_intervals(scores.scores_NC, scores.tags_NC, metrics) if protocol is CLIP else {}
     return {"metrics": metrics, "intervals": bounds}
 
 
@@ -177,12 +179,13 @@ def as_text(results: list[dict[str, Any]]) -> str:
         lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
     for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):
         cells = (result["metrics"].get(metric) for result in results)
-        row = " ".join(f"{'-':>10}" if cell is None else f"{cell:10.4f}" for cell in cells)
+        digits = 0 if metric in WHOLE else 4
+        row = " ".join(f"{'-':>10}" if cell is None else f"{cell:10.{digits}f}" for cell in cells)
         lines.append(f"  {metric:<38} {row}  {mark}")
         bounds = [result.get("intervals", {}).get(metric) for result in results]
         if all(bounds):
             both = ", ".join(f"{low:.4f} to {high:.4f}" for low, high in bounds)
-            lines.append(f"  {'':<38}   95 %: {both}  {mark}")
+            lines.append(f"  {'':<38}   95 % ({interval_maker(metric)}): {both}  {mark}")
     return "\n".join([*lines, *published_lines(results, names, mark), *against_lines(results, names, mark)])
 
 

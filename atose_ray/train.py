@@ -5,7 +5,9 @@ import argparse
 from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
+from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.evaluation.significance import interval_words
 from atose_ray.search.promotion import train_one
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
@@ -32,7 +34,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Resolve the config, run it, score the test split once."""
+    """Resolve the config, run it, score the test split unless that was done."""
     options = arguments().parse_args(argv)
     if options.workers < 0:
         raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
@@ -77,8 +79,14 @@ def conclude(job: Job, best: Store) -> None:
     if ending and ending["state"] == "diverged":
         print(f"diverged: {ending['reason']}")
     metrics = best.read_json("metrics.json") if best.exists("metrics.json") else finish(job, best)
-    test = "".join(f"\n  {name} {value:.4f}" for name, value in (metrics["test"] or {}).items())
-    print(f"test, scored once with epoch {metrics['epoch']} ({metrics['protocol']} protocol):{test}\nmodel: {best.uri}")
+    bounds, lines = metrics.get("test_intervals", {}), []
+    for name, value in (metrics["test"] or {}).items():
+        shown, sure = f"{value:.0f}" if name in COUNTS else f"{value:.4f}", interval_words(name, bounds, len(metrics.get("folds", ())))
+        lines.append(f"\n  {name} {shown}{f' ({sure})' if sure else ''}")
+    print(
+        f"test, scored with the best epoch on validation, {metrics['epoch']} ({metrics['protocol']} protocol):"
+        f"{''.join(lines)}\nmodel: {best.uri}"
+    )
 
 
 if __name__ == "__main__":

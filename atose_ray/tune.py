@@ -3,11 +3,14 @@
 import argparse
 import json
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import view_of
+from atose_ray.evaluation.significance import interval_words
 from atose_ray.search.budget import parse_budget, prices_of
 from atose_ray.search.costs import front
 from atose_ray.search.plan import make_plan, plan_clips, read_cluster_file, yaml_resources
@@ -15,6 +18,7 @@ from atose_ray.search.record import StudyRecord, load_trials, study_store
 from atose_ray.search.samplers import check_warm_start
 from atose_ray.search.space import check, compose, find_study, load_study, on_a_grid
 from atose_ray.storage import Store
+from atose_ray.training.run import test_scorings
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -131,11 +135,13 @@ def closing(record: StudyRecord, folder: Store) -> str:
         lines.append("no trial finished an epoch, so there is no model; the reasons are in the report")
     else:
         metrics = record.best.metrics
+        sure = interval_words(record.metric, metrics.get("test_intervals", {}), len(metrics.get("folds", ())))
         lines.append(
             f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
-            f"test {metrics['test'][record.metric]:.4f} [{metrics['protocol']}] "
+            f"test {metrics['test'][record.metric]:.4f} {f'({sure}) ' if sure else ''}[{metrics['protocol']}] "
             f"(mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
         )
+        lines.append(scorings_line(test_scorings(metrics)))
         costs = tuple(record.config["search"].get("costs", ()))
         if costs:  # the trials that no other one beats
             lines.append(f"front: {record.metric} against {', '.join(costs)}")
@@ -144,6 +150,15 @@ def closing(record: StudyRecord, folder: Store) -> str:
             lines.append(f"  {trial.name}  {values[0]:.4f}  {shown}")
         lines.append(f"model:  {folder.child('best').uri}\nagain:  {record.rerun_command}")
     return "\n".join([*lines, f"report: {folder.child('report.html').uri}"])
+
+
+def scorings_line(scorings: Sequence[Mapping[str, Any]]) -> str:
+    """How often this study scored its test split: once for each winner that it found."""
+    least = "at least " if any(one["time"] is None for one in scorings) else ""  # 0.1.0 kept no count
+    if len(scorings) == 1:
+        return f"test split: scored {least}once by this study"
+    rows = [f"trial {one['number']} {one['value']:.4f} [{one['protocol']}]" for one in scorings]
+    return f"test split: scored {least}{len(scorings)} times by this study, once for each winner: {', '.join(rows)}"
 
 
 if __name__ == "__main__":

@@ -499,6 +499,18 @@ def test_the_page_stands_alone_and_holds_what_was_found(source: Path) -> None:
     assert sorted(names) == sorted(rows) and len(phi) == len(phi[0]) == len(names) == data["map"]["of"]
 
 
+@pytest.mark.browser
+def test_of_exclusive_tags_there_is_no_map(source: Path, tmp_path: Path) -> None:
+    change_rows(source, lambda rows: [row.__setitem__(1, "usual") for row in rows.values()])
+    change_rows(source, lambda rows: [row.__setitem__(1, "rare") for row in list(rows.values())[::4]])
+    page = page_of(prepared(source, exclusive=True))[1]
+    assert data_of(page)["map"] is None
+    drawn = drawn_page(page, tmp_path)
+    root = re.search(r"<html[^>]*>", drawn)
+    assert root is not None and 'data-ready="true"' in root[0] and "data-error" not in root[0], root
+    assert re.search(r'<section id="map"[^>]* hidden', drawn), "they never occur together: nothing is said"
+
+
 def hostile_page(source: Path) -> str:
     """The page of a file whose name is markup, ends the script element and is no UTF-8."""
     (source / "clip_006.wav").write_bytes(wav((9 * noise(1)).clip(-1, 1)))

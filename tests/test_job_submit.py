@@ -179,7 +179,7 @@ def test_a_submitted_job_searches_and_reports(head: Head, tiny_store: Store, tmp
     assert len(names) == 2
     assert sorted(name for event, name in events if event == "start") == names
     assert sorted(name for event, name in events if event == "complete") == names
-    assert "plan: 2 x (1 trial" in done.stdout and "test scored once" in done.stdout
+    assert "plan: 2 x (1 trial" in done.stdout and "test scored, with" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
     folder = tmp_path / "store" / "studies" / "submitted"

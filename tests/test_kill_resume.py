@@ -1,4 +1,4 @@
-"""A search that dies or is stopped goes on with the same command: no work twice, no trial lost, test scored once."""
+"""A search that dies or is stopped goes on with the same command: no work twice, no trial lost, a score a winner."""
 
 from __future__ import annotations
 
@@ -117,6 +117,6 @@ def test_killed_then_finished(search: Search) -> None:
     assert all(logs[number].read_bytes() == before[number] for number in finished)  # finished work is not touched
     assert logs[cut].read_bytes().startswith(before[cut])  # and interrupted work is only added to
     assert all(epochs(log) == list(range(1, EPOCHS + 1)) for log in logs.values())
-    assert re.search(rf"^\[ +{cut}/{TRIALS} ", text, flags=re.MULTILINE) and text.count("test scored once") == 1
+    assert re.search(rf"^\[ +{cut}/{TRIALS} ", text, flags=re.MULTILINE) and text.count("test scored, with") == 1
     assert record.best is not None and (folder / "report.html").is_file()
     assert not (folder / "ray").exists() and not list(folder.glob("trials/*/checkpoint.pt"))

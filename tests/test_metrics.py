@@ -41,6 +41,17 @@ def test_accuracy_only_for_exclusive_tags() -> None:
     assert "accuracy" not in clip_metrics(scores, tags, False)
 
 
+def test_exclusive_tags_have_precision_recall_and_f1_by_the_highest_score() -> None:
+    tags = np.eye(4)[[0, 0, 1, 2]]
+    scores = np.array([[0.9, 0.1, 0, 0], [0.4, 0.6, 0, 0], [0.1, 0.8, 0.1, 0], [0.2, 0.7, 0.1, 0]])
+    rows = per_tag_table(scores, tags, ("a", "b", "c", "d"), exclusive=True)
+    found = [[row[name] for name in ("precision", "recall", "f1", "positives")] for row in rows]
+    assert found[0] == [1, 0.5, pytest.approx(2 / 3), 2] and found[1] == [pytest.approx(1 / 3), 1, 0.5, 1]
+    assert found[2] == [None, 0, 0, 1], "no clip was given it"
+    assert found[3] == [None, None, None, 0], "no clip carries it"
+    assert "precision" not in per_tag_table(scores, tags, ("a", "b", "c", "d"))[0]
+
+
 def test_non_finite_scores_are_refused() -> None:
     scores = TAGS.copy()
     scores[1, 1] = np.nan

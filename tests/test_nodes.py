@@ -314,4 +314,4 @@ def test_a_training_whose_node_dies_ends_with_the_same_scores(nodes: Nodes, stor
         assert child.returncode == 0, out
     ours, theirs = opened.folder.epochs(), folder.epochs()
     assert [(e.epoch, e.train_loss, e.valid) for e in theirs] == [(e.epoch, e.train_loss, e.valid) for e in ours]
-    assert len(ours) == EPOCHS and "test, scored once" in out
+    assert len(ours) == EPOCHS and "test, scored with" in out

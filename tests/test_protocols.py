@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -186,6 +187,7 @@ def test_published_figures_are_printed_beside_ours(trained) -> None:
     one = {"model": "m", "dataset": "mtat", "kind": "mtat", "split": "test", "protocol": "clip", "metrics": metrics,
            "published": evaluate.beside("mtat", 50, "test", "clip")}  # fmt: skip
     text = evaluate.as_text([one])
+    assert re.search(r"clips +4332  \[clip\]", text), "counts are whole numbers"
     assert "HarmonicCNN" in text and "0.4611" in text and "Won et al. 2020" in text and "this model" in text
     assert "0.5595" not in text and "no published figure" not in text
     words = {
@@ -198,6 +200,15 @@ def test_published_figures_are_printed_beside_ours(trained) -> None:
     }
     text = evaluate.as_text([words, words])  # fmt: skip
     assert "0.9695  [jetatag]" in text and text.count("0.9000  [jetatag]") == 3 and "model 2: m" in text
+
+
+def test_an_interval_says_how_it_was_made() -> None:
+    metrics, bounds = {"accuracy": 0.9, "pr_auc_macro": 0.4}, {"accuracy": [0.8, 0.95], "pr_auc_macro": [0.3, 0.5]}
+    one = {"model": "m", "dataset": "d", "kind": "d", "split": "test", "protocol": "clip", "metrics": metrics,
+           "intervals": bounds, "published": None}  # fmt: skip
+    text = evaluate.as_text([one])
+    assert "95 % (Wilson): 0.8000 to 0.9500  [clip]" in text
+    assert "95 % (bootstrap over clips): 0.3000 to 0.5000  [clip]" in text
 
 
 def test_other_tags_are_refused(trained, tmp_path: Path) -> None:

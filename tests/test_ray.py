@@ -138,7 +138,7 @@ def test_search_finds_prunes_reports_and_scores_test_once(ray_cluster, store, tm
     stamp = Path(folder.path("best/metrics.json")).stat().st_mtime_ns
     tune.main(command)
     assert load_study_record(store, "s").trials == record.trials
-    assert Path(folder.path("best/metrics.json")).stat().st_mtime_ns == stamp, "test is scored once"
+    assert Path(folder.path("best/metrics.json")).stat().st_mtime_ns == stamp, "test is scored once for one winner"
     tune.main([*command, "--trials", "7"])
     longer = load_trials(folder)
     assert len(longer) == 7 and tuple(longer[:6]) == tuple(record.trials)

@@ -129,6 +129,8 @@ def make_best(trial: TrialRecord, tags: tuple[str, ...], cosine: Any, collapsed:
         per_tag.append(row)
     metrics = {
         "protocol": "clip_mean_of_4_crops",
+        "metric": "pr_auc_macro",
+        "number": trial.number,
         "stage": "classify",
         "epoch": 6,
         "valid": {name: trial.epochs[-1].valid[name] for name in METRICS} | {"pr_auc_macro": trial.value},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import time
 import wave
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from atose_ray import report as verb
-from atose_ray.data.shards import data_store, read_index
+from atose_ray.data.shards import data_store, load_manifest, read_index
 from atose_ray.evaluation import examples
 from atose_ray.evaluation.examples import (
     EXCERPT_HZ,
@@ -36,6 +37,7 @@ from atose_ray.training.examples import examples_of, write_examples, write_trial
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, batches_in, finish_run, open_run, resolve
+from atose_ray.training.run import test_scorings as scorings_of
 
 CPU = torch.device("cpu")
 
@@ -81,11 +83,22 @@ def test_the_lists_hold_mistakes_only_and_no_tag_or_clip_fills_them(exclusive: b
         severities = [one.severity for one in one_list]
         assert severities == sorted(severities, reverse=True)
     clips = Counter(one.clip for one in positives + negatives)
-    assert max(clips.values()) <= (1 if exclusive else WORST_OF_CLIP)
+    assert max(clips.values()) <= WORST_OF_CLIP
+    if exclusive:
+        assert all(len({one.clip for one in one_list}) == len(one_list) for one_list in (positives, negatives))
     axis_scores = scores.scores_NC if exclusive else scores.scores_NC.T
     for one in positives + negatives:
         row = axis_scores[one.clip if exclusive else one.tag]
         assert one.rank == 1 + (row > scores.scores_NC[one.clip, one.tag]).sum()
+
+
+def test_every_miss_of_an_exclusive_tag_is_a_false_negative_too() -> None:
+    """Three of five clips are wrong: each is a false positive of what it was given, and a false negative of its own."""
+    tags_NC = np.eye(3)[[0, 0, 1, 2, 2]]
+    scores_NC = np.eye(3)[[0, 1, 2, 2, 0]] * 0.6 + 0.1
+    positives, negatives = worst_mistakes(ClipScores(np.arange(5), scores_NC, tags_NC), exclusive=True)
+    assert {(one.clip, one.tag) for one in positives} == {(1, 1), (2, 2), (4, 0)}
+    assert {(one.clip, one.tag) for one in negatives} == {(1, 0), (2, 1), (4, 2)}
 
 
 def test_a_planted_mistake_of_a_rare_tag_comes_first() -> None:
@@ -196,6 +209,28 @@ def test_a_model_is_scored_on_validation_once(
     other = run.child("elsewhere")
     with pytest.raises(pytest.fail.Exception, match="scored again"):
         write_trial_examples(run, other, "7.json", tiny_store, CPU)
+
+
+def test_test_scores_have_intervals_and_a_new_winner_is_one_more_scoring(
+    finished: tuple[Store, Store], tiny_store: Store, tmp_path: Path
+) -> None:
+    run, best = finished
+    metrics = best.read_json("metrics.json")
+    bounds, [first] = metrics["test_intervals"], metrics["test_scorings"]
+    assert set(bounds) == {"pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5"}
+    assert all(low <= metrics["test"][name] <= high for name, (low, high) in bounds.items())
+    assert (first["number"], first["metric"], first["protocol"]) == (7, "pr_auc_macro", "clip")
+    assert first["value"] == metrics["test"]["pr_auc_macro"] and abs(first["time"] - time.time()) < 3600
+    other = Store(str(tmp_path / "best"))
+    before = {key: value for key, value in metrics.items() if not key.startswith("test_")} | {"number": 3}
+    other.write_json("metrics.json", before)  # of a version that kept neither
+    assert scorings_of(before) == [{**first, "number": 3, "time": None}]
+    job = Job(
+        resolve(RunFolder(run).config()[0], tiny_store, load_manifest(tiny_store, "folder")), tiny_store.uri, run.uri
+    )
+    finish_run(job, other)
+    assert [one["number"] for one in other.read_json("metrics.json")["test_scorings"]] == [3, 7]
+    assert scorings_of({**before, "test": None}) == []
 
 
 def test_scoring_cannot_see_the_test_split(

@@ -161,7 +161,7 @@ def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, 
     config.write_text(json.dumps(tiny_tree()))
     train_verb.main([str(config), "--store", store.uri])
     out = capsys.readouterr().out
-    assert "epoch 3/3 classify" in out and "test, scored once" in out
+    assert "epoch 3/3 classify" in out and "test, scored with" in out
     best = re.search(r"model: (\S+)", out)[1]
     assert (
         best.startswith(store.uri.partition("?")[0] + "/runs/")
@@ -176,7 +176,7 @@ def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, 
 
     model = Store(best).child("config.json").uri  # the command that repeats a run takes its config from the store too
     train_verb.main([model, "--store", store.uri, "--resume"])
-    assert "test, scored once with epoch" in capsys.readouterr().out
+    assert "test, scored with the best epoch" in capsys.readouterr().out
     assert run.read_lines("log.jsonl") == log
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from atose_ray.config import OBJECTIVES
 from atose_ray.evaluation.metrics import clip_metrics
-from atose_ray.evaluation.significance import paired_bootstrap, resampled, spread
+from atose_ray.evaluation.significance import interval, paired_bootstrap, resampled, score_intervals, spread, wilson
 
 
 def clips(seed: int, count: int = 60, tags: int = 5, exclusive: bool = False):
@@ -84,3 +84,23 @@ def test_bad_inputs() -> None:
         paired_bootstrap([scores_NC], [scores_NC], tags_NC, "f1")
     with pytest.raises(ValueError, match="clips, tags"):
         paired_bootstrap([scores_NC[:, :2]], [scores_NC], tags_NC, "accuracy")
+
+
+def test_an_accuracy_has_wilsons_interval_and_other_scores_the_bootstraps() -> None:
+    scores_NC, tags_NC = clips(5, exclusive=True)
+    metrics = clip_metrics(scores_NC, tags_NC, True)
+    found = score_intervals(scores_NC, tags_NC, metrics)
+    assert set(found) == set(OBJECTIVES), "counts have none"
+    assert found["accuracy"] == wilson(round(metrics["accuracy"] * 60), 60)
+    assert found["roc_auc_macro"] == interval(scores_NC, tags_NC, "roc_auc_macro")
+    assert all(low <= metrics[name] <= high for name, (low, high) in found.items())
+
+
+def test_wilsons_interval_has_a_width_where_all_clips_are_right() -> None:
+    assert wilson(81, 263) == pytest.approx([0.2553, 0.3662], abs=1e-4), "Newcombe 1998, table I"
+    assert wilson(10, 10) == pytest.approx([0.7225, 1.0], abs=1e-4) and wilson(0, 10) == pytest.approx(
+        [0, 0.2775], abs=1e-4
+    )
+    for right, count in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="share of one clip or more"):
+            wilson(right, count)

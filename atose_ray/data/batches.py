@@ -206,7 +206,7 @@ class LocalBatches:
         for test where a training asks."""
         crop = self.settings.crop_samples
         if split == "test" and not self.manifest.row_groups("test"):
-            raise StoreError("a training cannot read the test split: it is scored once, when the training is over")
+            raise StoreError("a training cannot read the test split: it is scored when the training is over")
         mine = sampling.eval_share(self.manifest.row_groups(split), self.rank, self.world)
         for group, rows_N in self.kept(split, mine).items():
             crops = read_crops_at(self.settings, group, lambda length: windows(length, crop, self.eval_crops), rows_N)

@@ -68,8 +68,8 @@ def decision(scores_NC: Array, tags_NC: Array, exclusive: bool) -> tuple[Array, 
 def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], list[Mistake]]:
     """The worst false positives and false negatives, worst first: WORST of each at most, WORST_OF_TAG of a tag.
 
-    A clip stands in the two lists together at most WORST_OF_CLIP times; of exclusive tags once, as each wrong clip is
-    a false positive of one tag and a false negative of another."""
+    A clip stands in the two lists together at most WORST_OF_CLIP times. Of exclusive tags each wrong clip is a false
+    positive of one tag and a false negative of another, so it stands at most once in each."""
     scores_NC, tags_NC = scores.scores_NC, scores.tags_NC > 0
     given_NC, needed_C = decision(scores_NC, tags_NC, exclusive)
     rank_NC = rankdata(-scores_NC, "ordinal", axis=1 if exclusive else 0)
@@ -82,6 +82,8 @@ def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], 
     used: Counter[int] = Counter()
     lists = []
     for wrong_NC, severity_NC in ((given_NC & ~tags_NC, above_NC), (~given_NC & tags_NC, below_NC)):
+        if exclusive:
+            used.clear()
         places = np.nonzero(wrong_NC)
         columns = (*places, scores_NC[places], rank_NC[places], severity_NC[places])
         mistakes = [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

@@ -83,8 +83,13 @@ def joint_space_metrics(audio_ND: Array, tag_ND: Array, tags_NC: Array) -> dict[
     return named
 
 
-def per_tag_table(scores_NC: Array, tags_NC: Array, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """[N, C], [N, C] -> one row per tag: average precision and ROC-AUC (None where undefined), positives, clips."""
+def per_tag_table(
+    scores_NC: Array, tags_NC: Array, names: tuple[str, ...], exclusive: bool = False
+) -> list[dict[str, Any]]:
+    """[N, C], [N, C] -> one row per tag: average precision and ROC-AUC (None where undefined), positives, clips.
+
+    Of exclusive tags also precision (None of a tag that no clip was given), recall and F1 (None of one that no clip
+    carries), with the highest score deciding."""
     check_scores(scores_NC, tags_NC)
     scored = rankable(tags_NC)
     figures = {"average_precision": average_precision_score, "roc_auc": roc_auc_score}
@@ -92,7 +97,20 @@ def per_tag_table(scores_NC: Array, tags_NC: Array, names: tuple[str, ...]) -> l
     for name, ranks, tags_N, scores_N in zip(names, scored, tags_NC.T, scores_NC.T, strict=True):
         row = {key: float(figure(tags_N, scores_N)) if ranks else None for key, figure in figures.items()}
         rows.append({"tag": name, "positives": int(tags_N.sum()), "clips": len(tags_NC), **row})
+    if exclusive:
+        given_NC = np.eye(len(names))[scores_NC.argmax(axis=1)]
+        sums = zip((given_NC * tags_NC).sum(axis=0), given_NC.sum(axis=0), tags_NC.sum(axis=0), strict=True)
+        rows = [
+            row | class_figures(int(right), int(given), int(own))
+            for row, (right, given, own) in zip(rows, sums, strict=True)
+        ]
     return rows
+
+
+def class_figures(right: int, given: int, carried: int) -> dict[str, float | None]:
+    """Clips that were rightly given a class, that were given it, that carry it -> precision, recall and F1."""
+    f1 = 2 * right / (given + carried) if carried else None
+    return {"precision": right / given if given else None, "recall": right / carried if carried else None, "f1": f1}
 
 
 def rankable(tags_NC: Array) -> Array:

@@ -87,7 +87,7 @@ def tag_facts(method: Method, scores: ClipScores) -> dict[str, Any]:
     cosine_CC = tag_embedding_cosine(method)
     return {
         "test_prevalence_mean": mean_prevalence(scores.tags_NC),
-        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, method.spec.tags),
+        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, method.spec.tags, method.spec.exclusive),
         "tag_embedding_cosine_CC": None if cosine_CC is None else cosine_CC.tolist(),
         "tag_embedding_collapsed": None if cosine_CC is None else has_collapsed(cosine_CC),
     }

@@ -4,7 +4,7 @@ Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshir
 same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from atose_ray.config import OBJECTIVES
 from atose_ray.evaluation.metrics import check_scores
 from atose_ray.types import Array
 
-RESAMPLES = 1000
+RESAMPLES, FEWEST = 1000, 200
+RESAMPLED_NUMBERS = 50_000_000  # scores drawn for one interval: some ten seconds
 BLOCK_NUMBERS = 1 << 23  # of a block of resamples, so that it stays within some 100 MB
 
 
@@ -72,9 +73,50 @@ def paired_bootstrap(
 
 
 def interval(scores_NC: Array, tags_NC: Array, metric: str) -> list[float]:
-    """Scores and {0, 1} tags [N, C] -> 95 % interval of a metric over resampled clips. Raises as `paired_bootstrap`."""
-    values_R, _ = _bootstrapped([scores_NC], tags_NC, metric, RESAMPLES, 0, 1)
+    """Scores and {0, 1} tags [N, C] -> 95 % interval of a metric over resampled clips. Raises as `paired_bootstrap`.
+
+    RESAMPLES of them; of many clips and tags fewer, FEWEST at least, as every search waits for it."""
+    resamples = max(FEWEST, min(RESAMPLES, RESAMPLED_NUMBERS // max(1, tags_NC.size)))
+    values_R, _ = _bootstrapped([scores_NC], tags_NC, metric, resamples, 0, 1)
     return [float(end) for end in np.percentile(values_R, (2.5, 97.5))]
+
+
+def wilson(right: int, count: int) -> list[float]:
+    """95 % interval of a share: `right` of `count` clips (Wilson 1927). Unlike a bootstrap's it has a width where all
+    clips are right, or none. Raises ValueError without a clip."""
+    if not 0 <= right <= count or count < 1:
+        raise ValueError(f"expected a share of one clip or more, but got {right} of {count}")
+    z = float(stats.norm.ppf(0.975))
+    share, squared = right / count, z * z / count
+    middle = (share + squared / 2) / (1 + squared)
+    half = z / (1 + squared) * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def score_intervals(scores_NC: Array, tags_NC: Array, names: Iterable[str]) -> dict[str, list[float]]:
+    """95 % intervals of those of the named scores that are made of clips: accuracy by Wilson, others by bootstrap."""
+    found = {}
+    for name in names:
+        if name == "accuracy":
+            right = int((scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)).sum())
+            found[name] = wilson(right, len(tags_NC))
+        elif name in OBJECTIVES:
+            found[name] = interval(scores_NC, tags_NC, name)
+    return found
+
+
+def interval_words(name: str, bounds: Mapping[str, Sequence[float]], folds: int = 0) -> str:
+    """The interval of a score and how it was made, for a person; nothing where it has none. folds: of how many the score
+    is the mean."""
+    if name not in bounds:
+        return ""
+    low, high = bounds[name]
+    return f"95 % {low:.4f} to {high:.4f}, {f'Student over {folds} folds' if folds else interval_maker(name)}"
+
+
+def interval_maker(name: str) -> str:
+    """How `score_intervals` makes the interval of a score."""
+    return "Wilson" if name == "accuracy" else "bootstrap over clips"
 
 
 def _bootstrapped(

@@ -35,8 +35,8 @@ def run_study(
     budget: Budget | None = None,
     again: bool = False,
 ) -> StudyRecord:
-    """Run (or go on with) a study on the cluster this process has joined, choose the best, score its test split once,
-    and write the report.
+    """Run (or go on with) a study on the cluster this process has joined, choose the best, score the test split
+    with it, and write the report.
 
     clips: where trials get their clips; None leaves it to each of them. budget: where the search ends at the latest.
     again: whether failed trials are run once more. Raises StoreError, ConfigError or PlanError, before any trial, when
@@ -69,8 +69,8 @@ def share(store: Store, view: View, clips: ClipPlan | None) -> SharedRefs | None
 
 
 def conclude(folder: Store, store: Store, plan: Plan) -> None:
-    """Choose the best trial and, unless it is the chosen one already, score its test split: once. Then gather its
-    mistakes on the validation split, for the report."""
+    """Choose the best trial and, unless it is the chosen one already, score the test split with it: once for every
+    winner. Then gather its mistakes on the validation split, for the report."""
     trials = load_trials(folder)
     best = best_trial(trials)
     if best is None:
@@ -83,5 +83,5 @@ def conclude(folder: Store, store: Store, plan: Plan) -> None:
         job = Job(run, store.uri, trial_store(folder, best).uri)
         metrics: Mapping[str, Any] = ray.get(on_one(finish).remote(job, chosen))
         test = metrics["test"][run.metric]
-        print(f"test scored once, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")
+        print(f"test scored, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")
     ray.get(on_one(write_examples).remote(chosen, store))

@@ -5,9 +5,11 @@ A study folder holds
     study.json             the StudyConfig and the versions of what ran it
     data.json              facts about the data: DataSpec, tag counts, tag correlation, skipped files, content hash
     trials/<number>-<signature>/   one run folder per trial (training/record.py); <signature> alone in older studies
-    best/                  the chosen model, its one test score, and what it gets wrong (examples.json)
+    best/                  the chosen model, its test scores and how often this study scored test (metrics.json), and
+                           what it gets wrong (examples.json)
     examples/<number>.json the same of other trials, for which somebody asked
     promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
+    crossvalidation.json   the chosen model's configuration trained and tested on every fold (crossvalidate.py)
     tag_embeddings.json    what the best trial that embeds tags learned of them
     report.html
 """
@@ -26,7 +28,7 @@ from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
 EMBEDDINGS = "tag_embeddings.json"
-PROMOTION = "promotion.json"
+PROMOTION, CROSSVALIDATION = "promotion.json", "crossvalidation.json"
 FOLDER = re.compile(r"\d{3,}-(.+)")
 TrialState = Literal["running", "complete", "pruned", "diverged", "failed", "infeasible"]
 
@@ -46,8 +48,9 @@ class TrialRecord:
     `distributions` maps the same paths to Optuna's JSON of the range. `objective` of an epoch is best so far.
     resources: cpus, gpus and workers that the trial holds; threads: of each process that trains. latency_ms: of one
     clip, where it was measured. opened: Unix time at which a process took the trial, where it was recorded. folder: its
-    run folder's name. same_as: number of the trial whose result it took, as their configurations are equal. An
-    infeasible trial is a configuration that cannot be built: its `config` is what was asked for, and nothing ran."""
+    run folder's name. same_as: number of the trial whose result it took, as their configurations are equal. folds: its
+    score on each fold, where it was trained on all. An infeasible trial is a configuration that cannot be built: its
+    `config` is what was asked for, and nothing ran."""
 
     number: int
     name: str
@@ -71,6 +74,11 @@ class TrialRecord:
     opened: float | None = None
     folder: str = ""
     same_as: int | None = None
+
+    @property
+    def folds(self) -> tuple[float, ...]:
+        """Its best score on each fold so far, where it is trained on all folds."""
+        return self.epochs[-1].folds if self.epochs else ()
 
     @property
     def halved(self) -> bool:
@@ -98,9 +106,11 @@ class TrialRecord:
 @dataclass(frozen=True)
 class BestRecord:
     """The chosen model. `metrics` is best/metrics.json: {"protocol", "stage", "epoch", "valid": {name: value},
-    "test": {name: value}, "test_prevalence_mean", "per_tag": [{"tag", "average_precision", "roc_auc", "positives",
+    "test": {name: value}, "test_intervals": {name: [low, high]}, "test_scorings": [{"number", "time", "metric",
+    "value", "protocol"}], "test_prevalence_mean", "per_tag": [{"tag", "average_precision", "roc_auc", "positives",
     "clips"}], "tag_embedding_cosine_CC": [[float]] or None, "tag_embedding_collapsed": bool or None}. A tag without
-    positives in test has average_precision and roc_auc None."""
+    positives in test has average_precision and roc_auc None; exclusive tags also have precision, recall and f1. The
+    intervals and scorings may be missing: 0.1.0 did not write them."""
 
     number: int
     config: dict[str, Any]
@@ -121,7 +131,8 @@ class TagEmbeddings:
 class StudyRecord:
     """Everything the report shows. `tag_counts`: tag -> split -> positive clips. `tag_correlation_CC`: Pearson (phi)
     correlation of the tags over the train split. `tag_embeddings`: None when no finished trial embeds tags.
-    `examples`: trial number -> examples.json. `promotion`: promotion.json. `arguments` name it to a command."""
+    `examples`: trial number -> examples.json. `promotion`, `crossvalidation`: these files. `arguments` name it to a
+    command."""
 
     name: str
     metric: str
@@ -138,6 +149,7 @@ class StudyRecord:
     examples: dict[int, dict[str, Any]] = field(default_factory=dict)
     promotion: dict[str, Any] | None = None
     arguments: str = ""
+    crossvalidation: dict[str, Any] | None = None
 
 
 def study_store(store: Store, name: str) -> Store:
@@ -229,6 +241,7 @@ def load_study_record(store: Store, name: str, before: StudyRecord | None = None
         examples=load_examples(folder),
         promotion=folder.read_json(PROMOTION) if folder.exists(PROMOTION) else None,
         arguments=f"{shlex.quote(name)} {at}",
+        crossvalidation=folder.read_json(CROSSVALIDATION) if folder.exists(CROSSVALIDATION) else None,
     )
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,15 +22,18 @@ from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_importances
 from atose_ray.search.progress import last_sign, measure
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
-from atose_ray.search.report_trials import NAME_CHARACTERS, devices_data, shortened, trials_data
+from atose_ray.search.report_trials import NAME_CHARACTERS, devices_data, groups_data, shortened, trials_data
+from atose_ray.training.run import test_scorings
 from atose_ray.types import SPLITS
 
 DIGITS = 5  # significant digits of every float in the page
 TEXT_CHARACTERS = 5000  # of one text in the page
 SCRIPTS = (
     *("core.js", "marks.js", "overview.js", "curves.js", "parallel.js", "pareto.js", "tags.js", "tables.js"),
-    *("promotion.js", "sound.js", "examples.js", "trial.js", "compare.js", "live.js", "main.js"),
+    *("promotion.js", "folds.js", "sound.js", "examples.js", "confusion.js", "trial.js", "compare.js", "live.js"),
+    "main.js",
 )
+CLASS_FIGURES = ("precision", "recall", "f1")
 Matrix = list[list[float]]
 
 
@@ -65,6 +68,9 @@ def report_data(
             for number, one in study.examples.items()
         },
         "promotion": study.promotion,
+        "crossvalidation": study.crossvalidation,
+        "groups": groups_data(order),
+        "classes": _classes(study),
         "live": None if live_s is None else _live(study, live_s),
         "protocol": CLIP.name,
         "versions": study.versions,
@@ -144,19 +150,43 @@ def _best(best: BestRecord | None) -> dict[str, Any] | None:
     metrics = {name: value for name, value in best.metrics.items() if name != "tag_embedding_cosine_CC"}
     for split in ("valid", "test"):
         metrics[split] = {name: one for name, one in (metrics.get(split) or {}).items() if name not in COUNTS}
-    counts = {name: (best.metrics.get("test") or {}).get(name) for name in COUNTS}
-    return {"number": best.number, "config": best.config, "metrics": metrics, "counts": counts}
+    counts = {name: int(one) for name, one in (best.metrics.get("test") or {}).items() if name in COUNTS}
+    scorings = test_scorings(best.metrics)
+    return {"number": best.number, "config": best.config, "metrics": metrics, "counts": counts, "scorings": scorings}
+
+
+def _classes(study: StudyRecord) -> dict[str, Any] | None:
+    """Precision, recall, F1 and clips of each exclusive tag: of test, or, where 0.1.0 scored it, of validation."""
+    if not (study.best and study.data_spec.exclusive):
+        return None
+    known = {
+        "test": study.best.metrics.get("per_tag"),
+        "valid": study.examples.get(study.best.number, {}).get("per_tag"),
+    }
+    for split, rows in known.items():
+        if rows and "recall" in rows[0]:
+            return {"split": split, "rows": rows, "macro": {name: _mean(rows, name) for name in CLASS_FIGURES}}
+    return None
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Over the classes that a clip carries; a precision that is not defined counts as zero, as a recall would."""
+    values = [row[name] or 0.0 for row in rows if row["positives"]]
+    return sum(values) / len(values) if values else None
 
 
 def _tag_maps(study: StudyRecord) -> dict[str, Any]:
+    """Of exclusive tags the learned one only: they never occur together, so their correlation says nothing."""
     correlation = study.tag_correlation_CC
     learned = study.tag_embeddings
     cosine = learned.cosine_CC if learned and len(learned.cosine_CC) == len(correlation) else None
+    if study.data_spec.exclusive:
+        correlation = []
     return {
-        "order": tag_order(correlation),
+        "order": tag_order(correlation or cosine or []),
         "correlation": [[round(value, 3) for value in row] for row in correlation],
         "cosine": cosine and [[round(value, 3) for value in row] for row in cosine],
-        "agreement": None if cosine is None else triangle_correlation(correlation, cosine),
+        "agreement": triangle_correlation(correlation, cosine) if cosine and correlation else None,
         "collapsed": learned.collapsed if learned else None,
         "trial": f"{learned.number}: {learned.name}" if learned else None,
     }

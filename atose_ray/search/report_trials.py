@@ -18,7 +18,7 @@ import numpy as np
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.search.progress import last_sign
-from atose_ray.search.record import StudyRecord, TrialRecord
+from atose_ray.search.record import StudyRecord, TrialRecord, best_trial
 from atose_ray.search.space import compose
 from atose_ray.training.record import EpochRecord
 
@@ -30,7 +30,7 @@ PAUSE = 0.5  # of an epoch's seconds: a longer break between two epochs is shown
 NAME_CHARACTERS = 300
 AS_THEY_ARE = (
     *("number", "signature", "state", "parameters", "params", "value", "resources", "threads", "precision"),
-    *("residency", "latency_ms", "gpu_memory"),
+    *("residency", "latency_ms", "gpu_memory", "folds"),
 )
 
 
@@ -210,3 +210,35 @@ def devices_data(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
         name = shortened(device, NAME_CHARACTERS)
         found.append({"device": name, "trials": len(here), "busy": busy, "pace": pace(seconds)})
     return found
+
+
+def groups_data(trials: Sequence[TrialRecord]) -> dict[str, list[dict[str, Any]]]:
+    """What each method and each encoder got: "method" and "encoder" -> a row per kind, the best score first. epochs:
+    median and most that its trials were trained for, of those that finished one."""
+    found = {}
+    for part in ("method", "encoder"):
+        kinds: dict[str, list[TrialRecord]] = {}
+        for trial in trials:
+            kinds.setdefault(_kind(trial, part), []).append(trial)
+        rows = [_group(kind, of) for kind, of in kinds.items()]
+        found[part] = sorted(rows, key=lambda row: -math.inf if row["value"] is None else row["value"], reverse=True)
+    return found
+
+
+def _kind(trial: TrialRecord, part: str) -> str:
+    of = trial.config.get(part)
+    kind = of.get("kind") if isinstance(of, Mapping) else trial.params.get(f"{part}.kind")
+    return shortened(str(kind or "not recorded"), NAME_CHARACTERS)
+
+
+def _group(kind: str, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    epochs = [len(trial.epochs) for trial in trials if trial.epochs]
+    best = best_trial(trials)
+    return {
+        "kind": kind,
+        "value": best.value if best else None,
+        "number": best.number if best else None,
+        "trials": len(trials),
+        "epochs": {"median": statistics.median(epochs), "most": max(epochs)} if epochs else None,
+        "pruned": sum(trial.state == "pruned" for trial in trials),
+    }

@@ -33,7 +33,7 @@ def write_trial_examples(run: Store, into: Store, name: str, store: Store, devic
 
 def _write(model: Model, into: Store, name: str, store: Store, device: torch.device | None) -> None:
     metrics = model.metrics
-    identity = {"signature": model.run.signature(), "stage": model.stage, "epoch": metrics["epoch"], "version": 1}
+    identity = {"signature": model.run.signature(), "stage": model.stage, "epoch": metrics["epoch"], "version": 2}
     if not into.exists(name) or into.read_json(name).get("identity") != identity:  # which weights, by which rules
         found = examples_of(model, store, device)
         into.write_json(name, {"number": metrics.get("number", 0), "identity": identity, **found})
@@ -52,7 +52,7 @@ def examples_of(model: Model, store: Store, device: torch.device | None = None) 
         "clip_count": len(scores.clip_id_N),
         "tags": list(tags),
         "metrics": CLIP.metrics(scores, exclusive),
-        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, tags),
+        "per_tag": per_tag_table(scores.scores_NC, scores.tags_NC, tags, exclusive),
         **mistakes,
         "clips": shown_clips(view, store, scores, shown),
     }

@@ -3,7 +3,7 @@ this process, in a trial's actor and in a DDP worker."""
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from atose_ray.data.views import View, fold_numbers, view_of
 from atose_ray.encoders import PretrainedConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import ClipScores, score_clips, tag_facts
+from atose_ray.evaluation.significance import score_intervals
 from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, save_model
@@ -208,10 +209,29 @@ def score_split(
 
 
 def finish_run(job: Job, best: Store) -> dict[str, Any]:
-    """Score the test split, once, with the best epoch, and write the model folder `best`; returns the metrics."""
+    """Score the test split with the best epoch, and write the model folder `best`; returns the metrics.
+
+    `best` may hold the winner before this one: then the test split was scored before, and `test_scorings` goes on."""
     model = best_model(RunFolder(Store(job.folder_uri)))
     scores = score_split(model, view_for(job.run, Store(job.store_uri)), job.store_uri, "test", CLIP.windows)
     test = CLIP.metrics(scores, model.spec.exclusive)
-    metrics = {**model.metrics, "protocol": CLIP.name, "test": test, **tag_facts(model.method, scores)}
+    bounds = score_intervals(scores.scores_NC, scores.tags_NC, test)
+    metrics = {**model.metrics, "protocol": CLIP.name, "test": test, "test_intervals": bounds}
+    metrics |= tag_facts(model.method, scores)
+    scored = {"number": metrics["number"], "time": time.time(), "metric": job.run.metric, "value": test[job.run.metric]}
+    earlier = test_scorings(best.read_json("metrics.json")) if best.exists("metrics.json") else []
+    metrics["test_scorings"] = [*earlier, {**scored, "protocol": CLIP.name}]
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
+
+
+def test_scorings(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How often a model folder's test split was scored: a line per winner, oldest first, {"number", "time", "metric",
+    "value", "protocol"}. A metrics.json from before they were kept counts as one, at a time that is not known."""
+    if "test_scorings" in metrics:
+        return list(metrics["test_scorings"])
+    if not metrics.get("test"):
+        return []
+    metric, number = metrics.get("metric", ""), metrics.get("number", 0)
+    value = metrics["test"].get(metric)
+    return [{"number": number, "time": None, "metric": metric, "value": value, "protocol": metrics["protocol"]}]

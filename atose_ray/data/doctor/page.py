@@ -152,8 +152,11 @@ def _bars(title: str, values: Sequence[int | None], unit: str) -> dict[str, Any]
     return {"title": title, "unit": unit, "values": [of for of, _ in counts], "counts": [count for _, count in counts]}
 
 
-def _map(found: Examination) -> dict[str, Any]:
-    """The most frequent tags in the map's order, their correlations, and how many tags there are."""
+def _map(found: Examination) -> dict[str, Any] | None:
+    """The most frequent tags in the map's order, their correlations, and how many tags there are. None of exclusive
+    tags: they never occur together."""
+    if found.manifest.data_spec.exclusive:
+        return None
     tags_NC = tag_matrix(found.manifest, found.clips)
     kept = sorted(np.argsort(-tags_NC.sum(axis=0), kind="stable")[:MAX_MAP_TAGS].tolist())
     phi_CC = tag_correlation(tags_NC[:, kept])

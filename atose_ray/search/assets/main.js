@@ -6,11 +6,17 @@ const darkPaper = matchMedia("(prefers-color-scheme: dark)");
 const theme = () => (darkPaper.matches && !printing ? "dark" : "light");
 
 const PARTS = {
-  live: drawLive, best: drawBest, promotion: drawPromotion, space: drawSpace, data: drawData, history: drawHistory, pareto: drawPareto, curves: drawCurves,
-  parallel: drawParallel, importances: drawImportances, perTag: drawPerTag, mistakes: drawMistakes, tagMaps: drawTagMaps, failures: drawFailures,
+  live: drawLive, best: drawBest, promotion: drawPromotion, crossvalidation: drawCrossvalidation, groups: drawGroups, space: drawSpace, data: drawData, history: drawHistory, pareto: drawPareto, curves: drawCurves,
+  parallel: drawParallel, importances: drawImportances, perTag: drawPerTag, confusion: drawConfusion, mistakes: drawMistakes, tagMaps: drawTagMaps, failures: drawFailures,
   timeline: drawTimeline, devices: drawDevices, trials: drawTrials,
 };
-const SIZED = ["promotion", "history", "pareto", "curves", "parallel", "importances", "perTag", "mistakes", "tagMaps", "timeline"];
+const SIZED = ["promotion", "crossvalidation", "history", "pareto", "curves", "parallel", "importances", "perTag", "confusion", "mistakes", "tagMaps", "timeline"];
+
+// Parts that this study has nothing for.
+const ABSENT = {
+  crossvalidation: () => !REPORT.crossvalidation, groups: () => !TRIALS.length, confusion: () => !(bestExamples() || {}).exclusive,
+  "tag-maps": () => REPORT.data.exclusive && !REPORT.tag_maps.cosine,
+};
 
 function complain(where, error) {
   const box = document.getElementById("errors");
@@ -42,7 +48,17 @@ function drawAgain() {
   else draw(SIZED);
 }
 
+function exclusiveCaptions() {
+  const captions = {
+    "per-tag": "Of each class over all clips of the split. In the plot the tick is the share of clips that are of the class (its prevalence), which is what guessing scores.",
+    "tag-maps": "The cosine of the tag embeddings that the best trial with tag embeddings learned (it need not be the best of all). Point at a cell, or use the arrow keys.",
+  };
+  for (const [id, text] of Object.entries(captions)) document.querySelector(`#${id} .caption`).textContent = text;
+}
+
 function drawAll() {
+  for (const [id, absent] of Object.entries(ABSENT)) document.getElementById(id).hidden = absent();
+  if (REPORT.data.exclusive) exclusiveCaptions();
   attempt("head", drawHead);
   attempt("versions", drawVersions);
   document.querySelectorAll("[data-legend=states]").forEach(stateLegend);

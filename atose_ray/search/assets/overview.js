@@ -28,7 +28,7 @@ function drawHead() {
   const tiles = [
     REPORT.best ? ["Best on validation", score(bestValid()), `${METRIC}, what the search maximised`]
       : ["Best so far on validation", score(highest()), `${METRIC}, what the search maximises`],
-    ["The same model on test", score(tested()[METRIC]), REPORT.best ? `${METRIC}, scored once, at the end` : "not scored"],
+    ["The same model on test", score(tested()[METRIC]), REPORT.best ? testNote() : "not scored"],
     ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
     ["Trials", SEARCH.trials > TRIALS.length ? `${count(TRIALS.length)} of ${count(SEARCH.trials)}` : count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
     ["Wall time", duration(REPORT.study.wall_seconds), startedAt()],
@@ -38,9 +38,20 @@ function drawHead() {
     ...tiles.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("span", { class: "nowrap" }, value), h("small", {}, note)))),
     h("div", {}, h("dt", {}, "Devices"), h("dd", { class: "words" }, shorten(words, 90))),
   );
-  const titles = [...document.querySelectorAll("main > section")].map((one) => [one.id, one.querySelector("h2").textContent]);
+  const titles = [...document.querySelectorAll("main > section:not([hidden])")].map((one) => [one.id, one.querySelector("h2").textContent]);
   document.getElementById("contents").replaceChildren(...titles.map(([id, text]) => h("a", { href: "#" + id }, text)));
   for (const node of document.querySelectorAll("code.metric")) node.textContent = METRIC;
+}
+
+const scorings = () => (REPORT.best ? REPORT.best.scorings : []);
+const interval = (name) => ((REPORT.best && REPORT.best.metrics.test_intervals) || {})[name] || null;
+const uncounted = () => scorings().some((one) => !known(one.time)); // the first of them is of a version that kept no count
+const timesScored = () => `scored ${uncounted() ? "at least " : ""}${scorings().length === 1 ? "once" : `${count(scorings().length)} times`}`;
+
+function testNote() {
+  if (!REPORT.best) return "not scored";
+  const bounds = interval(METRIC);
+  return [METRIC, bounds && `95 % ${bounds.map((end) => end.toFixed(3)).join(" to ")}`, scorings().length && timesScored()].filter(Boolean).join(", ");
 }
 
 function startedAt() {
@@ -98,16 +109,34 @@ function bestParameters(trial) {
 }
 
 function bestMetrics(metrics) {
+  const bounded = Object.keys(metrics.test_intervals || {}).length > 0;
   const names = [...new Set([METRIC, ...Object.keys(metrics.valid || {}), ...Object.keys(metrics.test || {})])];
   const rows = names.map((name) => [
     h("span", {}, h("code", {}, name), h("br"), h("span", { class: "meaning" }, MEANINGS[name] || "")),
-    score((metrics.valid || {})[name]), score((metrics.test || {})[name]),
+    score((metrics.valid || {})[name]), score((metrics.test || {})[name]), ...(bounded ? [h("span", { class: "nowrap" }, interval(name) ? interval(name).map((end) => end.toFixed(3)).join(" to ") : "\u2013")] : []),
   ]);
-  const headings = [{ title: "Metric" }, { title: "Validation", num: true }, { title: "Test", num: true }];
-  return h("div", {}, table(headings, rows, "wide"),
+  const headings = [{ title: "Metric" }, { title: "Validation", num: true }, { title: "Test", num: true }, ...(bounded ? [{ title: "95 % of test", num: true }] : [])];
+  return h("div", {}, table(headings, rows, "wide"), scoringsNote(),
+    bounded && h("p", { class: "note" }, `95 % intervals of the luck of the test clips [${REPORT.protocol}]: ${interval("accuracy") ? "accuracy by Wilson's formula, the others" : "made"} by resampling clips (percentile bootstrap). The luck of the seed is not in them.`),
     known(chance()) && h("p", { class: "note" }, `Mean tag prevalence on test: ${score(chance())}, the average precision of guessing.`),
     known(REPORT.best.counts.clips) && h("p", { class: "note" }, `Test: ${count(REPORT.best.counts.clips)} clips, ` +
       `${count(REPORT.best.counts.tags_scored)} of ${count(REPORT.best.counts.tags_total)} tags scored${REPORT.best.counts.tags_scored < REPORT.best.counts.tags_total ? " (the others have no positive there)" : ""}.`));
+}
+
+// How often the study looked at its test split: its own winners, and what other commands trained and tested.
+function scoringsNote() {
+  const found = scorings();
+  if (!found.length) return null;
+  const more = [];
+  if (REPORT.promotion && REPORT.promotion.test) more.push(`promotion scored it with ${plural(REPORT.promotion.test.values.length, "other training")}`);
+  if (REPORT.crossvalidation) more.push("cross-validation tested a training of its own on each fold");
+  const besides = more.length ? ` Besides, ${more.join(", and ")}.` : "";
+  const when = ({ time }) => (known(time) ? `${new Date(time * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC` : "not recorded");
+  const headings = [{ title: "When" }, { title: "Trial", num: true }, { title: "Test score", num: true }];
+  const rows = found.map((one) => [when(one), byNumber.has(one.number) ? trialLink(byNumber.get(one.number)) : String(one.number), `${one.metric} ${score(one.value)} [${one.protocol}]`]);
+  const words = `The test split was ${timesScored()} by this study${uncounted() ? " (an earlier version kept no count)" : ""}` +
+    (found.length === 1 ? "." : ", once for each winner: the more often, the less the last score is a test.");
+  return h("div", { class: "scorings" }, h("p", { class: "note" }, words + besides), found.length > 1 ? table(headings, rows) : null);
 }
 
 function rerunCommand() {

@@ -5,7 +5,9 @@ const LONG = 60; // from here on a list of tags scrolls
 function drawPerTag(host) {
   const all = REPORT.best ? REPORT.best.metrics.per_tag || [] : [];
   if (!all.length) return empty(host, REPORT.best ? "No score per tag was recorded." : "No model was chosen, so test was not scored.");
-  return tagBars(host, all, "test");
+  const chart = h("div", {});
+  host.replaceChildren(...(REPORT.classes ? [...bestClasses(), h("h3", {}, "Average precision")] : []), chart);
+  return tagBars(chart, all, "test");
 }
 
 function tagBars(host, all, split) {
@@ -48,12 +50,13 @@ function divergingColor(value, limit) {
 function drawTagMaps(host) {
   const maps = REPORT.tag_maps;
   if (!maps.order.length) return empty(host, "No tag correlation was recorded.");
-  const boxes = [h("div", {}, h("h3", {}, "Correlation in the data"), h("div", { class: "plot" }))];
-  if (maps.cosine) boxes.push(h("div", {}, h("h3", {}, "Cosine of the learned embeddings"), h("div", { class: "plot" })));
+  const shown = [];
+  if (maps.correlation.length) shown.push(["Correlation in the data", maps.correlation, "Correlation of the tags in the data"]);
+  if (maps.cosine) shown.push(["Cosine of the learned embeddings", maps.cosine, "Cosine of the learned tag embeddings"]);
+  const boxes = shown.map(([title]) => h("div", {}, h("h3", {}, title), h("div", { class: "plot" })));
   host.replaceChildren(...[collapseWarning(), agreement(), h("div", { class: "maps" }, boxes), strongestPairs()].filter(Boolean));
   const both = [];
-  both.push(heatMap(boxes[0].lastChild, maps.correlation, "Correlation of the tags in the data", both));
-  if (maps.cosine) both.push(heatMap(boxes[1].lastChild, maps.cosine, "Cosine of the learned tag embeddings", both));
+  shown.forEach(([, matrix, label], i) => both.push(heatMap(boxes[i].lastChild, matrix, label, both)));
   return undefined;
 }
 
@@ -67,6 +70,7 @@ function collapseWarning() {
 
 function agreement() {
   const maps = REPORT.tag_maps;
+  if (!maps.correlation.length) return h("p", { class: "note" }, `Embeddings of trial ${shorten(maps.trial, 120)}. The tags exclude each other, so the data has no pattern to compare with.`);
   if (maps.cosine && known(maps.agreement)) {
     return h("p", {}, `Embeddings of trial ${shorten(maps.trial, 120)}. Agreement of the two maps: Pearson correlation `, h("strong", {}, maps.agreement.toFixed(2)),
       ` over the ${count((maps.order.length * (maps.order.length - 1)) / 2)} pairs of tags.`);
@@ -164,7 +168,7 @@ function pointAt(map, row, column, place) {
     [one.row, one.column] = [row, column];
   }
   const { order, correlation, cosine } = REPORT.tag_maps;
-  const lines = [`correlation in the data ${number(correlation[order[row]][order[column]])}`];
+  const lines = correlation.length ? [`correlation in the data ${number(correlation[order[row]][order[column]])}`] : [];
   if (cosine) lines.push(`cosine of the embeddings ${number(cosine[order[row]][order[column]])}`);
   showTip(place, [h("b", {}, named(map.names[row]), " and ", named(map.names[column])), ...lines.map((line) => h("div", {}, line))]);
 }

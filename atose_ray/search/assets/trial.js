@@ -16,11 +16,12 @@ const searchedPaths = (trial) => new Set(Object.keys(trial.params).map((name) =>
 
 function drawTrialPage(host, trial) {
   const examples = REPORT.examples[trial.number];
-  const parts = { course: h("div", {}), curves: h("div", { class: "smalls" }), tags: h("div", {}) };
+  const parts = { course: h("div", {}), curves: h("div", { class: "smalls" }), tags: h("div", {}), folds: h("div", { class: "plot" }) };
   host.replaceChildren(
     pageHead(trial), trialTiles(trial), trial.reason ? h("div", { class: "reason" }, h("h3", {}, "How it ended"), cause(trial.reason)) : "",
     section("Curves", trial.epochs > REPORT.curve_points ? `Over all clips of the validation split, by epoch; thinned to about ${REPORT.curve_points} of ${trial.epochs} epochs.`
       : "Over all clips of the validation split, by epoch. Dashed lines mark where a training stage begins.", parts.curves),
+    trial.folds.length ? section("Folds", `Validation ${METRIC} on each fold; the line is their mean.`, parts.folds) : "",
     section("Course", "By the clock of the study. Queued and starting end where the first epoch begins; a gap is a break in which the trial did not train.", parts.course),
     section("Configuration", `What differs from the ${CONFIGS.base ? "base configuration of the study" : "value that most trials share"} is marked; what the search chose says so.`, configTree(trial)),
     section("What it took", "", resourceFacts(trial)),
@@ -28,6 +29,7 @@ function drawTrialPage(host, trial) {
     section("Tags on validation", examples ? `Of ${plural(examples.clip_count, "clip")} of the validation split, with the weights of the best epoch (${examples.identity.epoch}).` : "", parts.tags),
   );
   drawTrialCurves(parts.curves, [trial]);
+  if (trial.folds.length) drawTrialFolds(parts.folds, trial);
   drawCourse(parts.course, trial);
   if (examples) drawTagParts(parts.tags, examples, trial);
   else parts.tags.append(notScored(trial));

@@ -13,7 +13,7 @@ function tiles() {
     ["clips", count(all.reduce((sum, n) => sum + n, 0)), splits.map((split, i) => `${count(all[i])} ${split}`).join(", ")],
     ["not decoded", count(skipped), "all in quarantine.csv"],
     [input.kind, duration(seconds), unit],
-    ["tags", String(tags), exclusive ? "one per clip" : "any number per clip"],
+    ["tags", count(tags), exclusive ? "one per clip" : "any number per clip"],
   ];
 }
 
@@ -89,6 +89,8 @@ function drawClasses(host) {
 // ---- the map: red above zero, blue below; the diagonal, and what is unknown, are grey
 
 function drawMap(host) {
+  document.getElementById("map").hidden = !REPORT.map;
+  if (!REPORT.map) return host.replaceChildren();
   const { names, phi, of } = REPORT.map;
   if (names.length < 2) return empty(host, "There is one tag only.");
   const longest = Math.max(...names.map((name) => textWidth(name.slice(0, 400))));
