@@ -178,7 +178,7 @@ class SearchConfig(Config):
     startup_trials: random trials before tpe and cmaes learn, or the population of nsga2.
     points: configurations to try first, parameter name -> value; what a point leaves open is sampled.
     warm_start: studies of the same store whose trials the sampler learns from.
-    budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
+    budget: 20m, 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
     max_failures: restarts of a trial whose process or node was lost."""
 

@@ -32,7 +32,7 @@ def arguments() -> argparse.ArgumentParser:
     count = parser.add_mutually_exclusive_group().add_argument
     count("--trials", type=number, help="how many configurations in all (default: the file's)")
     count("--extend", type=number, metavar="N", help="N more configurations than the study has tried so far")
-    add("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
+    add("--budget", metavar="LIMIT", help="begin no trial beyond 20m, 3h, 2d, 40gpu-h, 200cpu-h or $25")
     add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
     add("--retry-failed", action="store_true", help="run failed trials again, same configuration")
     text = "let the sampler learn from an earlier study in this store; repeatable"
