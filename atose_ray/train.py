@@ -5,6 +5,7 @@ import argparse
 from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
+from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.promotion import train_one
 from atose_ray.search.space import load_tree
@@ -76,7 +77,7 @@ def conclude(job: Job, best: Store) -> None:
     if ending and ending["state"] == "diverged":
         print(f"diverged: {ending['reason']}")
     metrics = best.read_json("metrics.json") if best.exists("metrics.json") else finish_run(job, best)
-    test = "".join(f"\n  {name} {value:.4f}" for name, value in (metrics["test"] or {}).items())
+    test = "".join(f"\n  {name} {shown(name, value)}" for name, value in (metrics["test"] or {}).items())
     print(f"test, scored once with epoch {metrics['epoch']} ({metrics['protocol']} protocol):{test}\nmodel: {best.uri}")
 
 

@@ -32,6 +32,8 @@ def arguments() -> argparse.ArgumentParser:
     count = parser.add_mutually_exclusive_group().add_argument
     count("--trials", type=number, help="how many configurations in all (default: the file's)")
     count("--extend", type=number, metavar="N", help="N more configurations than the study has tried so far")
+    text = "epochs of every trial in all, for a quick look: its stages are scaled in proportion, at least one each. "
+    add("--epochs", type=number, metavar="N", help=text + "Another study than the one without: give it a --name")
     add("--budget", metavar="LIMIT", help="begin no trial beyond 20m, 3h, 2d, 40gpu-h, 200cpu-h or $25")
     add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
     add("--retry-failed", action="store_true", help="run failed trials again, same configuration")
@@ -91,7 +93,7 @@ def data_of(study: StudyConfig, store: Store, folder: Store) -> Manifest:
 
 def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:
     """The study that the command line asks for. Raises ConfigError where it does not fit what stands in `folder`."""
-    given = {"trials": options.trials, "budget": options.budget}
+    given = {"trials": options.trials, "epochs": options.epochs, "budget": options.budget}
     if any(re.match(r"\s*search\.storage=\w+(\+\w+)?://[^/@]*:", one) for one in options.overrides):
         raise ConfigError(
             "a password on the command line is shown by the process list and by Ray's dashboard; leave it out of the "

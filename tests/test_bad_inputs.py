@@ -99,6 +99,7 @@ def test_prepare_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
     [
         (["--set", "search.trials=0"], r"search\.trials: .*greater than or equal to 1, but got 0"),
         (["--set", "optim.lr=1e-3"], r"optim: no such key; did you mean 'base\.optim'\?"),
+        (["--set", "latent=64"], r"latent: no such key here; latent belongs to base\.method: .*base\.method\.latent\?"),
         (["--set", "base.optim.lr"], r"PATH=VALUE.*'base\.optim\.lr'"),
         (["--set", "base.optim.lr={"], r"'base\.optim\.lr=\{': the value '\{' is not YAML"),
         (["--set", "search.metric=pr_auc"], r"metric is one of pr_auc_macro.*but got 'pr_auc'"),
@@ -373,7 +374,7 @@ def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags"),
+        (["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags.*--option exclusive=true"),
         (["--set", "base.data.crop_seconds=0.001"], r"data\.crop_seconds=0\.001: .*at least"),
         (["--cluster", "nowhere.yaml"], r"cluster file nowhere\.yaml cannot be read"),
     ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from atose_ray import status
 from atose_ray.config import StudyConfig
-from atose_ray.search.progress import measure, read_study
+from atose_ray.search.progress import bound, measure, read_study
 from atose_ray.search.record import TrialRecord, study_store, trial_store
 from atose_ray.storage import Store
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -53,6 +54,18 @@ def test_two_at_a_time_are_forecast_as_two_at_a_time() -> None:
     assert found.cpu_hours == pytest.approx(1000 / 3600)
     assert found.trials_per_hour == pytest.approx(72)
     assert found.seconds_left == pytest.approx((4 + 1) * 100 / 2)
+
+
+def test_a_bound_after_the_first_epoch() -> None:
+    config = {"method": {"stages": [{"name": "embed", "epochs": 4}, {"name": "classify", "epochs": 6}]}}
+    begun = [replace(trial(n, "running", START, n, 10.0), config=config) for n in range(2)]
+    found = measure(begun, 6, START + 10)
+    assert found.seconds_left is None and found.at_most_s == pytest.approx((100 + 90 + 4 * 100) / 2)
+    assert bound(found.at_most_s) == "at most about 4 min 55 s (if no trial were pruned)"
+    assert measure(begun[:1], 6, START).at_most_s is None, "not before an epoch"
+    ended = [replace(trial(n, "complete", START, 10, 10.0), config=config) for n in range(6)]
+    assert measure(ended, 6, START).at_most_s == 0 and measure([], 6, START).at_most_s is None
+    assert measure([replace(begun[1], config={})], 6, START).at_most_s is None, "a record that does not say"
 
 
 def test_a_night_between_two_sessions_is_no_work() -> None:

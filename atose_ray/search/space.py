@@ -78,10 +78,30 @@ def compose(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> R
 
     A seed that neither sets derives from (study seed, trial number). Raises ConfigError.
     """
-    tree = merge(merge(RunConfig().model_dump(mode="json"), study.base), chosen)
+    search, tree = study.search, merge(merge(RunConfig().model_dump(mode="json"), study.base), chosen)
     if "seed" not in study.base and "seed" not in chosen:
-        tree["seed"] = (study.search.seed * SEED_STRIDE + number) % 2**31
-    return run_config({**tree, "metric": study.search.metric})
+        tree["seed"] = (search.seed * SEED_STRIDE + number) % 2**31
+    run = run_config({**tree, "metric": search.metric})
+    return run if search.epochs is None else of_epochs(run, search.epochs)
+
+
+def of_epochs(run: RunConfig, total: int) -> RunConfig:
+    """The run with `total` epochs, shared out over its stages in proportion, at least one each. Raises ConfigError for
+    fewer epochs than stages."""
+    stages, before = run.method.stages, run.method.epochs
+    if total < len(stages):
+        raise ConfigError(
+            f"search.epochs={total} (--epochs) is less than the {len(stages)} stages of {run.method.kind}, each of "
+            f"which takes at least one epoch: give {len(stages)} or more"
+        )
+    exact = [total * stage.epochs / before for stage in stages]
+    share = [max(1, int(part)) for part in exact]
+    for _ in range(abs(total - sum(share))):
+        step = 1 if sum(share) < total else -1
+        open_ones = [i for i, count in enumerate(share) if count + step >= 1]
+        share[max(open_ones, key=lambda i: step * (exact[i] - share[i]))] += step
+    scaled = tuple(stage.model_copy(update={"epochs": count}) for stage, count in zip(stages, share, strict=True))
+    return run.model_copy(update={"method": run.method.model_copy(update={"stages": scaled})})
 
 
 def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:

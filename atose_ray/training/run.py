@@ -41,7 +41,8 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
         run = from_model(run, run.encoder.model, spec)
     if run.metric == "accuracy" and not spec.exclusive:
         raise ConfigError(
-            "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
+            "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro (or, of a "
+            "folder whose clips have one tag each, prepare it with --option exclusive=true)"
         )
     seconds = run.data.crop_seconds
     if seconds == "published":
