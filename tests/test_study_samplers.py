@@ -184,7 +184,9 @@ def test_arms_that_points_or_earlier_trials_have_are_not_asked_for_again() -> No
     tried = [*config.search.points, *({"encoder.kind": arm} for arm in "bcd")]
     found = list(arms_to_try(config, tried))
     assert {point["method[x].objective.kind"] for point in found} == {"p", "q"}
-    assert not list(arms_to_try(study(space=FOUR, startup_trials=4), tried)), "a search that has narrowed goes on as it did"
+    assert not list(arms_to_try(study(space=FOUR, startup_trials=4), tried)), (
+        "a search that has narrowed goes on as it did"
+    )
     assert not list(arms_to_try(study(space=FOUR, sampler="random"), []))
 
 

@@ -37,7 +37,7 @@ class Progress:
     @property
     def ended(self) -> int:
         """Trials that will not go on."""
-        return sum(count for state, count in self.counts.items() if state != "running")
+        return sum(count for state, count in self.counts.items() if state not in ("running", "stopped"))
 
 
 def read_study(store: Store, name: str) -> tuple["StudyConfig", tuple[TrialRecord, ...]]:
@@ -49,7 +49,7 @@ def read_study(store: Store, name: str) -> tuple["StudyConfig", tuple[TrialRecor
 
 
 def read_search(store: Store, name: str) -> tuple[dict[str, Any], tuple[TrialRecord, ...]]:
-    """The `search` of a study as it was recorded, and its trials: without PyTorch. Raises ValueError as `read_study`."""
+    """The `search` of a study as it was recorded, and its trials, without PyTorch. Raises as `read_study`."""
     folder = existing_study(store, name)
     return dict(folder.read_json("study.json")["config"]["search"]), load_trials(folder)
 
@@ -64,8 +64,9 @@ def last_sign(trial: TrialRecord) -> float:
     return max([trial.started, *(epoch.time for epoch in trial.epochs), trial.finished or 0.0])
 
 
-def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
-    """What the trials say at the Unix time `now`.
+def measure(trials: Sequence[TrialRecord], wanted: int, now: float, searched: bool = True) -> Progress:
+    """What the trials say at the Unix time `now`. searched: whether a driver is at work; else trials that have not
+    ended are not running but stopped.
 
     The forecast takes the mean of what ended trials needed, pruned ones with the rest, for every trial that is missing
     (half of it for one that runs), over as many trials at a time as there were on average.
@@ -83,7 +84,7 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
         missing = max(0, wanted - len(trials)) + len(running) / 2
         left = missing * each / at_a_time
     return Progress(
-        counts=dict(Counter(trial.state for trial in trials)),
+        counts=dict(Counter(trial.state if searched or trial.state != "running" else "stopped" for trial in trials)),
         wanted=wanted,
         best=best_trial(trials),
         trials_per_hour=rate,
@@ -94,7 +95,7 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
         silent=tuple(
             trial
             for trial in running
-            if now - last_sign(trial) > max(SILENT_S, *(3 * epoch.seconds for epoch in trial.epochs), 0.0)
+            if searched and now - last_sign(trial) > max(SILENT_S, *(3 * epoch.seconds for epoch in trial.epochs), 0.0)
         ),
         at_most_s=at_most(trials, wanted),
     )

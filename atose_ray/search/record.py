@@ -18,8 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from atose_ray.storage import Store, folder_of
-from atose_ray.training.examples import EXAMPLES
-from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.record import EXAMPLES, EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
 EMBEDDINGS = "tag_embeddings.json"
@@ -129,7 +128,8 @@ def existing_study(store: Store, name: str) -> Store:
     """The folder of a study that was begun. Raises ValueError, naming those that are there, when it was not."""
     folder = study_store(store, name)
     if not folder.exists("study.json"):
-        there = ", ".join(store.child("studies").names()) or "none"
+        names = [one for one in store.child("studies").names() if study_store(store, one).exists("study.json")]
+        there = ", ".join(names) or "none"
         raise ValueError(f"there is no study {name!r} in the store {store.uri}; it holds: {there}")
     return folder
 

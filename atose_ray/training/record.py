@@ -13,16 +13,17 @@ import io
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from atose_ray.config import RunConfig
-from atose_ray.evaluation.protocols import CLIP
+from atose_ray.evaluation.names import CLIP_NAME
 from atose_ray.storage import Store
-from atose_ray.types import DataSpec
+
+if TYPE_CHECKING:  # PyTorch is imported where it is needed: a record is read without it
+    from atose_ray.config import RunConfig
+    from atose_ray.types import DataSpec
 
 LOG = "log.jsonl"
+EXAMPLES = "examples.json"  # of a model folder: what it gets wrong (training/examples.py)
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -40,7 +41,7 @@ class EpochRecord:
     valid: dict[str, float]
     objective: float
     time: float
-    protocol: str = CLIP.name
+    protocol: str = CLIP_NAME
     gpu_memory: float = 0.0
 
 
@@ -50,7 +51,7 @@ class RunFolder:
 
     store: Store
 
-    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any] | None = None) -> None:
+    def start(self, run: "RunConfig", spec: "DataSpec", about: dict[str, Any] | None = None) -> None:
         """Write what is known before the first epoch. An earlier start time is kept when a run goes on. about: of a
         run; a folder that holds a model only has none."""
         self.store.write("config.json", run.model_dump_json(indent=1).encode())
@@ -58,8 +59,11 @@ class RunFolder:
         if about is not None:
             self.store.write_json("about.json", {**about, "started": self.about().get("started", time.time())})
 
-    def config(self) -> tuple[RunConfig, DataSpec]:
+    def config(self) -> tuple["RunConfig", "DataSpec"]:
         """config.json and data_spec.json. Raises ValidationError when another version wrote them."""
+        from atose_ray.config import RunConfig
+        from atose_ray.types import DataSpec
+
         config, spec = self.store.read("config.json"), self.store.read("data_spec.json")
         return RunConfig.model_validate_json(config), DataSpec.model_validate_json(spec)
 
@@ -101,6 +105,8 @@ class RunFolder:
         """Append an epoch to the log. state: what a run goes on with, written before and with the record in it, so that
         a crash in between loses neither; the old checkpoint stays until the new one is whole."""
         if state is not None:
+            import torch
+
             buffer = io.BytesIO()
             torch.save({**state, "record": json.dumps(dataclasses.asdict(record))}, buffer)
             self.store.write(CHECKPOINT, buffer.getvalue())
@@ -110,6 +116,8 @@ class RunFolder:
         """The last finished epoch and the state after it, or None."""
         if not self.store.exists(CHECKPOINT):
             return None
+        import torch
+
         state = torch.load(io.BytesIO(self.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
         return EpochRecord(**json.loads(state.pop("record"))), state
 
