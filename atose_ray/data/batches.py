@@ -28,6 +28,10 @@ class BatchSource(Protocol):
     def train(self, epoch: int) -> Iterator[AnyBatch]:
         """Random crops of every clip, in the order of (seed, epoch)."""
 
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of the batches of a training epoch: the same on every rank."""
+
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
 
