@@ -33,7 +33,7 @@ def study_file(name: str) -> Path | None:
 
 def hash_of(file: Path, given: Any) -> str:
     """What is asked for: a study's file as it stands, and what the command line lays over it."""
-    asked = [atose_ray.__version__, file.read_text(encoding="utf-8"), given]
+    asked = [atose_ray.__version__, hashlib.sha256(file.read_bytes()).hexdigest(), given]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
