@@ -9,13 +9,13 @@ which takes PyTorch, but no Ray.
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import atose_ray
 from atose_ray.search.record import TrialRecord, best_trial, load_trials
-from atose_ray.storage import Store, folder_of
+from atose_ray.storage import Store, StoreError, folder_of
 from atose_ray.storage.lease import STUDY_LEASE, read_lease
 from atose_ray.training.record import EXAMPLES
 
@@ -66,11 +66,14 @@ def note_finished(folder: Store, asked: str, wanted: int) -> None:
 def nothing_left_if_refused(folder: Store) -> Iterator[None]:
     """Take away the folder of a study that was not there before and is refused before its first trial. (What another
     driver holds is left alone.)"""
-    fresh = not folder.names()
+    fresh = False
+    with suppress(OSError, StoreError):  # a store that is not what it was is named by who wants to write
+        fresh = not folder.names()
     try:
         yield
     except Exception:
-        if fresh and not folder.child("trials").names() and read_lease(folder, STUDY_LEASE) is None:
-            above, name = folder_of(folder.uri)
-            Store(above).delete(name)
+        with suppress(OSError, StoreError):
+            if fresh and not folder.child("trials").names() and read_lease(folder, STUDY_LEASE) is None:
+                above, name = folder_of(folder.uri)
+                Store(above).delete(name)
         raise
