@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -180,6 +180,7 @@ class SearchConfig(Config):
 
     metric: validation metric to maximise. costs: what to minimise beside it (search/costs.py); the result is then a
     Pareto front, and nothing is pruned. In a file, `objective: [pr_auc_macro, params]` says both.
+    epochs: of every trial in all, its stages scaled in proportion, for a quick look; None leaves them as they are.
     trials: how many configurations. concurrency: trials at a time; None is as many as the cluster holds.
     workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP) workers.
     gpus_per_worker: None is one where the cluster has GPUs, else none; a fraction lets trials share a GPU.
@@ -187,7 +188,7 @@ class SearchConfig(Config):
     startup_trials: random trials before tpe and cmaes learn, or the population of nsga2.
     points: configurations to try first, parameter name -> value; what a point leaves open is sampled.
     warm_start: studies of the same store whose trials the sampler learns from.
-    budget: 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
+    budget: 20m, 3h, 40gpu-h, 200cpu-h or $25; at the limit no further trial begins (search/budget.py).
     repeat: whether a configuration equal to one that this study has finished, seed included, is trained once more
         instead of taking its result.
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
@@ -195,6 +196,7 @@ class SearchConfig(Config):
 
     metric: str = "pr_auc_macro"
     costs: tuple[Literal["params", "latency_ms", "train_seconds", "gpu_seconds"], ...] = ()
+    epochs: int | None = Field(default=None, ge=1, le=100_000)
     trials: int = Field(default=50, ge=1)
     concurrency: int | None = Field(default=None, ge=1)
     workers_per_trial: int = Field(default=0, ge=0, le=1024)
@@ -277,7 +279,7 @@ def explain(error: ValidationError, where: str, model: type[Config] = RunConfig)
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"]) or "(top)"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{path}: no such key{_suggest(str(item['loc'][-1]), model)}")
+            lines.append(f"{path}: no such key{_suggest(item['loc'], model)}")
         elif isinstance(item["input"], (dict, list)) or item["type"] == "missing":
             lines.append(f"{path}: {item['msg']}")
         else:
@@ -285,24 +287,46 @@ def explain(error: ValidationError, where: str, model: type[Config] = RunConfig)
     return f"{where}: " + "; ".join(lines)
 
 
-def _suggest(key: str, model: type[Config]) -> str:
-    """A hint at the known key that is nearest to a misspelt one."""
-    known = _known_keys(model)
-    if key in known:
-        return " here (it belongs to another branch)"
-    if model is StudyConfig and key in RunConfig.model_fields:
-        return f"; did you mean 'base.{key}'?"
-    close = difflib.get_close_matches(key, sorted(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _suggest(loc: tuple[str | int, ...], model: type[Config]) -> str:
+    """A hint at the known key that is nearest to a misspelt or misplaced one; of another branch with its full path."""
+    key, places = str(loc[-1]), list(_places(model))
+    branches = {path[:depth] for path, _ in places for depth in range(len(path))}
+    here: tuple[str, ...] = ()
+    for part in loc[:-1]:  # without numbers, and without the kinds that pydantic names in between
+        here = (*here, str(part)) if (*here, str(part)) in branches else here
+    exact = [(path, kind) for path, kind in places if path[-1] == key]
+    if exact:
+        path, kind = min(exact, key=lambda one: (len(one[0]) - 2 * _shared(one[0][:-1], here), len(one[0])))
+        if path[:-1] == here:
+            return f" here; {key} belongs to {'.'.join((*here, 'kind'))}={kind}"
+        if path[:-1] in ((), ("base",)):
+            return f"; did you mean {'.'.join(path)!r}?"
+        return f" here; {key} belongs to {'.'.join(path[:-1])}: did you mean {'.'.join(path)}?"
+    beside = sorted({path[-1] for path, _ in places if path[:-1] == here})
+    if close := difflib.get_close_matches(key, beside, n=1):
+        return f"; did you mean {close[0]!r}?"
+    elsewhere = {path[-1]: ".".join(path) for path, _ in reversed(places)}
+    close = difflib.get_close_matches(key, sorted(elsewhere), n=1)
+    return f"; did you mean {elsewhere[close[0]]!r}?" if close else ""
 
 
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    """The names of a config's fields, and of those of all configs that may stand in them."""
-    found = set(model.model_fields)
-    for field in model.model_fields.values():
+def _shared(path: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts two paths begin with together."""
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False))))
+
+
+def _places(
+    model: type[BaseModel], path: tuple[str, ...] = (), kind: str = ""
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path of a key, kind of the config that it stands in) for a config's fields and all that may stand in them."""
+    for name, field in model.model_fields.items():
+        yield (*path, name), kind
         tables = [mark.table.values() for mark in field.metadata if isinstance(mark, ByKind)]
-        found = found.union(*map(_known_keys, itertools.chain(*tables, _models_in(field.annotation))))
-    return found
+        for below in dict.fromkeys(itertools.chain(*tables, _models_in(field.annotation))):
+            its_kind = below.model_fields["kind"].default if "kind" in below.model_fields else ""
+            yield from _places(below, (*path, name), str(its_kind))
+    if model is StudyConfig:
+        yield from _places(RunConfig, ("base",))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -11,7 +11,7 @@ from atose_ray import cli
 from atose_ray.config import DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import View, view_of
-from atose_ray.evaluation.metrics import COUNTS
+from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
 from atose_ray.evaluation.significance import interval_maker, score_intervals
@@ -19,8 +19,6 @@ from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.run import score_split
 from atose_ray.types import SPLITS, Split
-
-WHOLE = (*COUNTS, "crops_per_clip")  # printed as whole numbers
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -179,8 +177,7 @@ def as_text(results: list[dict[str, Any]]) -> str:
         lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
     for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):
         cells = (result["metrics"].get(metric) for result in results)
-        digits = 0 if metric in WHOLE else 4
-        row = " ".join(f"{'-':>10}" if cell is None else f"{cell:10.{digits}f}" for cell in cells)
+        row = " ".join(f"{'-':>10}" if cell is None else f"{shown(metric, cell):>10}" for cell in cells)
         lines.append(f"  {metric:<38} {row}  {mark}")
         bounds = [result.get("intervals", {}).get(metric) for result in results]
         if all(bounds):

@@ -1,16 +1,23 @@
 """`python -m atose_ray.promote STUDY`: the best trials with other seeds: is the winner better, or was it lucky?"""
 
 import argparse
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from atose_ray import cli
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.plan import make_plan
-from atose_ray.search.progress import read_study
+from atose_ray.search.progress import duration, read_study
 from atose_ray.search.promotion import alone, choose, failures_of, judge, without_failed
 from atose_ray.search.record import PROMOTION, best_trial, load_study_record, study_store
 from atose_ray.search.report import render_report
+from atose_ray.storage import Store, StoreError
+from atose_ray.training.record import RunFolder
+from atose_ray.training.run import Job
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -59,9 +66,11 @@ def main(argv: list[str] | None = None) -> None:
         check_nodes(store, folder, best.config["data"]["dataset"])
         print(f"promote {options.study}: {len(chosen)} trials x {options.seeds} seeds\nplan: {plan.arithmetic()}")
         failed: dict[str, str] = {}
-        for count, (job, reason) in enumerate(train_all(jobs, study.search, plan), 1):
-            failed |= {job.folder_uri: reason} if reason else {}
-            print(f"[{count}/{len(jobs)}] {job.about['name']}{f' FAILED: {reason}' if reason else ''}", flush=True)
+        began = epochs_done(jobs), time.monotonic()
+        with saying(lambda: how_far(jobs, *began)):
+            for count, (job, reason) in enumerate(train_all(jobs, study.search, plan), 1):
+                failed |= {job.folder_uri: reason} if reason else {}
+                print(f"[{count}/{len(jobs)}] {job.about['name']}{f' FAILED: {reason}' if reason else ''}", flush=True)
         trained = without_failed(chosen, failed)
         if not any(candidate.jobs for candidate in trained):
             raise ValueError(f"all {len(jobs)} trainings failed, the last one with: {[*failed.values()][-1]}")
@@ -73,6 +82,42 @@ def main(argv: list[str] | None = None) -> None:
         folder.write_json(PROMOTION, found)
     folder.write("report.html", render_report(load_study_record(store, options.study)).encode())
     print("\n".join([*verdict(found), f"report: {folder.child('report.html').uri}"]))
+
+
+def epochs_done(jobs: Sequence[Job]) -> int:
+    """Epochs that the trainings have finished, all together."""
+    return sum(len(RunFolder(Store(job.folder_uri)).epochs()) for job in jobs)
+
+
+def how_far(jobs: Sequence[Job], before: int, since: float) -> str:
+    """Epochs so far, and the time left at the rate since then. before: epochs of all at `since`, of time.monotonic."""
+    done, wanted = epochs_done(jobs), sum(job.run.method.epochs for job in jobs)
+    text = f"epoch {done} of {wanted}"
+    if before < done < wanted:
+        text += f"; left: about {duration((wanted - done) * (time.monotonic() - since) / (done - before))}"
+    return text
+
+
+@contextmanager
+def saying(text: Callable[[], str], every_s: float = 10.0) -> Iterator[None]:
+    """Print what `text` says every so often, where it is something else than before."""
+    over = threading.Event()
+
+    def tell() -> None:
+        last = text()
+        while not over.wait(every_s):
+            with suppress(OSError, StoreError):  # a store that is away: the next time
+                said, last = last, text()
+                if last != said:
+                    print(last, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def verdict(found: dict[str, Any]) -> list[str]:
@@ -89,6 +134,16 @@ def verdict(found: dict[str, Any]) -> list[str]:
             f"{names[row['a']]} minus {names[row['b']]}: {row['difference']:+.4f} "
             f"[{row['low']:+.4f}, {row['high']:+.4f}] on the same clips, ahead in "
             f"{row['better']:.0%} of {row['resamples']} resamples: {sure}"
+        )
+    fewest = min((len(row["valid"]) for row in found["trials"] if row["valid"]), default=3)
+    if fewest == 2:
+        lines.append(
+            "two seeds: an interval of a mean has 1 degree of freedom, so it is wide, and says little of how much is "
+            "luck; three or more are needed to tell (--seeds 3; what is trained is kept)"
+        )
+    elif fewest < 2:
+        lines.append(
+            "fewer than two seeds: nothing says how much is luck; three or more are needed to tell (--seeds 3)"
         )
     if found["test"]:
         lines.append(f"test {found['metric']} of the winner, scored once each: {interval(found['test'])} [{CLIP.name}]")

@@ -1,5 +1,7 @@
 """Which of a run's workers this process is. Without torch.distributed there is one, of rank 0."""
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -12,6 +14,11 @@ def rank() -> int:
 def world() -> int:
     """How many workers the run has."""
     return dist.get_world_size() if _together() else 1
+
+
+def local_world(workers: int) -> int:
+    """How many of a run's workers share this node's memory: what Ray Train (or torchrun) says of them, else all."""
+    return min(workers, int(os.environ.get("LOCAL_WORLD_SIZE", workers)))
 
 
 def is_main() -> bool:

@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.evaluation.protocols import CLIP
-from atose_ray.search.progress import Progress, last_sign, measure, read_study
+from atose_ray.evaluation.names import CLIP_NAME
+from atose_ray.search.progress import Progress, bound, duration, last_sign, measure, read_search
 from atose_ray.search.record import TrialRecord, study_store
 from atose_ray.storage import Store
+from atose_ray.storage.lease import STUDY_LEASE, is_dead, read_lease
 
-STATES = ("running", "complete", "pruned", "diverged", "failed", "infeasible")
+STATES = ("running", "stopped", "complete", "pruned", "diverged", "failed", "infeasible")
 CLEAR = "\033[H\033[J"
 
 
@@ -46,26 +47,28 @@ def of_all(store: Store, as_json: bool) -> str:
     studies = {}
     for name in store.child("studies").names():
         if study_store(store, name).exists("study.json"):
-            study, trials = read_study(store, name)
-            studies[name] = (study, measure(trials, study.search.trials, time.time()))
+            search, trials = read_search(store, name)
+            found = measure(trials, search["trials"], time.time(), is_searched(store, name))
+            studies[name] = (search["metric"], found)
     if as_json:
-        return json.dumps({name: as_dict(found, study.search.metric) for name, (study, found) in studies.items()})
+        return json.dumps({name: as_dict(found, metric) for name, (metric, found) in studies.items()})
     if not studies:
         return f"the store {store.uri} holds no study; begin one with: python -m atose_ray.tune demo"
     width = max(len(name) for name in studies)
     lines = []
-    for name, (study, found) in studies.items():
+    for name, (metric, found) in studies.items():
         best = "-" if found.best is None else f"{found.best.value:.4f}"
-        running = f", {found.counts['running']} running" if found.counts.get("running") else ""
-        lines.append(f"{name:<{width}}  {found.ended}/{found.wanted} trials{running}  {study.search.metric} {best}")
+        states = (state for state in ("running", "stopped") if found.counts.get(state))
+        unfinished = "".join(f", {found.counts[state]} {state}" for state in states)
+        lines.append(f"{name:<{width}}  {found.ended}/{found.wanted} trials{unfinished}  {metric} {best}")
     return "\n".join(lines)
 
 
 def of_study(store: Store, name: str, as_json: bool) -> str:
     """One study: the summary, and a line per running trial."""
-    study, trials = read_study(store, name)
-    now = time.time()
-    found, metric = measure(trials, study.search.trials, now), study.search.metric
+    search, trials = read_search(store, name)
+    now, searched = time.time(), is_searched(store, name)
+    found, metric = measure(trials, search["trials"], now, searched), search["metric"]
     if as_json:
         return json.dumps(as_dict(found, metric))
     counts = ", ".join(f"{found.counts[state]} {state}" for state in STATES if found.counts.get(state))
@@ -73,9 +76,11 @@ def of_study(store: Store, name: str, as_json: bool) -> str:
     if found.best is not None:
         epoch = found.best.epochs[-1].epoch
         lines.append(
-            f"best   {found.best.name}  valid {metric} {found.best.value:.4f} [{CLIP.name}] after {epoch} epochs"
+            f"best   {found.best.name}  valid {metric} {found.best.value:.4f} [{CLIP_NAME}] after {epoch} epochs"
         )
     rate = "no forecast before three trials ended"
+    if found.at_most_s and found.seconds_left is None:
+        rate += f"; left: {bound(found.at_most_s)}"
     if found.trials_per_hour is not None and found.seconds_left is not None:
         left = duration(found.seconds_left) if found.ended < found.wanted else "none"
         rate = f"{found.trials_per_hour:.1f} trials an hour; left: {left}"
@@ -86,10 +91,19 @@ def of_study(store: Store, name: str, as_json: bool) -> str:
     ]
     lines += [f"rate   {rate}", f"used   {', '.join(used)}"]
     running = [trial for trial in trials if trial.state == "running"]
-    if running:
+    if running and not searched:
+        lines.append(f"stopped ({len(running)}), they go on where they were with the same command (tune):")
+        lines += [f"  {line_of(trial, now, False)}" for trial in running]
+    elif running:
         lines.append(f"running ({len(running)}):")
         lines += [f"  {line_of(trial, now, trial in found.silent)}" for trial in running]
     return "\n".join(lines)
+
+
+def is_searched(store: Store, name: str) -> bool:
+    """Whether a driver is at work on a study, as far as can be told from here: its trials that have not ended run."""
+    owner = read_lease(study_store(store, name), STUDY_LEASE)
+    return owner is not None and not is_dead(owner)
 
 
 def line_of(trial: TrialRecord, now: float, silent: bool) -> str:
@@ -103,19 +117,10 @@ def line_of(trial: TrialRecord, now: float, silent: bool) -> str:
     return f"{trial.name}  {best}{sign}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds in two units at most."""
-    whole = round(seconds)
-    for unit, name, small, of in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // small} {of}"
-    return f"{whole} s"
-
-
 def as_dict(found: Progress, metric: str) -> dict[str, Any]:
     """The figures as JSON types."""
     best = found.best
-    shown = best and {"number": best.number, "name": best.name, metric: best.value, "protocol": CLIP.name}
+    shown = best and {"number": best.number, "name": best.name, metric: best.value, "protocol": CLIP_NAME}
     return {**vars(found), "best": shown, "silent": [trial.name for trial in found.silent]}
 
 

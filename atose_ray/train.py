@@ -5,7 +5,7 @@ import argparse
 from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
-from atose_ray.evaluation.metrics import COUNTS
+from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.significance import interval_words
 from atose_ray.search.promotion import train_one
@@ -79,10 +79,10 @@ def conclude(job: Job, best: Store) -> None:
     if ending and ending["state"] == "diverged":
         print(f"diverged: {ending['reason']}")
     metrics = best.read_json("metrics.json") if best.exists("metrics.json") else finish(job, best)
-    bounds, lines = metrics.get("test_intervals", {}), []
+    bounds, lines, folds = metrics.get("test_intervals", {}), [], len(metrics.get("folds", ()))
     for name, value in (metrics["test"] or {}).items():
-        shown, sure = f"{value:.0f}" if name in COUNTS else f"{value:.4f}", interval_words(name, bounds, len(metrics.get("folds", ())))
-        lines.append(f"\n  {name} {shown}{f' ({sure})' if sure else ''}")
+        sure = interval_words(name, bounds, folds)
+        lines.append(f"\n  {name} {shown(name, value)}{f' ({sure})' if sure else ''}")
     print(
         f"test, scored with the best epoch on validation, {metrics['epoch']} ({metrics['protocol']} protocol):"
         f"{''.join(lines)}\nmodel: {best.uri}"

@@ -4,21 +4,18 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from atose_ray import cli
-from atose_ray.config import ConfigError, StudyConfig
-from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.data.views import view_of
-from atose_ray.evaluation.significance import interval_words
-from atose_ray.search.budget import parse_budget, prices_of
-from atose_ray.search.costs import front
-from atose_ray.search.plan import make_plan, plan_clips, read_cluster_file, yaml_resources
-from atose_ray.search.record import StudyRecord, load_trials, study_store
-from atose_ray.search.samplers import check_warm_start
-from atose_ray.search.space import check, compose, find_study, load_study, on_a_grid
+from atose_ray.search.finished import hash_of, is_done, note_finished, nothing_left_if_refused, study_file, was_asked
+from atose_ray.search.record import StudyRecord, load_study_record, load_trials, study_store
 from atose_ray.storage import Store
-from atose_ray.training.run import test_scorings
+from atose_ray.training.record import test_scorings
+
+if TYPE_CHECKING:  # what brings PyTorch is imported once it is known that there is something to do
+    from atose_ray.config import StudyConfig
+    from atose_ray.data.shards import Manifest
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -36,9 +33,11 @@ def arguments() -> argparse.ArgumentParser:
     count = parser.add_mutually_exclusive_group().add_argument
     count("--trials", type=number, help="how many configurations in all (default: the file's)")
     count("--extend", type=number, metavar="N", help="N more configurations than the study has tried so far")
-    add("--budget", metavar="LIMIT", help="begin no trial beyond 3h, 2d, 40gpu-h, 200cpu-h or $25")
+    text = "epochs of every trial in all, for a quick look: its stages are scaled in proportion, at least one each. "
+    add("--epochs", type=number, metavar="N", help=text + "Another study than the one without: give it a --name")
     text = "`all` scores every trial on all folds of its data set, trained side by side; a number picks one (data.fold)"
     add("--folds", metavar="WHICH", help=text)
+    add("--budget", metavar="LIMIT", help="begin no trial beyond 20m, 3h, 2d, 40gpu-h, 200cpu-h or $25")
     add("--resume", action="store_true", help="go on with a study, and do not begin one by mistake")
     text = "run failed trials again, same configuration; from the last epoch where not a bug of the code ended them"
     add("--retry-failed", action="store_true", help=text)
@@ -53,20 +52,50 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check everything, plan, search, report."""
+    """Check everything, plan, search, report; of a search that is over, say so."""
     options = arguments().parse_args(argv)
-    name = options.name or find_study(options.study).stem
+    file, store, changes = study_file(options.study), cli.open_store(options), options.extend or options.retry_failed
+    name = options.name or (file or Path(options.study)).stem
+    asked = ""
+    if file is not None and re.fullmatch(r"\w[\w.-]*", name):
+        given = [getattr(options, one) for one in ("overrides", "trials", "epochs", "budget", "warm_start")]
+        asked, folder = hash_of(file, given), study_store(store, name)
+        if not changes and was_asked(folder, asked):
+            return say_done(store, name)
+    begin_or_go_on(options, name, store, asked)
+
+
+def say_done(store: Store, name: str) -> None:
+    """How a search that is over ended."""
+    print(f"study {name}: all trials have ended, nothing is left to do (more: --extend N, or --trials N)")
+    print(closing(load_study_record(store, name), study_store(store, name)))
+
+
+def begin_or_go_on(options: argparse.Namespace, name: str, store: Store, asked: str) -> None:
+    """Check everything, plan, search, report. asked: what the command was given, for the next time."""
+    from atose_ray.config import ConfigError
+    from atose_ray.data.views import view_of
+    from atose_ray.search.budget import parse_budget, prices_of
+    from atose_ray.search.plan import make_plan, plan_clips, read_cluster_file, yaml_resources
+    from atose_ray.search.samplers import check_warm_start
+    from atose_ray.search.space import check, check_same, find_study
+
+    find_study(options.study)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
-    store = cli.open_store(options)
-    study = wanted(options, study_store(store, name))
+    folder = study_store(store, name)
+    study = wanted(options, folder)
     nodes = read_cluster_file(options.cluster) if options.cluster else {}
     prices = prices_of(nodes, options.cluster) if (nodes.get("metadata") or {}).get("usd_per_hour") else None
     budget = parse_budget(study.search.budget, prices) if study.search.budget else None
-    manifest = data_of(study, store, study_store(store, name))
+    manifest = data_of(study, store, folder)
     base = check(study, f"on the data set {manifest.name}", store, manifest)
     check_warm_start(study, store)
-    study_store(store, name).check_writable()
+    if folder.exists("study.json"):
+        check_same(folder, study, manifest.content_hash)
+        if not options.retry_failed and is_done(folder, load_trials(folder), study.search.trials):
+            note_finished(folder, asked, study.search.trials)
+            return say_done(store, name)
 
     from atose_ray.runtime.cluster import cluster, cluster_resources
     from atose_ray.runtime.object_store import node_stores
@@ -74,18 +103,27 @@ def main(argv: list[str] | None = None) -> None:
 
     object_store_bytes = options.object_store and options.object_store << 30
     job = {"study": name, "store": store.uri, "trials": str(study.search.trials), "metric": study.search.metric}
-    with cluster(options.cpus, options.address, object_store_bytes, job):
-        available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
-        clips = plan_clips(base, study.search, view_of(manifest, base.data, store).manifest, available, node_stores())
-        plan = make_plan(study.search, clips.streams, available)
-        print(f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}")
-        print(clips.line(plan), flush=True)
-        record = run_study(study, name, store, plan, manifest, clips, budget, options.retry_failed)
-    print(closing(record, study_store(store, name)))
+    with nothing_left_if_refused(folder):
+        folder.check_writable()
+        with cluster(options.cpus, options.address, object_store_bytes, job):
+            available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
+            view = view_of(manifest, base.data, store)
+            clips = plan_clips(base, study.search, view.manifest, available, node_stores())
+            plan = make_plan(study.search, clips.streams, available)
+            print(
+                f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}"
+            )
+            print(clips.line(plan), flush=True)
+            record = run_study(study, name, store, plan, manifest, clips, budget, options.retry_failed)
+    note_finished(folder, asked, study.search.trials)
+    print(closing(record, folder))
 
 
-def data_of(study: StudyConfig, store: Store, folder: Store) -> Manifest:
+def data_of(study: "StudyConfig", store: Store, folder: Store) -> "Manifest":
     """The prepared set of a study: for one that goes on that which it began with, whatever the set's name means now."""
+    from atose_ray.data.shards import load_manifest
+    from atose_ray.search.space import compose
+
     dataset = compose(study, {}).data.dataset
     if not folder.exists("data.json"):
         return load_manifest(store, dataset)
@@ -96,9 +134,12 @@ def data_of(study: StudyConfig, store: Store, folder: Store) -> Manifest:
     return manifest
 
 
-def wanted(options: argparse.Namespace, folder: Store) -> StudyConfig:
+def wanted(options: argparse.Namespace, folder: Store) -> "StudyConfig":
     """The study that the command line asks for. Raises ConfigError where it does not fit what stands in `folder`."""
-    given = {"trials": options.trials, "budget": options.budget}
+    from atose_ray.config import ConfigError
+    from atose_ray.search.space import load_study, on_a_grid
+
+    given = {"trials": options.trials, "epochs": options.epochs, "budget": options.budget}
     if any(re.match(r"\s*search\.storage=\w+(\+\w+)?://[^/@]*:", one) for one in options.overrides):
         raise ConfigError(
             "a password on the command line is shown by the process list and by Ray's dashboard; leave it out of the "
@@ -134,6 +175,8 @@ def closing(record: StudyRecord, folder: Store) -> str:
     if record.best is None:
         lines.append("no trial finished an epoch, so there is no model; the reasons are in the report")
     else:
+        from atose_ray.evaluation.significance import interval_words
+
         metrics = record.best.metrics
         sure = interval_words(record.metric, metrics.get("test_intervals", {}), len(metrics.get("folds", ())))
         lines.append(
@@ -144,6 +187,8 @@ def closing(record: StudyRecord, folder: Store) -> str:
         lines.append(scorings_line(test_scorings(metrics)))
         costs = tuple(record.config["search"].get("costs", ()))
         if costs:  # the trials that no other one beats
+            from atose_ray.search.costs import front
+
             lines.append(f"front: {record.metric} against {', '.join(costs)}")
         for trial, values in front(record.trials, costs) if costs else ():
             shown = ", ".join(f"{name} {value:g}" for name, value in zip(costs, values[1:], strict=True))

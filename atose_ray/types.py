@@ -6,17 +6,21 @@ Shape letters end a tensor's name (`audio_BT`):
     E encoder embedding              C tags (classes)        D latent of the joint embedding
     S steps of a sequence            V tag-vector size       N clips of a whole split"""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy.typing as npt
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
+
+if TYPE_CHECKING:
+    import torch  # what only reads records does without
 
 Array = npt.NDArray[Any]
 Split = Literal["train", "valid", "test"]
@@ -93,7 +97,7 @@ class AudioInput(Config):
     def __str__(self) -> str:
         return f"audio, {self.sample_rate_hz} Hz"
 
-    def of_length(self, units: int) -> "AudioInput":
+    def of_length(self, units: int) -> AudioInput:
         """The same input with other clips."""
         return self.model_copy(update={"clip_samples": units})
 
@@ -126,7 +130,7 @@ class FrameInput(Config):
     def __str__(self) -> str:
         return f"frames of {self.bins} bins, one every {self.frame_hop_seconds:g} s"
 
-    def of_length(self, units: int) -> "FrameInput":
+    def of_length(self, units: int) -> FrameInput:
         return self.model_copy(update={"frames": units})
 
 
@@ -168,7 +172,7 @@ class DataSpec(Config):
         return self.input
 
     @model_validator(mode="after")
-    def _tags_are_distinct(self) -> "DataSpec":
+    def _tags_are_distinct(self) -> DataSpec:
         twice = sorted(tag for tag, count in Counter(self.tags).items() if count > 1)
         if twice:
             raise ValueError(f"tags must be distinct, but these occur more than once: {', '.join(twice)}")
@@ -216,7 +220,7 @@ class Batch(NamedTuple):
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
@@ -227,7 +231,7 @@ class EmbeddedBatch(NamedTuple):
     tags_BC: torch.Tensor
     clip_id_B: torch.Tensor
 
-    def to(self, device: torch.device) -> "EmbeddedBatch":
+    def to(self, device: torch.device) -> EmbeddedBatch:
         return EmbeddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 

@@ -122,6 +122,10 @@ class PermutedTags:
         order = np.random.default_rng(seed).permutation(len(ids))
         self.other = dict(zip(ids, tags_NC[torch.from_numpy(order)], strict=True))
 
+    @property
+    def sizes(self) -> list[int]:
+        return self.source.sizes
+
     def steps(self) -> int:
         return self.source.steps()
 

@@ -45,6 +45,10 @@ class Noise:
     def train(self, epoch: int) -> Iterator[Batch]:
         return self.batches(len(self.audio_NT))
 
+    @property
+    def sizes(self) -> list[int]:
+        return [min(self.batch, len(self.audio_NT) - first) for first in range(0, len(self.audio_NT), self.batch)]
+
     def steps(self) -> int:
         return -(-len(self.audio_NT) // self.batch)
 

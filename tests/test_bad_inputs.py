@@ -99,6 +99,7 @@ def test_prepare_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
     [
         (["--set", "search.trials=0"], r"search\.trials: .*greater than or equal to 1, but got 0"),
         (["--set", "optim.lr=1e-3"], r"optim: no such key; did you mean 'base\.optim'\?"),
+        (["--set", "latent=64"], r"latent: no such key here; latent belongs to base\.method: .*base\.method\.latent\?"),
         (["--set", "base.optim.lr"], r"PATH=VALUE.*'base\.optim\.lr'"),
         (["--set", "base.optim.lr={"], r"'base\.optim\.lr=\{': the value '\{' is not YAML"),
         (["--set", "search.metric=pr_auc"], r"metric is one of pr_auc_macro.*but got 'pr_auc'"),
@@ -373,7 +374,7 @@ def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags"),
+        (["--set", "search.metric=accuracy"], r"accuracy.*needs exclusive tags.*--option exclusive=true"),
         (["--set", "base.data.crop_seconds=0.001"], r"data\.crop_seconds=0\.001: .*at least"),
         (["--cluster", "nowhere.yaml"], r"cluster file nowhere\.yaml cannot be read"),
     ],
@@ -381,7 +382,7 @@ def test_tag_reports_what_is_no_sound_and_goes_on(best: str, source: Path, tmp_p
 def test_tune_refuses_on_a_cluster(ray_cluster, arguments: list[str], message: str, store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         tune.main([write_study(tmp_path), "--store", store.uri, *arguments])
-    assert not list((tmp_path / "store").glob("studies/*/trials/*"))
+    assert not list((tmp_path / "store").glob("studies/*")), "a refused search leaves no folder"
 
 
 def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_cluster, store, tmp_path, capsys) -> None:
@@ -393,7 +394,7 @@ def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_clust
     with pytest.raises(ValueError, match=r"needs 1 CPUs and 1 GPUs on one node, but the largest node has 4 CPUs and 0"):
         tune.main([*arguments[:3], "--set", "search.gpus_per_worker=1"])
     assert "start" not in capsys.readouterr().out
-    assert not list((tmp_path / "store").glob("studies/*/trials/*"))
+    assert not list((tmp_path / "store").glob("studies/*")), "a refused search leaves no folder"
 
 
 # ---------------------------------------------------------------- as a person sees it

@@ -21,6 +21,7 @@ PRICES = Prices(fixed=1.0, gpu=2.0, cpu=0.1)
     [
         ("3h", 3, "h"),
         ("90 min", 1.5, "h"),
+        ("20m", 1 / 3, "h"),
         ("2d", 48, "h"),
         ("40gpu-h", 40, "gpu-h"),
         ("40 GPUh", 40, "gpu-h"),
@@ -32,6 +33,12 @@ PRICES = Prices(fixed=1.0, gpu=2.0, cpu=0.1)
 def test_a_budget_is_read_as_it_is_written(text: str, limit: float, unit: str) -> None:
     budget = parse_budget(text, PRICES)
     assert (budget.limit, budget.unit) == (limit, unit)
+
+
+def test_minutes_are_shown_as_minutes() -> None:
+    budget = parse_budget("20m")
+    assert str(budget) == "20 min" and budget.show(0.125) == "7.5 min" and str(parse_budget("120 min")) == "120 min"
+    assert str(parse_budget("3h")) == "3 h" and str(parse_budget("40gpu-h")) == "40 gpu-h"
 
 
 @pytest.mark.parametrize("text", ["", "3", "h", "3 weeks", "-3h", "0h", "$0", "$", "3h 20min"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from atose_ray.config import ConfigError, run_config
 from atose_ray.data.shards import load_manifest
@@ -104,10 +106,8 @@ def test_off_may_be_yamls_false_and_a_trained_encoder_has_no_cache(tiny_run) -> 
 
 
 def test_a_clip_that_one_epoch_left_out_is_served_by_another_crop() -> None:
-    def crop(ids: list[int], value: float) -> EmbeddedBatch:
-        return EmbeddedBatch(torch.full((len(ids), 2), value), torch.ones(len(ids), 3), torch.tensor(ids))
-
-    table = Table([crop([5, 3], 1.0), crop([3, 9], 2.0)])
+    embed_RE = torch.tensor([1.0, 1.0, 2.0, 2.0])[:, None].expand(4, 2)
+    table = Table(embed_RE, [(np.array([5, 3]), torch.ones(2, 3)), (np.array([3, 9]), torch.ones(2, 3))])
     assert table.clip_id_N.tolist() == [3, 5, 9]
     for epoch in range(20):
         batch = table.batch(np.arange(3), seed=0, epoch=epoch)
@@ -118,13 +118,63 @@ def test_a_clip_that_one_epoch_left_out_is_served_by_another_crop() -> None:
 
 def test_too_many_embeddings_are_refused_before_the_first_epoch(tiny_run, tiny_store, tmp_path, monkeypatch) -> None:
     opened = open_run(Job(with_stages(tiny_run, stages((3, 2))), tiny_store.uri, str(tmp_path), {}))
-    need = opened.batches.steps() * 8 * opened.method.encoder.embed_dim * 4 * 2
+    width, tags = opened.method.encoder.embed_dim, len(opened.method.spec.tags)
+    valid = opened.method.spec.counts["valid"] * opened.run.data.eval_crops
+    need = 36 * 2 * (4 * width + tags) + valid * 4 * (width + tags)
     monkeypatch.setattr(cached, "free_host_bytes", lambda: need)
     with pytest.raises(ValueError, match=r"would keep .* GB of embeddings \(2 crops .*, or `cache: off`"):
         next(run_epochs(opened.run, opened.method, opened.batches, opened.folder))
     assert not opened.folder.epochs()
+    monkeypatch.setattr(cached, "free_host_bytes", lambda: int(2 * need / cached.ROOM))
+    monkeypatch.setattr(cached, "world", lambda: 4)  # of which each takes a quarter of the memory
+    with pytest.raises(ValueError, match="would keep"):
+        cached.check_room(opened.run, opened.method, [9], torch.device("cpu"))
+    monkeypatch.setattr(cached, "world", lambda: 1)
     monkeypatch.setattr(cached, "free_host_bytes", lambda: int(need / cached.ROOM) + 1)
     assert next(run_epochs(opened.run, opened.method, opened.batches, opened.folder)).epoch == 1
+
+
+class Made(TorchDispatchMode):
+    """Remembers how many numbers every tensor that is made has; a view makes none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.is_floating_point():
+            storage = out.untyped_storage()
+            self.storages[storage.data_ptr()] = max(storage.nbytes() // 4, self.storages.get(storage.data_ptr(), 0))
+        return out
+
+
+def test_no_embedding_is_in_memory_twice() -> None:
+    sizes, width, crops = [10] * 8, 5, 3
+    method = SimpleNamespace(encoder=SimpleNamespace(embed_dim=width), embed=lambda batch: batch)
+
+    class Source:
+        def __init__(self) -> None:
+            self.sizes = sizes
+
+        def train(self, epoch: int):
+            for step, size in enumerate(sizes):
+                ids = torch.arange(step * size, (step + 1) * size)
+                yield EmbeddedBatch((100.0 * epoch + ids)[:, None].repeat(1, width), torch.ones(size, 2), ids)
+
+    feed = CachedEmbeddings(method, Source(), cached.Span(0, crops), 0, torch.device("cpu"))
+    with Made() as made:
+        for epoch in range(5):
+            heard = [batch for batch in feed.train(epoch)]
+            assert sorted(torch.cat([batch.clip_id_B for batch in heard]).tolist()) == list(range(80))
+    whole = crops * 80 * width
+    large = sorted(count for count in made.storages.values() if count >= 80 * width)
+    assert large == [whole], "one tensor, filled in place, and nothing else of even one epoch's size"
+    for batch in heard:
+        assert all(
+            float(row[0]) in {clip, 100 + clip, 200 + clip}
+            for row, clip in zip(batch.embed_BE, batch.clip_id_B.tolist(), strict=True)
+        )
 
 
 def rank_worker(rank: int, folder: str, store_uri: str, tree: dict) -> None:
@@ -137,7 +187,7 @@ def rank_worker(rank: int, folder: str, store_uri: str, tree: dict) -> None:
     source = make_batches(run, manifest, store_uri, rank=rank, world=2)
     feed = CachedEmbeddings(method, source, cached_span(run.method, 1), run.seed, torch.device("cpu"))
     epochs = [torch.cat([batch.clip_id_B for batch in feed.train(epoch)]) for epoch in range(1, 5)]
-    torch.save({"epochs": epochs, "table": feed.table.embed_NKE, "has": feed.table.has_NK.sum()}, f"{folder}/{rank}.pt")
+    torch.save({"epochs": epochs, "table": feed.table.embed_RE, "has": feed.table.has_NK.sum()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -162,4 +212,4 @@ def test_several_crops_of_a_clip_in_an_epoch(tiny_run, tiny_store, tmp_path) -> 
     for epoch in range(1, 5):
         ids = torch.cat([batch.clip_id_B for batch in feed.train(epoch)])
         assert torch.equal(ids.unique(return_counts=True)[1], torch.full((36,), 3))
-    assert feed.table.embed_NKE.shape[1] == 6 and feed.table.has_NK.all() and len(records) == 5
+    assert feed.table.has_NK.shape[1] == 6 and feed.table.has_NK.all() and len(records) == 5

@@ -34,7 +34,7 @@ OPTIONS = {
     "doctor": {"dataset", "--store", "--json"},
     "train": {"config", "--store", "--workers", "--resume", "--set", "--address", "--cpus"},
     "tune": {"study", "--store", "--name", "--trials", "--cluster", "--set", "--address", "--cpus", "--object-store"}
-    | {"--resume", "--extend", "--retry-failed", "--budget", "--warm-start", "--folds"},
+    | {"--resume", "--extend", "--retry-failed", "--budget", "--warm-start", "--folds", "--epochs"},
     "status": {"study", "--store", "--watch", "--json"},
     "stop": {"study", "--store", "--wait", "--now"},
     "rerun": {"study", "trial", "--store", "--resume", "--address", "--cpus"},

@@ -20,6 +20,12 @@ def test_overrides_are_typed_and_switch_kinds() -> None:
     ("override", "message"),
     [
         ("encoder.blok=se", r"encoder\.blok: no such key; did you mean 'block'\?"),
+        ("latent=64", r"latent: no such key here; latent belongs to method: did you mean method\.latent\?"),
+        ("data.latent=64", r"data\.latent: no such key here; latent belongs to method: did you mean method\.latent\?"),
+        ("method.latent=64", r"method\.latent: no such key here; latent belongs to method\.kind=joint_embedding"),
+        ("data.latnt=64", r"data\.latnt: no such key; did you mean 'method\.latent'\?"),
+        ("data.seed=1", r"data\.seed: no such key; did you mean 'seed'\?"),
+        ("batch_size=4", r"batch_size belongs to data: did you mean data\.batch_size\?"),
         ("encoder.block=sse", r"encoder\.block: .*'basic'.*but got 'sse'"),
         ("optim.lr=fast", r"optim\.adam\.lr: .*but got 'fast'"),
         ("optim.lr=0", r"optim\.adam\.lr: .*greater than 0, but got 0"),

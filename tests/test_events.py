@@ -13,6 +13,7 @@ from test_progress import trial
 from atose_ray.config import RunConfig, SearchConfig
 from atose_ray.search.events import Asked, Ended, EndState, Epoch, Started
 from atose_ray.search.listeners import Console, Listeners, OptunaListener, TrialLog
+from atose_ray.search.progress import duration
 from atose_ray.search.study_storage import StudyStorage
 from atose_ray.storage import Store
 from atose_ray.training.record import RunFolder
@@ -28,6 +29,23 @@ import atose_ray.search.costs, atose_ray.search.promotion, atose_ray.search.stud
 
 def test_what_listens_needs_no_ray() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_RAY], check=True)
+
+
+def test_the_console_says_where_a_trial_goes_on_and_when_all_is_over_at_the_latest(tmp_path: Path, capsys) -> None:
+    run, earlier = RunConfig(), trial(0, "running", 0.0, 4, 60.0)
+    console = Console(SearchConfig(trials=3), [earlier])
+    jobs = [Job(run, "", str(tmp_path), {"name": f"00{n}-x", "params": {"optim.lr": 0.1}}) for n in range(2)]
+    for number, job in enumerate(jobs):
+        console.on_event(Started(number, job))
+    [fifth] = trial(0, "running", 0.0, 5, 60.0).epochs[4:]
+    for _ in range(2):
+        console.on_event(Epoch(0, jobs[0], fifth))
+    console.on_event(Ended(0, jobs[0], "paused"))
+    out, whole = capsys.readouterr().out, run.method.epochs
+    assert "start  000-x  goes on after epoch 4  lr=0.1" in out and "start  001-x  lr=0.1" in out
+    minutes = max((3 * whole - 5) / 2, whole)
+    assert out.count(f"left   at most about {duration(60 * minutes)} (if no trial were pruned)") == 1
+    assert "paused 000-x  after 5 epochs" in out
 
 
 @pytest.mark.parametrize("state", ["complete", "pruned", "failed", "diverged", "paused"])

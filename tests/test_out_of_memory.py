@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from atose_ray.evaluation.scoring import score_clips
 from atose_ray.storage import Store
 from atose_ray.training.accumulate import Accumulator, NoMemoryError, backward
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, open_run
-from atose_ray.types import Batch
+from atose_ray.types import Batch, EmbeddedBatch
 
 
 class Linear(nn.Module):
@@ -80,3 +82,45 @@ def test_a_training_goes_on_in_halves(tiny_run, tiny_store: Store, tmp_path, mon
     assert result.state == "complete" and result.objective is not None
     assert seen[0] > whole // 2 + 1 and max(seen[1:]) <= whole // 2 + 1
     assert sum(event["event"] == "note" for event in opened.folder.events()) == 1
+
+
+@pytest.mark.parametrize("room", [1, 3, 64])
+def test_scores_are_the_same_where_memory_holds_fewer_clips(room, tiny_run, tiny_store: Store, tmp_path, monkeypatch):
+    opened = open_run(Job(tiny_run(), tiny_store.uri, str(tmp_path / "run")))
+    device, embed, seen = torch.device("cpu"), type(opened.method).embed, []
+    expected = score_clips(opened.method, opened.batches.evaluate("valid"), "classify", device)
+
+    def small(self, batch):
+        if isinstance(batch, EmbeddedBatch):
+            return batch
+        seen.append(len(batch.clip_id_B))
+        if seen[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(self, batch)
+
+    monkeypatch.setattr(type(opened.method), "embed", small)
+    found = score_clips(opened.method, opened.batches.evaluate("valid"), "classify", device)
+    np.testing.assert_allclose(found.scores_NC, expected.scores_NC, rtol=1e-5, atol=1e-7)
+    assert (found.clip_id_N == expected.clip_id_N).all() and (found.tags_NC == expected.tags_NC).all()
+    fits = [count for count in seen if count <= room]
+    assert sum(fits) == len(expected.clip_R) and seen[seen.index(fits[0]) :] == fits, (
+        "what did not fit is not tried again"
+    )
+
+
+def test_a_clip_that_does_not_fit_alone_is_an_error(tiny_run, tiny_store: Store, tmp_path, monkeypatch) -> None:
+    opened = open_run(Job(tiny_run(), tiny_store.uri, str(tmp_path / "run")))
+
+    def full(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(opened.method), "embed", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        score_clips(opened.method, opened.batches.evaluate("valid"), "classify", torch.device("cpu"))
+
+
+def test_two_clips_a_step_of_an_odd_number_train(tiny_run, tiny_store: Store, tmp_path) -> None:
+    data = {"dataset": "folder", "crop_seconds": 0.6, "batch_size": 2, "eval_crops": 1, "train_share": 0.25}
+    opened = open_run(Job(tiny_run(data=data), tiny_store.uri, str(tmp_path / "run")))
+    assert sum(opened.batches.sizes) % 2 == 1 and min(opened.batches.sizes) > 1
+    assert fit(opened.run, opened.method, opened.batches, opened.folder).state == "complete"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
 from atose_ray import status
 from atose_ray.config import StudyConfig
-from atose_ray.search.progress import measure, read_study
+from atose_ray.search.progress import bound, measure, read_study
 from atose_ray.search.record import TrialRecord, study_store, trial_store
 from atose_ray.storage import Store
+from atose_ray.storage.lease import STUDY_LEASE, Lease
 from atose_ray.training.record import EpochRecord, RunFolder
 
 START = 1_000_000.0
@@ -55,6 +59,18 @@ def test_two_at_a_time_are_forecast_as_two_at_a_time() -> None:
     assert found.seconds_left == pytest.approx((4 + 1) * 100 / 2)
 
 
+def test_a_bound_after_the_first_epoch() -> None:
+    config = {"method": {"stages": [{"name": "embed", "epochs": 4}, {"name": "classify", "epochs": 6}]}}
+    begun = [replace(trial(n, "running", START, n, 10.0), config=config) for n in range(2)]
+    found = measure(begun, 6, START + 10)
+    assert found.seconds_left is None and found.at_most_s == pytest.approx((100 + 90 + 4 * 100) / 2)
+    assert bound(found.at_most_s) == "at most about 4 min 55 s (if no trial were pruned)"
+    assert measure(begun[:1], 6, START).at_most_s is None, "not before an epoch"
+    ended = [replace(trial(n, "complete", START, 10, 10.0), config=config) for n in range(6)]
+    assert measure(ended, 6, START).at_most_s == 0 and measure([], 6, START).at_most_s is None
+    assert measure([replace(begun[1], config={})], 6, START).at_most_s is None, "a record that does not say"
+
+
 def test_a_night_between_two_sessions_is_no_work() -> None:
     trials = [trial(n, "complete", START + 100 * n + (36000 if n > 1 else 0), 10, 10.0) for n in range(4)]
     assert measure(trials, 4, START + 40000).trials_per_hour == pytest.approx(36)
@@ -94,7 +110,12 @@ def study(tmp_path) -> Store:
 
 def test_status_of_a_store_and_of_a_study(study: Store, capsys) -> None:
     status.main(["--store", study.uri])
-    assert capsys.readouterr().out.split() == ["mine", "2/50", "trials,", "1", "running", "pr_auc_macro", "0.3000"]
+    assert capsys.readouterr().out.split() == ["mine", "2/50", "trials,", "1", "stopped", "pr_auc_macro", "0.3000"]
+    status.main(["mine", "--store", study.uri])
+    shown = capsys.readouterr().out
+    assert "(1 stopped, 2 complete)" in shown and "running" not in shown and "NO SIGN" not in shown
+    assert "stopped (1), they go on where they were with the same command" in shown
+    Lease(study_store(study, "mine"), STUDY_LEASE).take()  # a driver is at work
     status.main(["mine", "--store", study.uri])
     shown = capsys.readouterr().out
     assert "2 of 50 trials ended (1 running, 2 complete)" in shown and "best   002-sample_cnn" in shown
@@ -115,3 +136,17 @@ def test_a_study_that_is_not_there_is_named_with_those_that_are(study: Store) ->
 )
 def test_durations(seconds: float, text: str) -> None:
     assert status.duration(seconds) == text
+
+
+READS_LIGHTLY = """
+import sys
+from atose_ray import status
+status.main(["mine", "--store", sys.argv[1]])
+loaded = {"torch", "ray", "optuna", "pandas", "sklearn", "scipy"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_status_reads_records_without_what_trains(study: Store) -> None:
+    shown = subprocess.run([sys.executable, "-c", READS_LIGHTLY, study.uri], check=True, capture_output=True, text=True)
+    assert "2 of 50 trials ended" in shown.stdout

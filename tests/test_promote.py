@@ -103,6 +103,30 @@ def test_the_winner_is_held_against_the_others_and_scored_on_test_last(ray_clust
     assert after == stamps, "what was trained and scored is not done again"
 
 
+def test_a_promotion_says_how_far_it_is(store: Store, capsys) -> None:
+    folder = study_store(store, "mine")
+    runs = [trial_store(folder, one.signature) for one in load_trials(folder)]
+    jobs = [Job(RunConfig.model_validate(run.read_json("config.json")), store.uri, run.uri) for run in runs]
+    assert promote.epochs_done(jobs) == 6 and promote.how_far(jobs, 0, 0.0) == "epoch 6 of 6"
+    lines = runs[1].read("log.jsonl").splitlines(keepends=True)
+    runs[1].write("log.jsonl", lines[0])
+    assert promote.how_far(jobs, 2, time.monotonic() - 60) == "epoch 4 of 6; left: about 1 min 0 s"
+    assert promote.how_far(jobs, 4, time.monotonic() - 60) == "epoch 4 of 6", "no rate yet"
+    with promote.saying(lambda: promote.how_far(jobs, 4, 0.0), every_s=0.02):
+        time.sleep(0.2)
+        runs[1].write("log.jsonl", b"".join(lines))
+        time.sleep(0.5)
+    assert capsys.readouterr().out == "epoch 6 of 6\n", "what is as it was is not said again"
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "fewer than two seeds"), (2, "1 degree of freedom"), (3, None)])
+def test_what_two_seeds_cannot_tell_is_said(seeds: int, said: str | None) -> None:
+    row = {"number": 0, "name": "000-x", "role": "winner", "diverged": 0, "valid": [0.5] * seeds}
+    found = {"metric": "pr_auc_macro", "trials": [{**row, "mean": 0.5, "low": 0.4, "high": 0.6}]}
+    text = "\n".join(promote.verdict({**found, "comparisons": [], "test": None}))
+    assert (said is None or said in text) and ("three or more are needed" in text) == (said is not None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--trial", "5"], "trial 5 finished no epoch.*did: 0, 1"), (["--baseline", "9"], "trial 9 finished no epoch")],

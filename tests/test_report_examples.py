@@ -36,8 +36,8 @@ from atose_ray.training import examples as writing
 from atose_ray.training.examples import examples_of, write_examples, write_trial_examples
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
+from atose_ray.training.record import test_scorings as scorings_of
 from atose_ray.training.run import Job, batches_in, finish_run, open_run, resolve
-from atose_ray.training.run import test_scorings as scorings_of
 
 CPU = torch.device("cpu")
 

@@ -256,7 +256,9 @@ def test_every_fold_is_drawn_and_those_of_a_trial_too(tmp_path: Path, bounds: bo
     assert usual.best is not None
     number = usual.best.number
     trials = tuple(
-        dataclasses.replace(one, epochs=tuple(dataclasses.replace(epoch, folds=(0.5, 0.6, 0.7)) for epoch in one.epochs))
+        dataclasses.replace(
+            one, epochs=tuple(dataclasses.replace(epoch, folds=(0.5, 0.6, 0.7)) for epoch in one.epochs)
+        )
         if one.number == number
         else one
         for one in usual.trials

@@ -18,6 +18,7 @@ from atose_ray.data.prepare import prepare
 from atose_ray.data.resident import ResidentBatches
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
+from atose_ray.ranks import local_world
 from atose_ray.storage import Store
 from atose_ray.training.run import Job, finish_run, make_batches, open_run
 
@@ -200,6 +201,9 @@ def test_auto_takes_device_then_host_then_stream(free) -> None:
 
 def test_auto_counts_every_worker_and_leaves_room_for_other_runs(free, monkeypatch) -> None:
     free(host=800)
+    assert local_world(4) == 4, "all of them, where nobody says"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert local_world(4) == 2 and local_world(1) == 1
     assert choose_residency("auto", 50, 2, CPU) == "host" and choose_residency("auto", 51, 2, CPU) == "stream"
     monkeypatch.setattr(memory.os, "cpu_count", lambda: 16 * torch.get_num_threads())
     assert choose_residency("auto", 50, 1, CPU) == "host" and choose_residency("auto", 51, 1, CPU) == "stream"

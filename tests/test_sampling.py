@@ -138,3 +138,11 @@ def test_batches_are_as_equal_as_can_be() -> None:
     for clips in range(1, 90):
         sizes = batch_sizes(clips, 16)
         assert sum(sizes) == clips and max(sizes) <= 16 and max(sizes) - min(sizes) <= 1
+
+
+def test_no_batch_is_of_one_clip() -> None:
+    assert batch_sizes(3, 2) == [3] and batch_sizes(5, 2) == [3, 2] and batch_sizes(1, 2) == [1]
+    for clips, size in itertools.product(range(2, 60), range(1, 9)):
+        sizes = batch_sizes(clips, size)
+        assert sum(sizes) == clips and min(sizes) > 1 and max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= max(size, 3)

@@ -5,9 +5,11 @@ from pathlib import Path
 import optuna
 import pytest
 
+from atose_ray import tune
 from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.search.parameters import asked_of
-from atose_ray.search.space import SHIPPED, compose, find_study, load_study, longest_run, probes, walk
+from atose_ray.search.space import SHIPPED, compose, find_study, identity, load_study, longest_run, probes, walk
+from atose_ray.storage import Store
 
 SPACE = {
     "encoder": {
@@ -123,6 +125,26 @@ def test_shipped_studies_load_and_search_what_the_mission_names(name: str) -> No
     assert longest_run(loaded) >= 2
     if loaded.search.pruner.kind == "asha":
         assert loaded.search.pruner.grace_epochs < longest_run(loaded)
+
+
+def test_epochs_scale_every_trial_and_make_another_study(tmp_path: Path) -> None:
+    def shares(total: int, *epochs: int) -> list[int]:
+        stages = [{"name": "classify", "epochs": count} for count in epochs]
+        study = StudyConfig.model_validate({"base": {"method": {"stages": stages}}, "search": {"epochs": total}})
+        return [stage.epochs for stage in compose(study, {}).method.stages]
+
+    assert shares(4, 8, 8) == [2, 2] and shares(3, 10, 1, 10) == [1, 1, 1] and shares(5, 100, 1, 1) == [3, 1, 1]
+    assert shares(40, 8, 8) == [20, 20] and shares(7, 7) == [7]
+    for total in range(3, 40):
+        assert sum(found := shares(total, 5, 11, 3)) == total and min(found) >= 1
+    quick, whole = load_study("demo", ("search.epochs=3",)), load_study("demo")
+    assert {compose(quick, partial).method.epochs for _, _, partial in probes(quick.space)} == {3}
+    assert longest_run(quick) < longest_run(whole) and identity(quick) != identity(whole)
+    with pytest.raises(ConfigError, match=r"method\.kind = 'joint_embedding'.*--epochs.*less than the 2 stages"):
+        load_study("demo", ("search.epochs=1",))
+    options = tune.arguments().parse_args(["demo", "--epochs", "3"])
+    assert tune.wanted(options, Store(str(tmp_path))) == quick
+    assert "scaled in proportion" in tune.arguments().format_help()
 
 
 def test_overrides_reach_search_and_base() -> None:

@@ -20,7 +20,7 @@ from atose_ray.search.events import Asked, Ended, Epoch, Event
 from atose_ray.search.listeners import SESSIONS, OptunaListener, TrialLog, earlier_seconds
 from atose_ray.search.parameters import asked_of
 from atose_ray.search.record import TrialRecord
-from atose_ray.search.samplers import check_warm_start, points_to_try, sampler, warm_trials
+from atose_ray.search.samplers import arms_to_try, check_warm_start, points_to_try, sampler, warm_trials
 from atose_ray.search.space import load_study, on_a_grid, walk
 from atose_ray.search.study_storage import NUMBER, open_storage, rebuild
 from atose_ray.storage import Store
@@ -147,6 +147,47 @@ def test_a_grid_is_walked_once_and_no_more(folder: Store) -> None:
     assert on_a_grid(fewer).search.trials == 4
     with pytest.raises(ConfigError, match="continuous range"):
         on_a_grid(study(sampler="grid"))
+
+
+FOUR = {
+    "encoder": {"one_of": {name: {"block": {"choice": ["basic", "se"]}} for name in ("a", "b", "c", "d")}},
+    "method": {"one_of": {"x": {"objective": {"one_of": {"p": {}, "q": {}}}}, "y": {}}},
+    "optim": {"lr": {"range": [0.01, 1.0]}},
+}
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2", "cmaes"])
+def test_a_short_search_tries_every_arm(kind: str, tmp_path: Path) -> None:
+    nested = "method[x].objective.kind"
+    for seed in range(20):
+        config = study(sampler=kind, space=FOUR, trials=6, startup_trials=10, seed=seed)
+        runs = []
+        for where in ("one", "two"):
+            whole = Searching(config, Store(str(tmp_path / f"{seed}-{where}")))
+            whole.run(6)
+            runs.append([one.params for one in whole.trials])
+            assert {one.params["encoder.kind"] for one in whole.trials} == set("abcd")
+            assert {(one.params["method.kind"], one.params.get(nested)) for one in whole.trials} >= {
+                ("x", "p"), ("x", "q"), ("y", None)
+            }  # fmt: skip
+        assert runs[0] == runs[1]
+    cut = Searching(config, Store(str(tmp_path / "cut")))
+    cut.run(2)
+    resumed = Searching(config, Store(str(tmp_path / "cut")), cut.trials)
+    resumed.run(4)
+    assert {one.params["encoder.kind"] for one in resumed.trials} == set("abcd")
+    assert resumed.trials[:2] == cut.trials, "what was asked stays"
+
+
+def test_arms_that_points_or_earlier_trials_have_are_not_asked_for_again() -> None:
+    config = study(space=FOUR, points=[{"encoder.kind": "a", "method.kind": "y"}])
+    tried = [*config.search.points, *({"encoder.kind": arm} for arm in "bcd")]
+    found = list(arms_to_try(config, tried))
+    assert {point["method[x].objective.kind"] for point in found} == {"p", "q"}
+    assert not list(arms_to_try(study(space=FOUR, startup_trials=4), tried)), (
+        "a search that has narrowed goes on as it did"
+    )
+    assert not list(arms_to_try(study(space=FOUR, sampler="random"), []))
 
 
 def test_points_come_first_and_new_ones_next(folder: Store) -> None:

@@ -28,6 +28,10 @@ class BatchSource(Protocol):
     def train(self, epoch: int) -> Iterator[AnyBatch]:
         """Random crops of every clip, in the order of (seed, epoch)."""
 
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of the batches of a training epoch: the same on every rank."""
+
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
 
@@ -238,10 +242,15 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
 
 
 def share_of_batch(batch_size: int, world: int) -> int:
-    """The crops of a step on one of `world` workers. Raises ValueError when they cannot be equal."""
+    """The crops of a step on one of `world` workers. Raises ValueError when they cannot be equal, or would be one."""
     if batch_size % world:
         raise ValueError(
             f"data.batch_size must be a multiple of the number of workers, but got {batch_size} and {world}"
+        )
+    if batch_size < 2 * world:
+        raise ValueError(
+            f"data.batch_size must be at least 2 for every worker, as BatchNorm cannot train on one clip, but got "
+            f"{batch_size} for {world} workers; use data.batch_size={2 * world} or fewer workers"
         )
     return batch_size // world
 

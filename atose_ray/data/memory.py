@@ -3,8 +3,8 @@
 `auto` takes the first that holds:
 
     device   the run trains on CUDA, and the clips need at most DEVICE_PART of the device memory that is free now
-    host     the clips, once per worker of the run, need at most HOST_PART of the host memory that is free now, or
-             the run's part of the machine's cores where that is less (a search may fill the other cores with runs)
+    host     the clips, once per worker of the run on this node, need at most HOST_PART of the host memory that is free
+             now, or the run's part of the machine's cores where that is less (a search may fill the others with runs)
     stream   otherwise
 
 In a search, one copy that all trials of a node share comes before `host` and `stream` where Ray's object store has room
@@ -32,8 +32,8 @@ class ResidencyError(ValueError):
 
 
 def choose_residency(wanted: Residency, need: int, world: int, device: torch.device) -> Residency:
-    """stream, host or device, by the rule above. need: bytes of one worker; world: workers of the run. Raises
-    ResidencyError when `wanted` names a place that is too small or is not there."""
+    """stream, host or device, by the rule above. need: bytes of one worker; world: workers of the run on this node.
+    Raises ResidencyError when `wanted` names a place that is too small or is not there."""
     if wanted == "stream":
         return "stream"
     if wanted == "auto":
@@ -56,7 +56,7 @@ def choose_residency(wanted: Residency, need: int, world: int, device: torch.dev
 
 
 def host_part(world: int) -> float:
-    """The part of the free host memory that a run of `world` workers may take unasked."""
+    """The part of the free host memory that the `world` workers of a run on one node may take unasked."""
     return min(HOST_PART, world * torch.get_num_threads() / (os.cpu_count() or 1))
 
 

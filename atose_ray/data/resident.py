@@ -22,6 +22,7 @@ from atose_ray.data.in_memory import MemoryClips, copied, read_clips
 from atose_ray.data.memory import Residency, choose_residency
 from atose_ray.data.sampling import RowGroup, Windows, crop_starts, eval_share, eval_starts
 from atose_ray.data.shards import Manifest
+from atose_ray.ranks import local_world
 from atose_ray.types import Batch, Split
 
 Array = npt.NDArray[Any]
@@ -106,7 +107,7 @@ def place(wanted: Residency, source: LocalBatches, device: torch.device) -> Resi
             return residency
     weight = {split: sum(s.bytes for s in source.manifest.shards if s.split == split) for split in ("train", "valid")}
     need = weight["train"] * source.chosen_N.mean() + weight["valid"] / source.world
-    return choose_residency(wanted, int(need), source.world, device)
+    return choose_residency(wanted, int(need), local_world(source.world), device)
 
 
 def kept_groups(source: LocalBatches, split: Split) -> list[RowGroup]:

@@ -167,10 +167,11 @@ def train_buffers(
 
 
 def batch_sizes(clips: int, batch_size: int) -> list[int]:
-    """Split `clips` into the fewest batches of at most `batch_size`, as equal as can be: no tiny last batch."""
+    """Split `clips` into the fewest batches of at most `batch_size`, as equal as can be: no tiny last batch, and none
+    of one row, which BatchNorm cannot train on. (Three clips in batches of two are one batch of three.)"""
     if clips == 0:
         return []
-    batches = -(-clips // batch_size)
+    batches = max(1, min(-(-clips // batch_size), clips // 2))
     small, larger = divmod(clips, batches)
     return [small + 1] * larger + [small] * (batches - larger)
 

@@ -209,9 +209,7 @@ def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]
     return np.concatenate([np.empty(0, np.int32), *lengths])
 
 
-def read_tags(
-    folder: Store, manifest: Manifest, split: Split, stored: int | None = None
-) -> npt.NDArray[np.float64]:
+def read_tags(folder: Store, manifest: Manifest, split: Split, stored: int | None = None) -> npt.NDArray[np.float64]:
     """Tags of every clip of a split, {0, 1} [N, C]; reads no content. stored: how many tags the shards have, where the
     manifest is a view with fewer. Raises as `read_row_group`."""
     n_tags = stored or len(manifest.data_spec.tags)

@@ -75,7 +75,8 @@ class TableConfig(DatasetConfig):
         several = next((row for row in rows if self.exclusive and len(row.tags) != 1), None)
         if several:
             raise DatasetError(
-                f"with exclusive labels a clip has one tag, but {several.path} has {'|'.join(several.tags)}"
+                f"with exclusive labels a clip has one tag, but {several.path} has {'|'.join(several.tags)}; give it "
+                "one, or prepare with --option exclusive=false"
             )
         if rows and rows[0].fold is not None:
             rows = split_by_folds(rows, table.name)

@@ -15,6 +15,12 @@ from atose_ray.types import Array
 
 JOINT_CLIPS = 2000
 COUNTS = ("tags_scored", "tags_total", "clips")  # how much was scored, beside how well
+WHOLE = (*COUNTS, "crops_per_clip")  # shown as the integers that they are
+
+
+def shown(name: str, value: float) -> str:
+    """A metric's value for a terminal: a count as an integer."""
+    return str(round(value)) if name in WHOLE else f"{value:.4f}"
 
 
 class NonFiniteError(ValueError):

@@ -11,6 +11,7 @@ import torch
 from atose_ray.data.sampling import Windows, eval_starts, published_starts
 from atose_ray.evaluation.jetatag import jetatag_metrics
 from atose_ray.evaluation.metrics import COUNTS, clip_metrics, joint_space_metrics
+from atose_ray.evaluation.names import CLIP_NAME
 from atose_ray.evaluation.scoring import ClipScores, score_clips
 from atose_ray.methods import Method
 from atose_ray.types import AnyBatch
@@ -42,7 +43,7 @@ def _clip(scores: ClipScores, exclusive: bool) -> dict[str, float]:
 
 
 CLIP = Protocol(
-    "clip", "a clip's score is the mean of its evenly spaced crops', and every clip counts once", eval_starts, _clip
+    CLIP_NAME, "a clip's score is the mean of its evenly spaced crops', and every clip counts once", eval_starts, _clip
 )
 JETATAG = Protocol(
     "jetatag",

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from atose_ray.evaluation.metrics import mean_prevalence, per_tag_table
+from atose_ray.evaluation.parts import Parts
 from atose_ray.methods import Method
 from atose_ray.ranks import world
 from atose_ray.types import AnyBatch, Array, TagSet
@@ -52,13 +53,16 @@ def score_clips(
     """Score a split in eval mode; every rank returns the scores of all ranks' clips.
     tags: what is scored; None is the tags of the training. Raises ValueError when there is no clip."""
     method.eval()
-    tags = tags or TagSet(method.spec.tags)
-    rows: list[tuple[Array, ...]] = []
-    for batch in batches:
+    wanted = tags or TagSet(method.spec.tags)
+
+    def scored(batch: AnyBatch) -> tuple[Array, ...]:
         encoded = method.embed(batch.to(device))
         joint = method.joint_embeddings(encoded) or ()
-        tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, tags, stage).double(), *joint)
-        rows.append(tuple(tensor.cpu().numpy() for tensor in tensors))
+        tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, wanted, stage).double(), *joint)
+        return tuple(tensor.cpu().numpy() for tensor in tensors)
+
+    in_parts = Parts()  # where execution.eval_batch_size is more than memory holds
+    rows = [row for batch in batches for row in in_parts(batch, scored)]
     mine = tuple(np.concatenate(column) for column in zip(*rows, strict=True)) if rows else None
     gathered: list[Any] = [mine] * world()
     if world() > 1:

@@ -106,8 +106,8 @@ def score_intervals(scores_NC: Array, tags_NC: Array, names: Iterable[str]) -> d
 
 
 def interval_words(name: str, bounds: Mapping[str, Sequence[float]], folds: int = 0) -> str:
-    """The interval of a score and how it was made, for a person; nothing where it has none. folds: of how many the score
-    is the mean."""
+    """The interval of a score and how it was made, for a person; nothing where it has none. folds: of how many the
+    score is the mean."""
     if name not in bounds:
         return ""
     low, high = bounds[name]

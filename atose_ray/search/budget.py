@@ -12,8 +12,8 @@ from atose_ray.search.progress import MIN_ENDED, Progress, busy_seconds
 from atose_ray.search.record import TrialRecord
 
 Unit = Literal["h", "gpu-h", "cpu-h", "$"]
-HOURS = {"s": 1 / 3600, "min": 1 / 60, "h": 1.0, "d": 24.0}
-EXPECTED = "a budget is a time (90min, 3h, 2d), device hours (40gpu-h, 200cpu-h) or money ($25)"
+HOURS = {"s": 1 / 3600, "m": 1 / 60, "min": 1 / 60, "h": 1.0, "d": 24.0}
+EXPECTED = "a budget is a time (20m, 3h, 2d), device hours (40gpu-h, 200cpu-h) or money ($25)"
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,21 @@ class Prices:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most `limit` of a unit: hours of wall-clock time, GPU hours, CPU hours, or USD."""
+    """At most `limit` of a unit: hours of wall-clock time, GPU hours, CPU hours, or USD. minutes: whether a time is
+    shown in minutes, as it was given."""
 
     limit: float
     unit: Unit
     prices: Prices | None = None
+    minutes: bool = False
 
     def __str__(self) -> str:
         return self.show(self.limit)
 
     def show(self, amount: float) -> str:
         """An amount in the budget's unit."""
+        if self.minutes:
+            return f"{amount * 60:.3g} min"
         return f"${amount:.2f}" if self.unit == "$" else f"{amount:.3g} {self.unit}"
 
     def spent(self, trials: Sequence[TrialRecord], wall_s: float) -> float:
@@ -94,10 +98,10 @@ class Budget:
 
 
 def parse_budget(text: str, prices: Prices | None = None) -> Budget:
-    """`3h`, `90min`, `40gpu-h`, `200cpu-h` or `$25`. ConfigError for anything else; money needs prices."""
+    """`20m`, `3h`, `2d`, `40gpu-h`, `200cpu-h` or `$25`. ConfigError for anything else; money needs prices."""
     plain = text.strip().lower().replace(" ", "")
     plain = re.sub(r"^\$(.*)", r"\1$", plain)  # the unit behind the number, as of the others
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d|gpu-?h|cpu-?h|usd|\$)", plain)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|m|h|d|gpu-?h|cpu-?h|usd|\$)", plain)
     if not found:
         raise ConfigError(f"{EXPECTED}, but got {text!r}")
     limit, kind = float(found[1]) * HOURS.get(found[2], 1.0), found[2]
@@ -109,7 +113,7 @@ def parse_budget(text: str, prices: Prices | None = None) -> Budget:
         )
     if limit <= 0:
         raise ConfigError(f"{EXPECTED} above zero, but got {text!r}")
-    return Budget(limit, unit, prices)
+    return Budget(limit, unit, prices, minutes=found[2] in ("s", "m", "min"))
 
 
 def prices_of(tree: Mapping[str, Any], where: str) -> Prices:

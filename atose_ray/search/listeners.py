@@ -32,7 +32,7 @@ from atose_ray.search.board import upload_board
 from atose_ray.search.budget import Budget
 from atose_ray.search.costs import FLOOR, costs_of, values_of
 from atose_ray.search.events import MENDABLE, Asked, Ended, Epoch, Event, Listener, Settled, Started
-from atose_ray.search.progress import MIN_ENDED, last_sign, measure
+from atose_ray.search.progress import MIN_ENDED, bound, last_sign, measure, over
 from atose_ray.search.record import TrialRecord, best_trial, load_trial
 from atose_ray.search.study_storage import NUMBER, StudyStorage
 from atose_ray.storage import Store
@@ -225,7 +225,10 @@ class Console(Listener):
         self.done, self.began = sum(trial.state != "running" for trial in earlier), time.monotonic()
         leads = best_trial(earlier)
         self.best, self.leader = (leads.value, leads.name) if leads and leads.value is not None else (float("-inf"), "")
-        self.last: dict[int, tuple[float, int]] = {}  # of the trials that run: best value and epoch
+        # best value and epoch of the trials that run, and of those that will go on
+        self.last = {one.number: (one.value or 0.0, one.epochs[-1].epoch) for one in earlier if _goes_on(one)}
+        self.running: dict[int, int] = {}  # epochs left of the trials that run
+        self.forecast = False
         self.equal_bugs: dict[str, list[str]] = {}
         self.ended_well = False
 
@@ -240,16 +243,22 @@ class Console(Listener):
             params = event.job.about["params"].items()
             shown = ((path, f"{value:.3g}" if isinstance(value, float) else value) for path, value in params)
             chosen = (f"{path.rpartition('.')[2]}={value}" for path, value in shown if path[-5:] != ".kind")
-            self.say(f"start  {name}  {', '.join(chosen)}")
+            done = self.last.get(event.number, (0.0, 0))[1]
+            self.running[event.number] = event.job.run.method.epochs - done
+            goes_on = f"goes on after epoch {done}  " if done else ""
+            self.say(f"start  {name}  {goes_on}{', '.join(chosen)}")
         elif isinstance(event, Epoch):  # worth a line only when another trial takes the lead
             record = event.record
             self.last[event.number] = record.objective, record.epoch
+            self.running[event.number] = event.job.run.method.epochs - record.epoch
+            self.say_bound(record.seconds, event.job.run.method.epochs)
             if record.objective > self.best:
                 leader, self.best, self.leader = self.leader, record.objective, name
                 if name != leader:
                     self.say(f"lead   {name}  {self.metric} {self.best:.4f} [{CLIP.name}] at epoch {record.epoch}")
         elif isinstance(event, Ended):
             value, epochs = self.last.pop(event.number, (float("nan"), 0))
+            self.running.pop(event.number, None)
             self.done += event.state != "paused"
             if event.state == "paused":
                 self.say(f"paused {name}  after {epochs} epochs")
@@ -265,6 +274,15 @@ class Console(Listener):
                 self.say(f"{event.state:<6} {name}  {score} after {epochs} epochs{best}{why}")
                 if note := RunFolder(Store(event.job.folder_uri)).about().get("note"):
                     self.say(f"note   {name}: {note}")
+
+    def say_bound(self, seconds: float, epochs: int) -> None:
+        """Once, after the first epoch of the search: when it will be over at the latest, as far as is known then."""
+        if self.forecast:
+            return
+        self.forecast = True
+        unbegun = max(0, self.trials - self.done - len(self.running))
+        work = [seconds * left for left in (*self.running.values(), *[epochs] * unbegun)]
+        self.say(f"left   {bound(over(work, len(self.running)))}")
 
     def show_once(self, trace: str, name: str) -> None:
         """Print the traceback of a trial's bug, unless one like it was."""
@@ -290,6 +308,11 @@ class Listeners(NamedTuple):
     log: TrialLog
     optuna: OptunaListener
     console: Console
+
+
+def _goes_on(trial: TrialRecord) -> bool:
+    """Whether a trial of an earlier session has epochs that it goes on after."""
+    return trial.state == "running" and bool(trial.epochs)
 
 
 def likeness(trace: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from atose_ray.config import ConfigError
-from atose_ray.search.parameters import Choice, Range
+from atose_ray.search.parameters import Choice, OneOf, Range, parse
 from atose_ray.search.space import walk
 
 Point = dict[str, Any]
@@ -96,6 +96,23 @@ def grid_points(space: Mapping[str, Any]) -> list[Point]:
         if len(points) > MAX_GRID:
             raise ConfigError(f"this space has more than {MAX_GRID} combinations; use search.sampler=random or tpe")
     return points
+
+
+def arm_points(space: Mapping[str, Any], path: str = "") -> list[Point]:
+    """As few points as name every arm of every `one_of` at least once, and nothing else: the arms of one take turns
+    beside those of another."""
+    parts: list[list[Point]] = []
+    for key, value in space.items():
+        here = f"{path}.{key}" if path else key
+        node = parse(value, here)
+        if isinstance(node, OneOf):
+            arms = [(kind, arm_points(arm, f"{here}[{kind}]") or [{}]) for kind, arm in node.arms.items()]
+            parts.append([{f"{here}.kind": kind, **rest} for kind, below in arms for rest in below])
+        elif isinstance(node, Mapping):
+            parts.append(arm_points(node, here))
+    parts = [part for part in parts if part]
+    count = max(map(len, parts), default=0)
+    return [{name: arm for part in parts for name, arm in part[i % len(part)].items()} for i in range(count)]
 
 
 def fits(point: Mapping[str, Any], space: Mapping[str, Any]) -> bool:

@@ -2,12 +2,15 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from atose_ray.config import StudyConfig
 from atose_ray.search.record import TrialRecord, best_trial, existing_study, load_trials
 from atose_ray.storage import Store
+
+if TYPE_CHECKING:
+    from atose_ray.config import StudyConfig
 
 MIN_ENDED = 3  # trials that must have ended before a forecast is worth its line
 SILENT_S = 600.0  # a running trial without an epoch for so long, and three times its own pace, is worth a look
@@ -17,6 +20,7 @@ SILENT_S = 600.0  # a running trial without an epoch for so long, and three time
 class Progress:
     """wanted: trials of the search in all. busy_s: seconds that trials trained. cpu_hours, gpu_hours: what they used
     meanwhile; None where it is not on record. trials_per_hour, seconds_left: None before MIN_ENDED trials ended.
+    at_most_s: seconds left if no trial were pruned; None before the first epoch.
     silent: running trials that have reported nothing for long."""
 
     counts: dict[str, int]
@@ -28,17 +32,26 @@ class Progress:
     cpu_hours: float | None
     gpu_hours: float | None
     silent: tuple[TrialRecord, ...]
+    at_most_s: float | None = None
 
     @property
     def ended(self) -> int:
         """Trials that will not go on."""
-        return sum(count for state, count in self.counts.items() if state != "running")
+        return sum(count for state, count in self.counts.items() if state not in ("running", "stopped"))
 
 
-def read_study(store: Store, name: str) -> tuple[StudyConfig, tuple[TrialRecord, ...]]:
+def read_study(store: Store, name: str) -> tuple["StudyConfig", tuple[TrialRecord, ...]]:
     """A study's config and trials. Raises ValueError, naming the studies that are there, when it does not exist."""
+    from atose_ray.config import StudyConfig  # which brings PyTorch with it
+
     folder = existing_study(store, name)
     return StudyConfig.model_validate(folder.read_json("study.json")["config"]), load_trials(folder)
+
+
+def read_search(store: Store, name: str) -> tuple[dict[str, Any], tuple[TrialRecord, ...]]:
+    """The `search` of a study as it was recorded, and its trials, without PyTorch. Raises as `read_study`."""
+    folder = existing_study(store, name)
+    return dict(folder.read_json("study.json")["config"]["search"]), load_trials(folder)
 
 
 def busy_seconds(trial: TrialRecord) -> float:
@@ -52,8 +65,9 @@ def last_sign(trial: TrialRecord) -> float:
     return max([trial.started, *(epoch.time for epoch in trial.epochs), trial.finished or 0.0])
 
 
-def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
-    """What the trials say at the Unix time `now`.
+def measure(trials: Sequence[TrialRecord], wanted: int, now: float, searched: bool = True) -> Progress:
+    """What the trials say at the Unix time `now`. searched: whether a driver is at work; else trials that have not
+    ended are not running but stopped.
 
     The forecast takes the mean of what ended trials needed, pruned ones with the rest, for every trial that is missing
     (half of it for one that runs), over as many trials at a time as there were on average.
@@ -71,7 +85,7 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
         missing = max(0, wanted - len(trials)) + len(running) / 2
         left = missing * each / at_a_time
     return Progress(
-        counts=dict(Counter(trial.state for trial in trials)),
+        counts=dict(Counter(trial.state if searched or trial.state != "running" else "stopped" for trial in trials)),
         wanted=wanted,
         best=best_trial(trials),
         trials_per_hour=rate,
@@ -82,9 +96,52 @@ def measure(trials: Sequence[TrialRecord], wanted: int, now: float) -> Progress:
         silent=tuple(
             trial
             for trial in running
-            if now - last_sign(trial) > max(SILENT_S, *(3 * epoch.seconds for epoch in trial.epochs), 0.0)
+            if searched and now - last_sign(trial) > max(SILENT_S, *(3 * epoch.seconds for epoch in trial.epochs), 0.0)
         ),
+        at_most_s=at_most(trials, wanted),
     )
+
+
+def at_most(trials: Sequence[TrialRecord], wanted: int) -> float | None:
+    """Seconds left if no trial were pruned, by what epochs took so far; None before the first epoch, or where trials do
+    not say how many epochs they have. A trial that is not begun counts as the longest, over as many at a time as run.
+    """
+    lengths = [epochs_of(trial.config) for trial in trials]
+    paces = [statistics.fmean(epoch.seconds for epoch in trial.epochs) for trial in trials if trial.epochs]
+    if not paces or not all(lengths):
+        return None
+    pace, longest = statistics.fmean(paces), max(lengths)
+    rest = [
+        (length - len(trial.epochs)) * (busy_seconds(trial) / len(trial.epochs) if trial.epochs else pace)
+        for trial, length in zip(trials, lengths, strict=True)
+        if trial.state == "running"
+    ]
+    rest += [longest * pace] * max(0, wanted - len(trials))
+    return over(rest, sum(trial.state == "running" for trial in trials))
+
+
+def over(work: Sequence[float], at_a_time: int) -> float:
+    """Seconds of trials that need `work` seconds each, so many at a time: no less than the longest."""
+    return max(sum(work) / max(1, at_a_time), *work, 0.0)
+
+
+def epochs_of(config: Mapping[str, Any]) -> int:
+    """Epochs of a recorded configuration, all stages together; 0 where it does not say."""
+    return sum(stage["epochs"] for stage in config.get("method", {}).get("stages", ()))
+
+
+def bound(seconds: float) -> str:
+    """`at_most` for a person."""
+    return f"at most about {duration(seconds)} (if no trial were pruned)"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in two units at most."""
+    whole = round(seconds)
+    for unit, name, small, of in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // small} {of}"
+    return f"{whole} s"
 
 
 def _elapsed(trials: Sequence[TrialRecord]) -> float:

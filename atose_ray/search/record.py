@@ -20,11 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from atose_ray.config import RunConfig
 from atose_ray.storage import Store, folder_of
-from atose_ray.training.accumulate import OUT_OF_MEMORY
-from atose_ray.training.examples import EXAMPLES
-from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.record import EXAMPLES, OUT_OF_MEMORY, EpochRecord, RunFolder
 from atose_ray.types import DataSpec
 
 EMBEDDINGS = "tag_embeddings.json"
@@ -90,6 +87,8 @@ class TrialRecord:
         """The signature, with what only the run could tell."""
         if not self.halved:
             return self.signature
+        from atose_ray.config import RunConfig  # which brings PyTorch
+
         return RunConfig.model_validate(self.config).signature(int(self.resources.get("workers", 0)), halved=True)
 
     @property
@@ -161,7 +160,8 @@ def existing_study(store: Store, name: str) -> Store:
     """The folder of a study that was begun. Raises ValueError, naming those that are there, when it was not."""
     folder = study_store(store, name)
     if not folder.exists("study.json"):
-        there = ", ".join(store.child("studies").names()) or "none"
+        names = [one for one in store.child("studies").names() if study_store(store, one).exists("study.json")]
+        there = ", ".join(names) or "none"
         raise ValueError(f"there is no study {name!r} in the store {store.uri}; it holds: {there}")
     return folder
 

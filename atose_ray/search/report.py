@@ -23,7 +23,7 @@ from atose_ray.search.importance import MIN_TRIALS, Importance, parameter_import
 from atose_ray.search.progress import last_sign, measure
 from atose_ray.search.record import BestRecord, StudyRecord, TrialRecord
 from atose_ray.search.report_trials import NAME_CHARACTERS, devices_data, groups_data, shortened, trials_data
-from atose_ray.training.run import test_scorings
+from atose_ray.training.record import test_scorings
 from atose_ray.types import SPLITS
 
 DIGITS = 5  # significant digits of every float in the page

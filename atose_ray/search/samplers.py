@@ -1,6 +1,7 @@
 """Who suggests: Optuna's samplers as a study file names them, and what they are told before they begin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -9,7 +10,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
 from atose_ray.search.costs import values_of
 from atose_ray.search.parameters import asked_of
-from atose_ray.search.points import Point, fits, grid_points
+from atose_ray.search.points import Point, arm_points, fits, grid_points
 from atose_ray.search.record import TrialRecord, existing_study, load_trials, study_store
 from atose_ray.search.space import walk
 from atose_ray.storage import Store
@@ -45,6 +46,21 @@ def points_to_try(study: StudyConfig, earlier: Sequence[TrialRecord]) -> Iterato
     if study.search.sampler == "grid":
         tried = {_key(trial.params) for trial in earlier} | {_key(point) for point in study.search.points}
         yield from (point for point in grid_points(study.space) if _key(point) not in tried)
+
+
+def arms_to_try(study: StudyConfig, tried: Iterable[Mapping[str, Any]]) -> Iterator[Point]:
+    """For a sampler that narrows: points that name arms of a `one_of` which nothing of `tried` has, in an order of the
+    search's seed. They are part of its first trials by chance (`startup_trials`), and take the place of as many."""
+    search, tried = study.search, list(tried)
+    seen = {pair for point in tried for pair in point.items() if pair[0].endswith(".kind")}
+    points = arm_points(study.space) if search.sampler not in ("random", "grid") else []
+    random.Random(search.seed).shuffle(points)
+    room = search.startup_trials - len(tried)
+    for point in points:
+        if room > 0 and not seen.issuperset(point.items()):
+            seen.update(point.items())
+            room -= 1
+            yield point
 
 
 def _key(point: Mapping[str, Any]) -> str:

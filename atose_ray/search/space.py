@@ -20,11 +20,12 @@ from atose_ray.data.batches import check_trainable, share_of_batch
 from atose_ray.data.shards import Manifest
 from atose_ray.data.tag_statistics import tag_correlation
 from atose_ray.data.views import View, view_of
+from atose_ray.search.finished import SHIPPED as SHIPPED
+from atose_ray.search.finished import study_file
 from atose_ray.search.parameters import Choice, OneOf, Range, parse
 from atose_ray.storage import Store, read_uri
 from atose_ray.training.run import resolve
 
-SHIPPED = tuple(Path(atose_ray.__file__).parents[depth] / "search_spaces" for depth in (0, 1))
 SEED_STRIDE = 100_003
 OPEN = object()  # chosen for a parameter, it leaves this one out
 
@@ -78,7 +79,8 @@ def compose(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> R
 
     A seed that neither sets derives from (study seed, trial number). Raises ConfigError.
     """
-    return run_config(tree_of(study, chosen, number))
+    run = run_config(tree_of(study, chosen, number))
+    return run if study.search.epochs is None else of_epochs(run, study.search.epochs)
 
 
 def tree_of(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
@@ -87,6 +89,25 @@ def tree_of(study: StudyConfig, chosen: Mapping[str, Any], number: int = 0) -> d
     if "seed" not in study.base and "seed" not in chosen:
         tree["seed"] = (study.search.seed * SEED_STRIDE + number) % 2**31
     return {**tree, "metric": study.search.metric}
+
+
+def of_epochs(run: RunConfig, total: int) -> RunConfig:
+    """The run with `total` epochs, shared out over its stages in proportion, at least one each. Raises ConfigError for
+    fewer epochs than stages."""
+    stages, before = run.method.stages, run.method.epochs
+    if total < len(stages):
+        raise ConfigError(
+            f"search.epochs={total} (--epochs) is less than the {len(stages)} stages of {run.method.kind}, each of "
+            f"which takes at least one epoch: give {len(stages)} or more"
+        )
+    exact = [total * stage.epochs / before for stage in stages]
+    share = [max(1, int(part)) for part in exact]
+    for _ in range(abs(total - sum(share))):
+        step = 1 if sum(share) < total else -1
+        open_ones = [i for i, count in enumerate(share) if count + step >= 1]
+        share[max(open_ones, key=lambda i: step * (exact[i] - share[i]))] += step
+    scaled = tuple(stage.model_copy(update={"epochs": count}) for stage, count in zip(stages, share, strict=True))
+    return run.model_copy(update={"method": run.method.model_copy(update={"stages": scaled})})
 
 
 def chosen_arms(study: StudyConfig, overrides: Iterable[str]) -> dict[str, Any]:
@@ -205,27 +226,30 @@ def load_study(name: str, overrides: tuple[str, ...] = ()) -> StudyConfig:
 
 
 def begin(folder: Store, study: StudyConfig, view: View, store: Store) -> None:
-    """Write the head of the study folder, or check that this is the study that stands there.
-
-    More trials and other resources are fine. Raises ConfigError for another space, base or sampler, or other data.
-    """
+    """Write the head of the study folder, or check that this is the study that stands there, as `check_same` does."""
     if folder.exists("study.json"):
-        before = StudyConfig.model_validate(folder.read_json("study.json")["config"])
-        same_data = folder.read_json("data.json")["content_hash"] == view.manifest.content_hash
-        tried = before.search.points
-        if identity(before) != identity(study) or not same_data:
-            what = "other data" if not same_data else "another base, space or search"
-            raise ConfigError(
-                f"the study in {folder.uri} was begun with {what}; give this one its own --name, or delete that folder"
-            )
-        if study.search.points[: len(tried)] != tried:
-            raise ConfigError(
-                f"the study in {folder.uri} was begun with other search.points; new ones are added at the end of the "
-                "list, or give this one its own --name"
-            )
+        check_same(folder, study, view.manifest.content_hash)
     else:
         folder.write_json("data.json", data_facts(view, store))
     folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": versions()})
+
+
+def check_same(folder: Store, study: StudyConfig, content_hash: str) -> None:
+    """Check that this is the study that stands in `folder`. More trials and other resources are fine.
+
+    Raises ConfigError for another space, base or sampler, or other data."""
+    before = StudyConfig.model_validate(folder.read_json("study.json")["config"])
+    same_data, tried = folder.read_json("data.json")["content_hash"] == content_hash, before.search.points
+    if identity(before) != identity(study) or not same_data:
+        what = "other data" if not same_data else "another base, space or search"
+        raise ConfigError(
+            f"the study in {folder.uri} was begun with {what}; give this one its own --name, or delete that folder"
+        )
+    if study.search.points[: len(tried)] != tried:
+        raise ConfigError(
+            f"the study in {folder.uri} was begun with other search.points; new ones are added at the end of the "
+            "list, or give this one its own --name"
+        )
 
 
 def identity(study: StudyConfig) -> dict[str, Any]:
@@ -260,12 +284,9 @@ def versions() -> dict[str, str]:
 
 def find_study(name: str) -> Path:
     """The file of a study. Raises ConfigError that lists the shipped ones."""
+    if file := study_file(name):
+        return file
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
         raise ConfigError(f"there is no study file {name}")
-    for folder in SHIPPED:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
     known = sorted({file.stem for folder in SHIPPED for file in folder.glob("*.yaml")})
     raise ConfigError(f"unknown study {name!r}; known: {', '.join(known)}; or give the path of a YAML file")

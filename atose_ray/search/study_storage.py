@@ -7,7 +7,6 @@ what samplers note about their own trials (generations of nsga2, the state of cm
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
 import time
@@ -23,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig, public_url
 from atose_ray.search.costs import values_of
 from atose_ray.search.record import TrialRecord
-from atose_ray.search.samplers import frozen, points_to_try
+from atose_ray.search.samplers import arms_to_try, frozen, points_to_try
 from atose_ray.storage import Store, StoreError
 
 JOURNAL = "optuna.journal"
@@ -142,8 +141,8 @@ def rebuild(
     warm: Iterable[optuna.trial.FrozenTrial],
     sampler: optuna.samplers.BaseSampler,
 ) -> optuna.Study:
-    """Optuna's study `name`, anew: the trials that ended, those of other studies, then the queue: trials to go on with
-    and points to try."""
+    """Optuna's study `name`, anew: the trials that ended, those of other studies, then the queue: trials to go on with,
+    points to try, and arms that no trial has tried."""
     directions = ["maximize"] + ["minimize"] * len(study.search.costs)
     made = optuna.create_study(storage=kept.storage, study_name=name, directions=directions, sampler=sampler)
     made.set_user_attr(OWNER, kept.folder.uri)
@@ -152,11 +151,15 @@ def rebuild(
             ranges = {k: optuna.distributions.json_to_distribution(d) for k, d in trial.distributions.items()}
             values, notes = values_of(trial, study.search.costs), kept.notes.get(trial.number)
             made.add_trial(frozen(trial.params, ranges, values, {NUMBER: trial.number}, notes))
+    tried = [trial.params for trial in earlier]
     for one in warm:
         made.add_trial(one)
+        tried.append(one.params)
     for trial in earlier:
         if trial.state == "running":
             made.enqueue_trial(trial.params, user_attrs={NUMBER: trial.number})
-    for point in itertools.islice(points_to_try(study, earlier), max(0, study.search.trials - len(earlier))):
+    points = list(points_to_try(study, earlier))
+    points += arms_to_try(study, [*tried, *points])
+    for point in points[: max(0, study.search.trials - len(earlier))]:
         made.enqueue_trial(point)
     return made

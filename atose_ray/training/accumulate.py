@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from atose_ray.ranks import world
-from atose_ray.training.record import RunFolder
+from atose_ray.training.record import OUT_OF_MEMORY, RunFolder
 from atose_ray.types import AnyBatch
 
-OUT_OF_MEMORY = "out_of_memory"
 HALVED = (
     "out of memory with {clips} clips at a time: from here on every batch is taken in two halves whose gradients are "
     "added. The step is that of the whole batch, but BatchNorm and in-batch negatives see half of it"

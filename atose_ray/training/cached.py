@@ -7,7 +7,7 @@ stage of at most K epochs is thus the uncached stage to the last bit of the enco
 Under DDP every rank embeds its share of an epoch, and the ranks exchange their embeddings, so that each holds the
 table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,9 @@ from atose_ray.config import RunConfig
 from atose_ray.data.batches import BatchSource
 from atose_ray.data.memory import free_device_bytes, free_host_bytes
 from atose_ray.data.sampling import uniform
+from atose_ray.evaluation.parts import Parts
 from atose_ray.methods import Method, MethodConfig
-from atose_ray.ranks import rank, world
+from atose_ray.ranks import local_world, rank, world
 from atose_ray.types import AnyBatch, Array, EmbeddedBatch, Split
 
 CROP_SALT = 0x5EED
@@ -48,17 +49,21 @@ def cached_span(method: MethodConfig, index: int) -> Span | None:
     return Span(sum(epochs[:first]), min(crops, sum(epochs[first:last])))
 
 
-def check_room(run: RunConfig, method: Method, steps: int, device: torch.device) -> None:
-    """Raises ValueError when a stage of `steps` batches an epoch would keep more embeddings than memory holds."""
-    free = free_device_bytes(device) if device.type == "cuda" else free_host_bytes()
-    width = method.encoder.embed_dim
+def check_room(run: RunConfig, method: Method, sizes: Sequence[int], device: torch.device) -> None:
+    """Raises ValueError when a stage would keep more embeddings than this rank's share of the memory holds. sizes: of a
+    rank's batches in an epoch."""
+    free = free_device_bytes(device) if device.type == "cuda" else free_host_bytes() // local_world(world())
+    width, tags, each = method.encoder.embed_dim, len(method.spec.tags), sum(sizes)
+    valid = -(-method.spec.counts.get("valid", 0) * run.data.eval_crops // world()) * 4 * (width + tags)
     for index, stage in enumerate(run.method.stages):
         span = cached_span(run.method, index)
-        crops = span.crops if span else 0
-        need = steps * run.data.batch_size * width * 4 * crops
+        if span is None:
+            continue
+        need = each * world() * span.crops * (4 * width + tags) + valid
+        need += each * width * 4 if world() > 1 else 0  # a rank's own part of an epoch, before all ranks have it
         if need > ROOM * free:
             raise ValueError(
-                f"stage {stage.name!r} would keep {need / 1e9:.3g} GB of embeddings ({crops} crops of every clip, "
+                f"stage {stage.name!r} would keep {need / 1e9:.3g} GB of embeddings ({span.crops} crops of every clip, "
                 f"{width} numbers each), but {free / 1e9:.3g} GB are free; give it a smaller `cache`, or `cache: off`"
             )
 
@@ -71,8 +76,9 @@ class CachedEmbeddings:
 
     def __init__(self, method: Method, source: BatchSource, span: Span, seed: int, device: torch.device) -> None:
         self.method, self.source, self.span, self.seed, self.device = method, source, span, seed, device
-        self.encoded: list[EmbeddedBatch] = []
-        self.sizes: list[int] = []
+        self.sizes, self.in_parts = source.sizes, Parts()
+        self.embed_RE: torch.Tensor | None = None  # made once, whole, and filled in place: no crop is there twice
+        self.encoded: list[tuple[Array, torch.Tensor]] = []  # clip ids and tags (bool) of the epochs that are in it
         self.valid: dict[Split, list[EmbeddedBatch]] = {}
         self.table: Table | None = None
 
@@ -92,21 +98,35 @@ class CachedEmbeddings:
             list(self._encode_epoch(self.span.first_epoch + len(self.encoded)))
         if position < self.span.crops:
             yield from self._encode_epoch(epoch)
-        else:
-            self.table = self.table or Table(self.encoded)
-            yield from self._recall(self.table, epoch)
+            return
+        if self.table is None:
+            assert self.embed_RE is not None
+            self.table, self.encoded = Table(self.embed_RE, self.encoded), []
+        yield from self._recall(self.table, epoch)
 
     def _encode_epoch(self, epoch: int) -> Iterator[EmbeddedBatch]:
-        batches = []
+        rows, width = sum(self.sizes), self.method.encoder.embed_dim
+        if self.embed_RE is None:
+            self.embed_RE = torch.empty(self.span.crops * rows * world(), width, device=self.device)
+        place = self.embed_RE[(epoch - self.span.first_epoch) * rows * world() :][: rows * world()]
+        mine = place if world() == 1 else torch.empty(rows, width, device=self.device)
+        ids, tags, first = list[torch.Tensor](), list[torch.Tensor](), 0
         for batch in self.source.train(epoch):
-            batches.append(self._encode(batch))
-            yield batches[-1]
-        self.sizes = [len(batch.clip_id_B) for batch in batches]
-        self.encoded.append(over_all_ranks(EmbeddedBatch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))))
+            encoded = self._encode(batch)
+            mine[first : first + len(encoded.clip_id_B)] = encoded.embed_BE
+            first += len(encoded.clip_id_B)
+            ids.append(encoded.clip_id_B)
+            tags.append(encoded.tags_BC.bool())
+            yield encoded
+        if world() > 1:
+            dist.all_gather(list(place.view(world(), rows, width).unbind()), mine)
+        clip_id_N = over_all_ranks(torch.cat(ids)).cpu().numpy()
+        self.encoded.append((clip_id_N, over_all_ranks(torch.cat(tags))))
 
     @torch.no_grad()
     def _encode(self, batch: AnyBatch) -> EmbeddedBatch:
-        return self.method.embed(batch.to(self.device))
+        parts = list(self.in_parts(batch, lambda part: self.method.embed(part.to(self.device))))
+        return parts[0] if len(parts) == 1 else EmbeddedBatch(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
     def _recall(self, table: "Table", epoch: int) -> Iterator[EmbeddedBatch]:
         clips = len(table.clip_id_N)
@@ -117,24 +137,24 @@ class CachedEmbeddings:
 
 
 class Table:
-    """embed_NKE float32 of N clips and K crops; has_NK: which were encoded (under W ranks an epoch leaves up to W - 1
-    clips out); tags_NC; clip_id_N ascending; per_epoch: crops of a clip in an epoch. Empties `encoded`."""
+    """embed_RE float32: a row for every encoded crop, epoch after epoch; row_NK: which of them are the K crops of N
+    clips; has_NK: which were encoded (under W ranks an epoch leaves up to W - 1 clips out); tags_NC; clip_id_N
+    ascending; per_epoch: crops of a clip in an epoch. encoded: clip ids and tags (bool) of the rows of each epoch."""
 
-    def __init__(self, encoded: list[EmbeddedBatch]) -> None:
-        self.clip_id_N = np.unique(np.concatenate([crop.clip_id_B.cpu().numpy() for crop in encoded]))
-        clips, device = len(self.clip_id_N), encoded[0].embed_BE.device
-        rows = [np.searchsorted(self.clip_id_N, crop.clip_id_B.cpu().numpy()) for crop in encoded]
-        self.per_epoch = int(np.bincount(rows[0]).max())
-        crops = len(encoded) * self.per_epoch
-        self.embed_NKE = torch.zeros(clips, crops, encoded[0].embed_BE.shape[1], device=device)
-        self.tags_NC = torch.zeros(clips, encoded[0].tags_BC.shape[1], device=device)
-        self.has_NK = np.zeros((clips, crops), bool)
-        for epoch, row_N in enumerate(rows):
-            crop = encoded.pop(0)  # so that no crop is in memory twice
+    def __init__(self, embed_RE: torch.Tensor, encoded: Sequence[tuple[Array, torch.Tensor]]) -> None:
+        self.embed_RE, device = embed_RE, embed_RE.device
+        self.clip_id_N = np.unique(np.concatenate([ids for ids, _ in encoded]))
+        rows = [np.searchsorted(self.clip_id_N, ids) for ids, _ in encoded]
+        self.per_epoch = max(int(np.bincount(row_N).max()) for row_N in rows)
+        clips, crops, first = len(self.clip_id_N), len(encoded) * self.per_epoch, 0
+        self.tags_NC = torch.zeros(clips, encoded[0][1].shape[1], device=device)
+        self.has_NK, self.row_NK = np.zeros((clips, crops), bool), np.zeros((clips, crops), np.int64)
+        for epoch, (row_N, (_, tags)) in enumerate(zip(rows, encoded, strict=True)):
             column_N = epoch * self.per_epoch + _occurrence(row_N)
             self.has_NK[row_N, column_N] = True
-            where_N, columns = torch.from_numpy(row_N).to(device), torch.from_numpy(column_N).to(device)
-            self.embed_NKE[where_N, columns], self.tags_NC[where_N] = crop.embed_BE, crop.tags_BC
+            self.row_NK[row_N, column_N] = first + np.arange(len(row_N))
+            self.tags_NC[torch.from_numpy(row_N).to(device)] = tags.float()
+            first += len(row_N)
         self.first_N = self.has_NK.argmax(axis=1)
 
     def batch(self, row_B: Array, seed: int, epoch: int | Array) -> EmbeddedBatch:
@@ -142,8 +162,9 @@ class Table:
         clip_id_B = self.clip_id_N[row_B]
         crop_B = (uniform(seed ^ CROP_SALT, epoch, clip_id_B) * self.has_NK.shape[1]).astype(np.int64)
         crop_B = np.where(self.has_NK[row_B, crop_B], crop_B, self.first_N[row_B])
-        rows, crops = (torch.from_numpy(index).to(self.embed_NKE.device) for index in (row_B, crop_B))
-        return EmbeddedBatch(self.embed_NKE[rows, crops], self.tags_NC[rows], torch.from_numpy(clip_id_B))
+        device = self.embed_RE.device
+        crops, clips = (torch.from_numpy(index).to(device) for index in (self.row_NK[row_B, crop_B], row_B))
+        return EmbeddedBatch(self.embed_RE[crops], self.tags_NC[clips], torch.from_numpy(clip_id_B))
 
 
 def _occurrence(row_N: Array) -> Array:
@@ -155,13 +176,10 @@ def _occurrence(row_N: Array) -> Array:
     return occurrence_N
 
 
-def over_all_ranks(mine: EmbeddedBatch) -> EmbeddedBatch:
+def over_all_ranks(mine: torch.Tensor) -> torch.Tensor:
     """The rows of all ranks, each of which has equally many."""
     if world() == 1:
         return mine
-    joined = []
-    for tensor in mine:
-        parts = [torch.empty_like(tensor) for _ in range(world())]
-        dist.all_gather(parts, tensor.contiguous())
-        joined.append(torch.cat(parts))
-    return EmbeddedBatch(*joined)
+    parts = [torch.empty_like(mine) for _ in range(world())]
+    dist.all_gather(parts, mine.contiguous())
+    return torch.cat(parts)

@@ -12,10 +12,8 @@ from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, load_model
-from atose_ray.training.record import RunFolder
+from atose_ray.training.record import EXAMPLES, RunFolder
 from atose_ray.training.run import score_split, view_for
-
-EXAMPLES = "examples.json"
 
 
 def write_examples(best: Store, store: Store, device: torch.device | None = None) -> None:

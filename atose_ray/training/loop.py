@@ -94,7 +94,7 @@ def run_epochs(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     method.to(device)
-    check_room(run, method, batches.steps(), device)
+    check_room(run, method, batches.sizes, device)
     done, best, optimizer_state = 0, float("-inf"), None
     resumed = folder.checkpoint()
     if resumed is not None:

@@ -15,16 +15,18 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from atose_ray.config import RunConfig
-from atose_ray.evaluation.protocols import CLIP
+from atose_ray.evaluation.names import CLIP_NAME
 from atose_ray.storage import Store
-from atose_ray.types import DataSpec
+
+if TYPE_CHECKING:  # PyTorch is imported where it is needed: a record is read without it
+    from atose_ray.config import RunConfig
+    from atose_ray.types import DataSpec
 
 LOG = "log.jsonl"
+OUT_OF_MEMORY = "out_of_memory"  # cause of the note of a run whose batches went in two halves from then on
+EXAMPLES = "examples.json"  # of a model folder: what it gets wrong (training/examples.py)
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -43,7 +45,7 @@ class EpochRecord:
     valid: dict[str, float]
     objective: float
     time: float
-    protocol: str = CLIP.name
+    protocol: str = CLIP_NAME
     gpu_memory: float = 0.0
     folds: tuple[float, ...] = ()
 
@@ -64,7 +66,7 @@ class RunFolder:
 
     store: Store
 
-    def start(self, run: RunConfig, spec: DataSpec, about: dict[str, Any] | None = None) -> None:
+    def start(self, run: "RunConfig", spec: "DataSpec", about: dict[str, Any] | None = None) -> None:
         """Write what is known before the first epoch. An earlier start time is kept when a run goes on. about: of a
         run; a folder that holds a model only has none."""
         self.store.write("config.json", run.model_dump_json(indent=1).encode())
@@ -72,8 +74,11 @@ class RunFolder:
         if about is not None:
             self.store.write_json("about.json", {**about, "started": self.about().get("started", time.time())})
 
-    def config(self) -> tuple[RunConfig, DataSpec]:
+    def config(self) -> tuple["RunConfig", "DataSpec"]:
         """config.json and data_spec.json. Raises ValidationError when another version wrote them."""
+        from atose_ray.config import RunConfig
+        from atose_ray.types import DataSpec
+
         config, spec = self.store.read("config.json"), self.store.read("data_spec.json")
         return RunConfig.model_validate_json(config), DataSpec.model_validate_json(spec)
 
@@ -114,6 +119,8 @@ class RunFolder:
         """Append an epoch to the log. state: what a run goes on with, written before and with the record in it, so that
         a crash in between loses neither; the old checkpoint stays until the new one is whole."""
         if state is not None:
+            import torch
+
             buffer = io.BytesIO()
             torch.save({**state, "record": json.dumps(record.as_json())}, buffer)
             self.store.write(CHECKPOINT, buffer.getvalue())
@@ -123,6 +130,8 @@ class RunFolder:
         """The last finished epoch and the state after it, or None."""
         if not self.store.exists(CHECKPOINT):
             return None
+        import torch
+
         state = torch.load(io.BytesIO(self.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
         return EpochRecord.from_json(json.loads(state.pop("record"))), state
 
@@ -137,3 +146,15 @@ class RunFolder:
     def ending(self, events: list[dict[str, Any]] | None = None) -> dict[str, Any] | None:
         """The line that says how the run ended, or None while it has not. events: as in `epochs`."""
         return next((event for event in (self.events() if events is None else events) if event["event"] == "end"), None)
+
+
+def test_scorings(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How often a model folder's test split was scored: a line per winner, oldest first, {"number", "time", "metric",
+    "value", "protocol"}. A metrics.json from before they were kept counts as one, at a time that is not known."""
+    if "test_scorings" in metrics:
+        return list(metrics["test_scorings"])
+    if not metrics.get("test"):
+        return []
+    metric, number = metrics.get("metric", ""), metrics.get("number", 0)
+    value = metrics["test"].get(metric)
+    return [{"number": number, "time": None, "metric": metric, "value": value, "protocol": metrics["protocol"]}]

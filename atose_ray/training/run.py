@@ -3,7 +3,7 @@ this process, in a trial's actor and in a DDP worker."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
-from atose_ray.training.record import RunFolder
+from atose_ray.training.record import RunFolder, test_scorings
 from atose_ray.training.sources import begin_with, from_model, tag_set, with_hash, with_vectors
 from atose_ray.types import Split
 
@@ -42,7 +42,8 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
         run = from_model(run, run.encoder.model, spec)
     if run.metric == "accuracy" and not spec.exclusive:
         raise ConfigError(
-            "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro"
+            "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro (or, of a "
+            "folder whose clips have one tag each, prepare it with --option exclusive=true)"
         )
     seconds = run.data.crop_seconds
     if seconds == "published":
@@ -223,15 +224,3 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     metrics["test_scorings"] = [*earlier, {**scored, "protocol": CLIP.name}]
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
-
-
-def test_scorings(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How often a model folder's test split was scored: a line per winner, oldest first, {"number", "time", "metric",
-    "value", "protocol"}. A metrics.json from before they were kept counts as one, at a time that is not known."""
-    if "test_scorings" in metrics:
-        return list(metrics["test_scorings"])
-    if not metrics.get("test"):
-        return []
-    metric, number = metrics.get("metric", ""), metrics.get("number", 0)
-    value = metrics["test"].get(metric)
-    return [{"number": number, "time": None, "metric": metric, "value": value, "protocol": metrics["protocol"]}]

@@ -1,0 +1,3 @@
+"""Names of protocols that records carry: known without PyTorch."""
+
+CLIP_NAME = "clip"
