@@ -43,7 +43,14 @@ OPTIONS = {
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
-STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
+STUDY_MAY_HOLD = {
+    "tag_embeddings.json",
+    "optuna.journal",
+    "sessions.jsonl",
+    "finished.json",
+    "examples",
+    "promotion.json",
+}
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

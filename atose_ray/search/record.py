@@ -9,6 +9,7 @@ A study folder holds
     examples/<number>.json the same of other trials, for which somebody asked
     promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
     tag_embeddings.json    what the best trial that embeds tags learned of them
+    finished.json          what the command that ended the search was given (search/finished.py)
     report.html
 """
 
