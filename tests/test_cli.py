@@ -48,7 +48,7 @@ MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.js
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
 STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
-STUDY_MAY_HOLD |= {"crossvalidation.json"}
+STUDY_MAY_HOLD |= {"crossvalidation.json", "finished.json"}
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

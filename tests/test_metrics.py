@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from atose_ray.data.tag_statistics import tag_correlation
-from atose_ray.evaluation.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table
+from atose_ray.evaluation.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table, shown
 
 TAGS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], float)
 
@@ -74,3 +74,8 @@ def test_published_vectors(shared) -> None:
     assert ours["roc_auc_macro"] == pytest.approx(float(vectors["sk_roc_macro_clipmean"]), abs=1e-6)
     assert ours["pr_auc_micro"] == pytest.approx(float(vectors["sk_ap_micro_clipmean"]), abs=1e-6)
     assert average_precision_score(vectors["labels"].ravel(), scores.ravel()) == pytest.approx(ours["pr_auc_micro"])
+
+
+def test_a_count_is_shown_as_the_integer_that_it_is() -> None:
+    assert [shown(name, 96.0) for name in ("clips", "tags_scored", "tags_total", "crops_per_clip")] == ["96"] * 4
+    assert shown("pr_auc_macro", 1.0) == "1.0000"

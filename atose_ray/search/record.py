@@ -11,6 +11,7 @@ A study folder holds
     promotion.json         the best trials trained again with other seeds, and how sure it is which one is better
     crossvalidation.json   the chosen model's configuration trained and tested on every fold (crossvalidate.py)
     tag_embeddings.json    what the best trial that embeds tags learned of them
+    finished.json          what the command that ended the search was given (search/finished.py)
     report.html
 """
 
