@@ -102,9 +102,9 @@ function classTable(rows, macro, split) {
   const figure = (value) => (known(value) ? value.toFixed(3) : "\u2013");
   const body = rows.map((row) => [named(row.tag, 60), figure(row.precision), figure(row.recall), figure(row.f1), count(row.positives)]);
   const all = rows.reduce((sum, row) => sum + row.positives, 0);
-  if (macro) body.push([h("strong", {}, "mean of the classes"), figure(macro.precision), figure(macro.recall), figure(macro.f1), count(all)]);
+  if (macro) body.unshift([h("strong", {}, "mean of the classes"), figure(macro.precision), figure(macro.recall), figure(macro.f1), count(all)]);
   const headings = [{ title: "Class" }, { title: "Precision", num: true }, { title: "Recall", num: true }, { title: "F1", num: true }, { title: `Clips (${split})`, num: true }];
-  return h("div", { class: rows.length > LONG ? "scroll tall" : "scroll", tabindex: rows.length > LONG ? 0 : null }, table(headings, body, "classes"));
+  return h("div", { class: rows.length > 20 ? "scroll tall" : "scroll", tabindex: rows.length > 20 ? 0 : null }, table(headings, body, "classes"));
 }
 
 function bestClasses() {
