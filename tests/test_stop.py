@@ -21,7 +21,7 @@ from test_progress import trial
 from test_ray import study
 
 from atose_ray import stop
-from atose_ray.config import ConfigError, SearchConfig
+from atose_ray.config import ConfigError, RunConfig, SearchConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.search.events import Epoch
 from atose_ray.search.listeners import Console
@@ -171,7 +171,7 @@ def test_a_driver_that_was_silent_too_long_stops(tmp_path: Path, quick) -> None:
 def test_the_lead_of_an_earlier_session_stands(capsys) -> None:
     """A search that goes on must not call its first epochs the best so far."""
     earlier = [trial(0, "complete", 0.0, 3, 1.0, 0.6), trial(1, "pruned", 0.0, 2, 1.0, 0.2)]
-    job, console = Job(None, "", "", {"name": "002-harmonic_cnn"}), Console(SearchConfig(trials=4), earlier)
+    job, console = Job(RunConfig(), "", "", {"name": "002-harmonic_cnn"}), Console(SearchConfig(trials=4), earlier)
     best, record = earlier[0].value, earlier[0].epochs[0]
     assert console.done == 2
     console.on_event(Epoch(2, job, dataclasses.replace(record, objective=best - 0.1)))
