@@ -15,7 +15,7 @@ from test_report_pages import make_examples, visited
 
 from atose_ray import train, tune
 from atose_ray.config import RunConfig
-from atose_ray.crossvalidate import summary
+from atose_ray.crossvalidate import line, summary
 from atose_ray.search.record import StudyRecord, TagEmbeddings, load_study_record
 from atose_ray.search.report import render_report, report_data
 from atose_ray.search.report_trials import groups_data
@@ -201,6 +201,13 @@ def test_a_run_ends_with_intervals_and_whole_counts(tmp_path: Path, capsys: pyte
     best.write_json("metrics.json", {"epoch": 6, "protocol": "clip", "test": test})
     train.conclude(job, best)
     assert "\n  accuracy 0.6625\n" in capsys.readouterr().out
+
+
+def test_a_fold_is_told_with_its_interval_and_its_protocol() -> None:
+    row = cross_validated()["folds"][1]
+    expected = "fold 2: valid accuracy 0.7200 at epoch 6; test accuracy 0.6200 (95 % 0.5000 to 0.8000, Wilson) [clip]"
+    assert line(row, "accuracy") == expected
+    assert line({**row, "test_intervals": None}, "accuracy").endswith("test accuracy 0.6200 [clip]"), "of 0.1.0"
 
 
 # ---- in a browser
