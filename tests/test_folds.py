@@ -115,6 +115,8 @@ def test_the_test_scores_are_means_over_the_folds(folded, tmp_path) -> None:
     low, high = metrics["test_intervals"]["pr_auc_macro"]
     assert low < metrics["test"]["pr_auc_macro"] < high
     assert metrics["number"] == 4 and metrics["fold"] == 0
+    assert [one["value"] for one in metrics["test_scorings"]] == [metrics["test"]["pr_auc_macro"]]
+    assert len(finish(job, best)["test_scorings"]) == 2  # another winner of the study would be one more
     assert metrics["valid"]["pr_auc_macro"] == RunFolder(Store(job.folder_uri)).epochs()[-1].objective
     model = load_model(best)  # a model of one fold, which can be scored again
     assert model.run == run_of_fold(job.run, 0)

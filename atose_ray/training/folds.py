@@ -24,7 +24,7 @@ from atose_ray.ranks import is_main
 from atose_ray.storage import Store
 from atose_ray.training.loop import DivergedError, run_epochs
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.training.run import Job, OpenRun, finish_run, open_run, trained_on
+from atose_ray.training.run import Job, OpenRun, finish_run, open_run, scorings_with, trained_on
 
 FOLDS = "folds"
 Wrap = Callable[[OpenRun], Callable[[Method], nn.Module]]
@@ -125,18 +125,20 @@ def finish(job: Job, best: Store) -> dict[str, Any]:
         done = place.read_json("metrics.json") if place.exists("metrics.json") else finish_run(inner, place)
         rows.append({"fold": number, **{key: done[key] for key in ("epoch", "valid", "test")}})
     place = Store(of_fold(job, rows[0]["fold"]).folder_uri).child("best")
-    for name in place.names():
-        best.write(name, place.read(name))
-    last = RunFolder(Store(job.folder_uri)).epochs()[-1]
+    first, last = place.read_json("metrics.json"), RunFolder(Store(job.folder_uri)).epochs()[-1]
     over = {name: spread([row["test"][name] for row in rows]) for name in rows[0]["test"]}
+    test = {name: one.mean for name, one in over.items()}
     metrics = {
-        **place.read_json("metrics.json"),
+        **first,
         "valid": {**last.valid, job.run.metric: last.objective},
-        "test": {name: one.mean for name, one in over.items()},
+        "test": test,
         "test_intervals": {name: [one.low, one.high] for name, one in over.items() if name not in COUNTS},
         "test_deviation": {name: one.deviation for name, one in over.items() if name not in COUNTS},
+        "test_scorings": scorings_with(best, first["number"], job.run.metric, test),
         "folds": rows,
         "fold": rows[0]["fold"],
     }
+    for name in place.names():
+        best.write(name, place.read(name))
     best.write_json("metrics.json", metrics)
     return metrics

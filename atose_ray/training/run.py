@@ -3,7 +3,7 @@ this process, in a trial's actor and in a DDP worker."""
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,8 +219,13 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     bounds = score_intervals(scores.scores_NC, scores.tags_NC, test)
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, "test_intervals": bounds}
     metrics |= tag_facts(model.method, scores)
-    scored = {"number": metrics["number"], "time": time.time(), "metric": job.run.metric, "value": test[job.run.metric]}
-    earlier = test_scorings(best.read_json("metrics.json")) if best.exists("metrics.json") else []
-    metrics["test_scorings"] = [*earlier, {**scored, "protocol": CLIP.name}]
+    metrics["test_scorings"] = scorings_with(best, metrics["number"], job.run.metric, test)
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
+
+
+def scorings_with(best: Store, number: int, metric: str, test: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The scorings of the test split that a model folder knows of, and this one (`record.test_scorings`)."""
+    earlier = test_scorings(best.read_json("metrics.json")) if best.exists("metrics.json") else []
+    now = {"number": number, "time": time.time(), "metric": metric, "value": test[metric], "protocol": CLIP.name}
+    return [*earlier, now]
