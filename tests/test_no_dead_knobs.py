@@ -187,6 +187,7 @@ def leaves(model: type[BaseModel], path: str = "") -> set[str]:
 SEARCH = {  # every setting of a search, and the test that turns it
     "metric": "test_ray: a search for another metric is another one",
     "costs": "test_study_flags: several objectives",
+    "epochs": "test_space: epochs scale every trial",
     "trials": "test_ray: 6, then 7",
     "concurrency": "test_plan",
     "workers_per_trial": "test_plan, test_ray: worker groups",
