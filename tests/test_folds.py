@@ -61,6 +61,7 @@ def test_each_fold_is_trained_as_if_it_were_alone(folded, tmp_path, method: str)
         assert inner.store.read("best.safetensors") == outer.store.read("best.safetensors")
         alone.append(outer.epochs())
     together = RunFolder(Store(job.folder_uri))
+    assert together.checkpoints() == [f"folds/{number}/checkpoint.pt" for number in FOLDS]
     assert together.ending() is not None and len(together.epochs()) == job.run.method.epochs
     for epoch, of_folds in zip(together.epochs(), zip(*alone, strict=True), strict=True):
         assert tuple(epoch.folds) == tuple(record.objective for record in of_folds)

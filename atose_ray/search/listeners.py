@@ -37,7 +37,7 @@ from atose_ray.search.record import TrialRecord, best_trial, load_trial
 from atose_ray.search.study_storage import NUMBER, StudyStorage
 from atose_ray.storage import Store
 from atose_ray.storage.lease import RUN_LEASE
-from atose_ray.training.record import CHECKPOINT, EpochRecord, RunFolder
+from atose_ray.training.record import EpochRecord, RunFolder
 
 SESSIONS, BEFORE = "sessions.jsonl", "sittings.jsonl"  # what the file was called in studies of the first release
 PAUSES_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 60)  # three minutes for a database to come back
@@ -129,7 +129,8 @@ class TrialLog(Listener):
                     folder.note(event.cause, event.trace)
                 folder.end(event.state, event.reason)
             if event.state != "failed" or event.cause not in MENDABLE:  # else --retry-failed goes on from there
-                folder.store.delete(CHECKPOINT)
+                for name in folder.checkpoints():
+                    folder.store.delete(name)
             folder.store.delete(RUN_LEASE)
             upload_board(folder, trial.name, event.job.run.metric)
             self.trials[event.number] = dataclasses.replace(trial, state=event.state, finished=time.time())

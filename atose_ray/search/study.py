@@ -8,7 +8,7 @@ from atose_ray.evaluation.scoring import has_collapsed, tag_embedding_cosine
 from atose_ray.search.record import EMBEDDINGS, TagEmbeddings, TrialRecord, best_trial, load_trials, trial_store
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import best_model
-from atose_ray.training.record import CHECKPOINT, LOG, RunFolder
+from atose_ray.training.record import LOG, RunFolder
 
 
 def retry_failed(folder: Store) -> tuple[TrialRecord, ...]:
@@ -32,7 +32,7 @@ def reopen(run: Store) -> int:
     kept = len([name for name in run.names("log.") if re.fullmatch(r"log\.\d+\.jsonl", name)]) + 1
     before = run.read_lines(LOG)
     run.write_lines(f"log.{kept}.jsonl", before)
-    goes_on = [line for line in before if '"event": "end"' not in line] if run.exists(CHECKPOINT) else []
+    goes_on = [line for line in before if '"event": "end"' not in line] if RunFolder(run).checkpoints() else []
     run.write_lines(LOG, goes_on)
     epochs = (event["epoch"] for event in RunFolder(run).events() if event["event"] == "epoch")
     return max(epochs, default=0)

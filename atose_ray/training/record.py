@@ -135,6 +135,11 @@ class RunFolder:
         state = torch.load(io.BytesIO(self.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
         return EpochRecord.from_json(json.loads(state.pop("record"))), state
 
+    def checkpoints(self) -> list[str]:
+        """The names of its checkpoint and, of a run of all folds, of its folds', as far as they are there."""
+        folds = (f"folds/{name}/{CHECKPOINT}" for name in self.store.child("folds").names())
+        return [name for name in (CHECKPOINT, *folds) if self.store.exists(name)]
+
     def note(self, cause: str, text: str) -> None:
         """Append what happened to the run on its way, for the report."""
         self.store.append_line(LOG, json.dumps({"event": "note", "cause": cause, "text": text, "time": time.time()}))
