@@ -8,8 +8,9 @@ from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrid
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import fold_numbers
 from atose_ray.evaluation.metrics import COUNTS
+from atose_ray.evaluation.names import interval_words
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.significance import interval_words, spread
+from atose_ray.evaluation.significance import spread
 from atose_ray.search.promotion import train_one
 from atose_ray.search.record import CROSSVALIDATION, load_study_record
 from atose_ray.search.report import render_report

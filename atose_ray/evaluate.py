@@ -12,9 +12,10 @@ from atose_ray.config import DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import View, view_of
 from atose_ray.evaluation.metrics import shown
+from atose_ray.evaluation.names import interval_maker
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
-from atose_ray.evaluation.significance import interval_maker, score_intervals
+from atose_ray.evaluation.significance import score_intervals
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.run import score_split

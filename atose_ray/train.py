@@ -6,8 +6,8 @@ from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.metrics import shown
+from atose_ray.evaluation.names import interval_words
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.significance import interval_words
 from atose_ray.search.promotion import train_one
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store

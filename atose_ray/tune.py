@@ -175,7 +175,7 @@ def closing(record: StudyRecord, folder: Store) -> str:
     if record.best is None:
         lines.append("no trial finished an epoch, so there is no model; the reasons are in the report")
     else:
-        from atose_ray.evaluation.significance import interval_words
+        from atose_ray.evaluation.names import interval_words
 
         metrics = record.best.metrics
         sure = interval_words(record.metric, metrics.get("test_intervals", {}), len(metrics.get("folds", ())))

@@ -38,8 +38,8 @@ def finished(store: Store, tmp_path: Path) -> list[str]:
     """The command of a search that is over."""
     folder = study_store(store, "mine")
     best = max(load_trials(folder), key=lambda one: (one.value or 0.0, -one.number))
-    run, _ = RunFolder(trial_store(folder, best.signature)).config()
-    finish_run(Job(run, store.uri, trial_store(folder, best.signature).uri), folder.child("best"))
+    run, _ = RunFolder(trial_store(folder, best)).config()
+    finish_run(Job(run, store.uri, trial_store(folder, best).uri), folder.child("best"))
     write_examples(folder.child("best"), store)
     folder.write("report.html", render_report(load_study_record(store, "mine")).encode())
     (tmp_path / "mine.yaml").write_text(FILE)

@@ -23,7 +23,8 @@ import yaml
 from conftest import RATE, tiny_tree
 from processes import PATIENCE_S, environment, wait_for
 
-from atose_ray.data.prepare import PARTS, prepare
+from atose_ray.data.prepare import PREPARING, prepare
+from atose_ray.data.shard_job import PARTS
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store
@@ -156,13 +157,13 @@ from atose_ray.datasets import dataset_config
 from atose_ray.runtime.cluster import cluster
 from atose_ray.runtime.prepare import run_on_ray
 from atose_ray.storage import Store
-done, go = Path(sys.argv[3], "data/folder", sys.argv[4]), Path("go")
+place, parts, go = Path(sys.argv[3], "data/folder"), f"preparing-*/{sys.argv[4]}/*.json", Path("go")
 
 def hold():  # in every worker: when two shards are done no other is begun until there is a file `go`
     from atose_ray.data import shard_job
     decode = shard_job.decode_shard
     def held(job):
-        while len(list(done.glob("*.json"))) >= 2 and not go.exists():
+        while len(list(place.glob(parts))) >= 2 and not go.exists():
             time.sleep(0.05)
         return decode(job)
     shard_job.decode_shard = held
@@ -182,18 +183,19 @@ def test_a_node_that_dies_costs_prepare_its_share_only(nodes: Nodes, source, sto
         def midway() -> bool:
             assert child.poll() is None, child.communicate()[0]
             seen.update(nodes.running("ray::Map(_write)"))
-            return len(seen) == 2 and len(list((data / PARTS).glob("*.json"))) >= 2
+            return len(seen) == 2 and len(list(data.glob(f"{PREPARING}*/{PARTS}/*.json"))) >= 2
 
         seen: set[Any] = set()  # the work is on both
         wait_for("a prepare midway", midway, every=0.02)
-        done = {path.name.removesuffix(".json").removesuffix(".parquet") for path in (data / PARTS).glob("*.json")}
-        stamps = {path: path.stat().st_mtime_ns for path in data.glob("*.parquet") if path.stem in done}
+        done = {path.stem for path in data.glob(f"{PREPARING}*/{PARTS}/*.json")}
+        stamps = {path.name: path.stat().st_mtime_ns for path in data.glob("*/*.parquet") if path.stem in done}
         nodes.kill((nodes.running("ray::Map(_write)") or list(seen))[0])
         (tmp_path / "go").touch()
         out, _ = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == 0, out
-    assert 0 < len(stamps) < len(list(data.glob("*.parquet")))
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    shards = {path.name: path.stat().st_mtime_ns for path in data.glob("*/*.parquet")}  # a moved file keeps its time
+    assert 0 < len(stamps) < len(shards)
+    assert {name: shards[name] for name in stamps} == stamps
     assert content(tmp_path / "store") == content(Path(store.root))
 
 

@@ -105,7 +105,7 @@ def test_the_winner_is_held_against_the_others_and_scored_on_test_last(ray_clust
 
 def test_a_promotion_says_how_far_it_is(store: Store, capsys) -> None:
     folder = study_store(store, "mine")
-    runs = [trial_store(folder, one.signature) for one in load_trials(folder)]
+    runs = [trial_store(folder, one) for one in load_trials(folder)]
     jobs = [Job(RunConfig.model_validate(run.read_json("config.json")), store.uri, run.uri) for run in runs]
     assert promote.epochs_done(jobs) == 6 and promote.how_far(jobs, 0, 0.0) == "epoch 6 of 6"
     lines = runs[1].read("log.jsonl").splitlines(keepends=True)

@@ -172,7 +172,7 @@ def test_lost_clips_are_read_again_by_the_run_that_says_so(ray_cluster, tiny_run
 
     (home,) = object_store.node_stores()
     owner = ray.remote(num_cpus=0)(Owner).remote()
-    arguments = long_store, "folder", load_manifest(long_store, "folder"), [home.node_id]
+    arguments = long_store, whole(load_manifest(long_store, "folder")), [home.node_id]
     copy = ray.get(owner.share.remote(*arguments))
     ray.kill(owner)
 

@@ -4,7 +4,7 @@ Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshir
 same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,20 +103,6 @@ def score_intervals(scores_NC: Array, tags_NC: Array, names: Iterable[str]) -> d
         elif name in OBJECTIVES:
             found[name] = interval(scores_NC, tags_NC, name)
     return found
-
-
-def interval_words(name: str, bounds: Mapping[str, Sequence[float]], folds: int = 0) -> str:
-    """The interval of a score and how it was made, for a person; nothing where it has none. folds: of how many the
-    score is the mean."""
-    if name not in bounds:
-        return ""
-    low, high = bounds[name]
-    return f"95 % {low:.4f} to {high:.4f}, {f'Student over {folds} folds' if folds else interval_maker(name)}"
-
-
-def interval_maker(name: str) -> str:
-    """How `score_intervals` makes the interval of a score."""
-    return "Wilson" if name == "accuracy" else "bootstrap over clips"
 
 
 def _bootstrapped(
