@@ -324,7 +324,7 @@ def test_stages_that_count_and_a_trial_that_goes_on() -> None:
 
 
 def passed_the_first_rung(rows: list[dict[str, Any]], blind: bool) -> dict[str, int]:
-    """The recorded runs of the demo's former space, one after another under its halving: objective -> how many went on."""
+    """The recorded runs, one after another under their study's halving: objective -> how many went on."""
     study, passed = load_study(str(Path(__file__).parents[1] / "benchmarks" / "search_quality.yaml")), Counter[str]()
     rule, metric = scheduler(study, []), study.search.metric
     first = study.search.pruner.grace_epochs
