@@ -80,7 +80,7 @@ function gap(found) {
   if (!known(best) || (!known(test) && !again)) return [];
   const rows = [["The search's best on validation", "the highest of all trials: chosen because it was high", score(best), ""]];
   if (winner) rows.push([`${which} configuration with other seeds, on validation`, `mean of ${plural(winner.valid.length, "training")}, 95 % interval ${score(winner.low)} to ${score(winner.high)}`, score(winner.mean), signed(winner.mean - best)]);
-  if (known(test)) rows.push(["The chosen model on test", interval(METRIC) ? `95 % interval over clips ${score(interval(METRIC)[0])} to ${score(interval(METRIC)[1])}` : "the winner alone", score(test), signed(test - best)]);
+  if (known(test)) rows.push(["The chosen model on test", interval(METRIC) ? `95 % interval over ${REPORT.best.metrics.folds ? "folds" : "clips"} ${score(interval(METRIC)[0])} to ${score(interval(METRIC)[1])}` : "the winner alone", score(test), signed(test - best)]);
   if (again) rows.push(["Those other trainings on test", `mean of ${plural(again.values.length, "training")}, 95 % interval ${score(again.low)} to ${score(again.high)}`, score(again.mean), signed(again.mean - best)]);
   const headings = [{ title: METRIC }, { title: "" }, { title: "Score", num: true }, { title: "Against the first", num: true }];
   const told = again ? again.mean : test;
