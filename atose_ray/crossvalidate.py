@@ -81,7 +81,8 @@ def study_of(model: Store, store: Store) -> Store | None:
 
 def score_fold(run: RunConfig, store: Store, options: argparse.Namespace) -> dict[str, Any]:
     """The scores of one fold: those of an earlier training where it was finished, else of one now."""
-    folder = store.child("runs", run.signature())
+    signature = run.signature(options.workers)
+    folder = store.child("runs", signature)
     best = folder.child("best")
     if not best.exists("metrics.json"):
         name = f"{run.encoder.kind}-{run.method.kind}-fold{run.data.fold}"
@@ -97,7 +98,7 @@ def score_fold(run: RunConfig, store: Store, options: argparse.Namespace) -> dic
     metrics = best.read_json("metrics.json")
     seconds = sum(record.seconds for record in RunFolder(folder).epochs())
     kept = {name: metrics.get(name) for name in KEPT}
-    return {"run": run.signature(), "seed": run.seed, "seconds": seconds, **kept}
+    return {"run": signature, "seed": run.seed, "seconds": seconds, **kept}
 
 
 KEPT = ("epoch", "valid", "test", "test_intervals")

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     name = options.name or (file or Path(options.study)).stem
     asked = ""
     if file is not None and re.fullmatch(r"\w[\w.-]*", name):
-        given = [getattr(options, one) for one in ("overrides", "trials", "epochs", "budget", "warm_start")]
+        given = [getattr(options, one) for one in ("overrides", "trials", "epochs", "folds", "budget", "warm_start")]
         asked, folder = hash_of(file, given), study_store(store, name)
         if not changes and was_asked(folder, asked):
             return say_done(store, name)

@@ -62,6 +62,8 @@ def test_a_search_that_is_over_says_so_without_ray_and_then_without_torch(
         tune.main([*finished, "--trials", "3"])
     with pytest.raises(ValueError, match="another base, space or search"):
         tune.main([*finished, "--epochs", "2"])
+    with pytest.raises(ValueError, match="has no folds"):  # asked for, not taken for the search that is over
+        tune.main([*finished, "--folds", "all"])
     folder.delete("report.html")
     assert not is_done(folder, load_trials(folder), 2)
 

@@ -16,6 +16,8 @@ from atose_ray.config import run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest
 from atose_ray.datasets import dataset_config
+from atose_ray.search.record import load_trial
+from atose_ray.search.settled import record_repeat
 from atose_ray.storage import Store
 from atose_ray.training import folds
 from atose_ray.training.checkpoint import best_model, load_model
@@ -123,6 +125,20 @@ def test_the_test_scores_are_means_over_the_folds(folded, tmp_path) -> None:
     assert model.run == run_of_fold(job.run, 0)
     trained = best_model(RunFolder(Store(job.folder_uri)))
     assert all((a == b).all() for a, b in zip(model.method.parameters(), trained.method.parameters(), strict=True))
+
+
+def test_an_equal_trial_takes_the_result_of_all_folds(folded, tmp_path) -> None:
+    job = job_of(folded, tmp_path / "first")
+    job = dataclasses.replace(job, about={**job.about, "params": {}, "distributions": {}})
+    to_the_end(*begin(job))
+    source, taken = Store(job.folder_uri), Store(str(tmp_path / "again"))
+    trial = load_trial(source)
+    assert trial is not None and len(trial.folds) == len(FOLDS)
+    record_repeat(taken, trial, source, {"number": 5, "name": "005-tiny", "params": {}, "distributions": {}})
+    again = load_trial(taken)
+    assert again is not None and again.same_as == 4 and (again.epochs, again.folds) == (trial.epochs, trial.folds)
+    left, right = (best_model(RunFolder(store)).method.parameters() for store in (source, taken))
+    assert all((a == b).all() for a, b in zip(left, right, strict=True))
 
 
 def test_a_fold_that_diverges_is_named(folded, tmp_path, monkeypatch) -> None:

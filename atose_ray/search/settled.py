@@ -1,7 +1,6 @@
 """Trials that end as they are asked for, with a run folder like the others: a configuration that cannot be built, and
 one that this study has trained already."""
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -39,10 +38,12 @@ def equal_trial(trials: Iterable[TrialRecord], signature: str) -> TrialRecord | 
 
 
 def record_repeat(folder: Store, equal: TrialRecord, source: Store, about: Mapping[str, Any]) -> Settled:
-    """Put a trial on record that takes the result of an equal one: epochs, weights, what is known of its run."""
-    for name in ("config.json", "data_spec.json", BEST_WEIGHTS):
-        folder.write(name, source.read(name))
-    epochs = ({"event": "epoch", **dataclasses.asdict(epoch)} for epoch in equal.epochs)
+    """Put a trial on record that takes the result of an equal one: epochs, weights (of a run of all folds those of each
+    fold, with its folder), what is known of its run."""
+    for name in (file.name for file in source.files()):
+        if name in ("config.json", "data_spec.json", BEST_WEIGHTS) or name.startswith("folds/"):
+            folder.write(name, source.read(name))
+    epochs = ({"event": "epoch", **epoch.as_json()} for epoch in equal.epochs)
     folder.write_lines(LOG, [json.dumps(epoch, allow_nan=False) for epoch in epochs])
     reason = f"same as trial {equal.number}"
     RunFolder(folder).end("complete", reason)

@@ -286,8 +286,9 @@ class Store:
             path = self.local_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+") as stream:
-                stream.seek(max(0, stream.tell() - 1))
-                torn = stream.read(1) not in (b"", b"\n")  # a crash cut the last line short
+                end = stream.tell()
+                stream.seek(max(0, end - 1))
+                torn = end > 0 and stream.read(1) != b"\n"  # a crash cut the last line short
                 stream.write(b"\n" * torn + line.encode() + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
