@@ -5,8 +5,13 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from atose_ray.storage import Store, default_store_uri
+
+if TYPE_CHECKING:
+    from atose_ray.training.record import EpochRecord
+    from atose_ray.training.run import Job
 
 
 def parser(command: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:
@@ -33,6 +38,38 @@ def add_cluster(arguments: argparse.ArgumentParser) -> None:
     """--address and --cpus."""
     arguments.add_argument("--address", help="Ray cluster to join (default: RAY_ADDRESS, else one on this machine)")
     arguments.add_argument("--cpus", type=at_least_one, help="CPUs of a Ray started here (default: all of the machine)")
+
+
+def add_workers(arguments: argparse.ArgumentParser) -> None:
+    """--workers of a training, and where its cluster is."""
+    arguments.add_argument(
+        "--workers", type=none_or_more, default=0, help="DDP workers on Ray; 0: in this process, without Ray"
+    )
+    add_cluster(arguments)
+
+
+def train(job: "Job", options: argparse.Namespace, report: "Callable[[EpochRecord], None]") -> None:
+    """Train a job to its end, in this process or in as many workers on Ray as `add_workers` was given. report: hears of
+    every epoch. Raises PlanError where the workers have no place."""
+    if not options.workers:
+        from atose_ray.search.promotion import train_one
+
+        train_one(job, None, report)
+        return
+    from atose_ray.config import SearchConfig
+    from atose_ray.runtime.train import train_alone
+    from atose_ray.training.record import RunFolder
+
+    train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+    for record in RunFolder(Store(job.folder_uri)).epochs():
+        report(record)
+
+
+def none_or_more(text: str) -> int:
+    """An argument that counts something. Raises ArgumentTypeError for what is no whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, but got {text!r}")
+    return int(text)
 
 
 def at_least_one(text: str) -> int:

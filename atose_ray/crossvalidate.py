@@ -4,14 +4,13 @@ import argparse
 from typing import Any
 
 from atose_ray import cli
-from atose_ray.config import ConfigError, RunConfig, SearchConfig, apply_overrides, run_config
+from atose_ray.config import ConfigError, RunConfig, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import fold_numbers
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.names import interval_words
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.significance import spread
-from atose_ray.search.promotion import train_one
 from atose_ray.search.record import CROSSVALIDATION, load_study_record
 from atose_ray.search.report import render_report
 from atose_ray.search.space import load_tree
@@ -32,9 +31,8 @@ def arguments() -> argparse.ArgumentParser:
     )
     source = "name or file of a study (its base), a config.json, or a model folder"
     parser.add_argument("config", help=source)
-    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0: in this process, without Ray")
     cli.add_overrides(parser, "optim.lr=1e-3")
-    cli.add_cluster(parser)
+    cli.add_workers(parser)
     return parser
 
 
@@ -88,12 +86,7 @@ def score_fold(run: RunConfig, store: Store, options: argparse.Namespace) -> dic
         name = f"{run.encoder.kind}-{run.method.kind}-fold{run.data.fold}"
         job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
         print(f"fold {run.data.fold}: {folder.uri}", flush=True)
-        if options.workers:
-            from atose_ray.runtime.train import train_alone
-
-            train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
-        else:
-            train_one(job, None)
+        cli.train(job, options, lambda record: None)
         finish_run(job, best)
     metrics = best.read_json("metrics.json")
     seconds = sum(record.seconds for record in RunFolder(folder).epochs())

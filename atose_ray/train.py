@@ -3,12 +3,11 @@
 import argparse
 
 from atose_ray import cli
-from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
+from atose_ray.config import ConfigError, apply_overrides, run_config
 from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.names import interval_words
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.search.promotion import train_one
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
 from atose_ray.training.folds import finish
@@ -26,18 +25,15 @@ def arguments() -> argparse.ArgumentParser:
     )
     source = "name or file of a study (its base, and the arms that --set PATH.kind=... picks), or a config.json"
     parser.add_argument("config", help=source)
-    parser.add_argument("--workers", type=int, default=0, help="DDP workers on Ray; 0: in this process, without Ray")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this configuration")
     cli.add_overrides(parser, "encoder.kind=sample_cnn")
-    cli.add_cluster(parser)
+    cli.add_workers(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Resolve the config, run it, score the test split unless that was done."""
     options = arguments().parse_args(argv)
-    if options.workers < 0:
-        raise ConfigError(f"--workers is 0 or more, but got {options.workers}")
     store = cli.open_store(options)
     tree = load_tree(options.config, options.overrides)
     run = run_config(apply_overrides(tree, options.overrides), options.config)
@@ -52,14 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     folder.check_writable()
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
-    if options.workers:
-        from atose_ray.runtime.train import train_alone
-
-        train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
-        for record in RunFolder(folder).epochs():
-            show(record, job)
-    else:
-        train_one(job, None, lambda record: show(record, job))
+    cli.train(job, options, lambda record: show(record, job))
     conclude(job, folder.child("best"))
 
 

@@ -16,7 +16,7 @@ from conftest import RATE, render_tiny, tiny_tree
 from processes import verb
 from test_ray import study
 
-from atose_ray import cli, prepare, report, tag, train, tune
+from atose_ray import cli, crossvalidate, prepare, report, tag, train, tune
 from atose_ray.data.prepare import prepare as prepare_here
 from atose_ray.data.shards import data_store
 from atose_ray.datasets import dataset_config
@@ -165,7 +165,6 @@ def test_train_refuses_a_broken_config(content: bytes, message: str, store: Stor
         (["nowhere.yaml"], r"there is no study file nowhere\.yaml"),
         (["nowhere.json"], r"there is no config file nowhere\.json"),
         (["demo"], r"no prepared data set 'demo'.*it holds: folder.*atose_ray\.prepare demo"),
-        (["demo", "--workers", "-1"], r"--workers is 0 or more, but got -1"),
         (["demo", "--set", "encoder.kind=cnn"], r"encoder: .*sample_cnn, harmonic_cnn"),
         (["demo", "--set", "data.dataset=folder", "--set", "execution.device=tpu"], r"device.*but got 'tpu'"),
     ],
@@ -182,6 +181,14 @@ def test_a_count_of_cpus_or_tags_is_at_least_one(value: str, best: str, capsys) 
             main(arguments)
         assert stop.value.code == 2
         assert f"must be a whole number of 1 or more, but got '{value}'" in capsys.readouterr().err
+
+
+def test_a_count_of_workers_is_none_or_more(capsys) -> None:
+    for main in (train.main, crossvalidate.main):
+        with pytest.raises(SystemExit) as stop:
+            main(["demo", "--workers", "-1"])
+        assert stop.value.code == 2
+        assert "must be a whole number of 0 or more, but got '-1'" in capsys.readouterr().err
 
 
 def test_report_names_the_studies_there_are(store: Store) -> None:
