@@ -30,7 +30,9 @@ from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
 from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, share_clips, source_of
-from atose_ray.search.plan import BLOCKS, NodeStore, Plan, Resources, plan_clips
+from atose_ray.search.clip_plan import BLOCKS, NodeStore, plan_clips
+from atose_ray.search.nodes import NodeKind, Nodes
+from atose_ray.search.plan import Plan
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, make_batches, open_run
@@ -212,7 +214,7 @@ def node(free: int, name: str = "10.0.0.1", cpus: float = 4, gpus: float = 0) ->
 
 
 def planned(config: RunConfig, manifest: Manifest, stores: list[NodeStore], concurrency: int = 2, **search: object):
-    available = Resources(sum(s.cpus for s in stores), 0, max((s.cpus for s in stores), default=0), 0)
+    available = Nodes(tuple(NodeKind("", s.cpus, s.gpus) for s in stores))
     clips = plan_clips(config, SearchConfig(**search), manifest, available, stores)
     return clips, clips.line(Plan(concurrency, 0, 1, 1, 0, 0, available))
 
@@ -235,7 +237,7 @@ def test_the_plan_says_where_clips_will_be_and_why(tiny_run, tiny_manifest) -> N
 def test_streams_share_out_the_object_store_and_what_cannot_fit_is_said(tiny_run, tiny_manifest) -> None:
     config = tiny_run(data={"dataset": "folder", "residency": "stream"}, execution={"ingest": "ray_data"})
     clips, line = planned(config, tiny_manifest, [node(800 * MIB), node(900 * MIB)], concurrency=4)
-    plan = Plan(4, 0, 1, 1, 0, 0.5, Resources(8, 0, 4, 0))
+    plan = Plan(4, 0, 1, 1, 0, 0.5, Nodes((NodeKind("", 4, 0, 2, 2),)))
     assert clips.streams and clips.stream_bytes(plan) == 200 * MIB  # half of it, two trials on each node
     assert "per node 2 x " in line and "800.0 MiB free" in line and "spill" not in line
     clips, line = planned(config, tiny_manifest, [node(clips.block * 3)], concurrency=4)

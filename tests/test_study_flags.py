@@ -15,8 +15,10 @@ from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View, ViewConfig, view_of
 from atose_ray.search.budget import prices_of
+from atose_ray.search.cluster_file import read_cluster_file
 from atose_ray.search.costs import costs_of, front, values_of
-from atose_ray.search.plan import Resources, make_plan, read_cluster_file
+from atose_ray.search.nodes import one_node
+from atose_ray.search.plan import make_plan
 from atose_ray.search.record import load_trials, study_store, trial_store
 from atose_ray.search.space import begin
 from atose_ray.search.study import reopen, retry_failed
@@ -172,7 +174,7 @@ def test_a_budget_in_money_takes_its_prices_from_the_cluster_file(store: Store) 
 
 
 def test_the_plan_says_what_it_takes_and_what_is_shared() -> None:
-    gpus = Resources(cpus=16, gpus=2, node_cpus=16, node_gpus=2)
+    gpus = one_node(cpus=16, gpus=2)
     shared = make_plan(study(gpus_per_worker=0.25, trials=99).search, False, gpus).arithmetic()
     assert shared.startswith("8 x (1 trial + 0 x 1 worker + 0 data) = 8 of 16 CPUs; 8 x 0.25 = 2 of 2 GPUs")
     assert "up to 4 trials share a GPU" in shared

@@ -73,13 +73,13 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
 ) -> None:
     """A plan that its planner would refuse: a GPU where there is none."""
     from atose_ray.runtime import search as searching
-    from atose_ray.runtime.cluster import cluster_resources
+    from atose_ray.runtime.cluster import cluster_nodes
     from atose_ray.runtime.tune import run_study
     from atose_ray.search.plan import Plan
     from atose_ray.search.session import ask_to_stop
 
     monkeypatch.setattr(searching, "Watchdog", functools.partial(Watchdog, pending_s=0.5))
-    plan = Plan(1, 0, 1.0, 1.0, 1.0, 0.0, cluster_resources())
+    plan = Plan(1, 0, 1.0, 1.0, 1.0, 0.0, cluster_nodes())
     folder, printed = study_store(store, "s"), []
 
     def stop_when_said() -> None:
