@@ -185,9 +185,8 @@ def test_a_search_begins_alone_and_then_fills_the_gpu(tiny_store: Any, tmp_path:
             timeout=PATIENCE_S,
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert (
-        ran.stdout.count("memory  a trial of this size holds 40% of a GPU's memory: 2 at a time on each, not 4") == 1
-    ), ran.stdout
+    said = "memory  a trial of this size holds 40% of a GPU's memory: 2 at a time on each, not 4"
+    assert ran.stdout.count(said) == 1, ran.stdout
     trials = sorted((json.loads(line) for line in log.read_text().splitlines()), key=lambda line: line["began"])
     first, rest = trials[0], trials[1:]
     assert len(trials) == TRIALS and first["asked"] == first["held"] == 1

