@@ -29,7 +29,8 @@ def plan(gpus_per_worker: float | None, gpus: float = 2, workers: int = 0) -> Pl
 
 
 def tree(kind: str = "sample_cnn", channels: int = 8, lr: float = 1e-3, **more: Any) -> dict[str, Any]:
-    return {"encoder": {"kind": kind, "channels": channels, "dropout": lr}, "optim": {"lr": lr, "steps": 3}, **more}
+    data = {"batch_size": 8, "crop_seconds": 1.0, **more}
+    return {"encoder": {"kind": kind, "channels": channels, "dropout": lr}, "data": data, "optim": {"lr": lr}}
 
 
 def launched(share: GpuShare, config: dict[str, Any], running: tuple[float, ...] = (), at_most: int = 50) -> int:
@@ -61,7 +62,8 @@ def test_a_small_first_trial_says_nothing_of_a_large_one() -> None:
     assert share.fraction(tree(channels=256)) == 1.0  # of the same kind, but larger
     share.note(tree(channels=256), 0.4)
     assert share.fraction(tree(channels=128)) == 0.5  # no larger than what held .4
-    assert share.fraction(small) == 0.25 and share.fraction(tree(channels=256, batch_size=4)) == 1.0
+    assert share.fraction(small) == 0.25 and share.fraction(tree(channels=8, batch_size=4)) == 0.25
+    assert share.fraction(tree(channels=256, batch_size=16)) == share.fraction(tree(crop_seconds=3.0)) == 1.0
 
 
 def test_trials_of_several_sizes_share_a_gpu_as_far_as_their_sum_goes() -> None:
@@ -87,15 +89,19 @@ def test_without_fractions_nothing_waits(asked: float | None) -> None:
     assert share.fraction(tree()) == (1.0 if asked is None else asked) and launched(share, tree()) == 50
 
 
-def test_rates_seeds_and_lengths_of_training_are_no_size() -> None:
-    whole = {**tree(), "seed": 1, "data": {"batch_size": 8, "crop_seconds": 1.0, "train_share": 0.5}}
-    same = {**tree(lr=0.1), "seed": 2, "data": {"batch_size": 8, "crop_seconds": 1.0, "train_share": 1.0}}
-    assert size_of(whole) == size_of(same)
-    assert size_of(whole) != size_of({**whole, "data": {**whole["data"], "crop_seconds": 2.0}})
-    stages = [{"name": "embed", "epochs": 3}, {"name": "classify", "epochs": 7}]
-    longer = [{"name": "embed", "epochs": 30}, {"name": "classify", "epochs": 70}]
-    assert size_of({"method": {"stages": stages}}) == size_of({"method": {"stages": longer}})
-    assert size_of({"method": {"stages": stages}}) != size_of({"method": {"stages": stages[:1]}})
+def test_rates_seeds_methods_and_where_data_comes_from_are_no_size() -> None:
+    config = {**tree(), "seed": 1, "method": {"kind": "supervised"}, "execution": {"threads": 1, "precision": "auto"}}
+    other = {
+        **tree(lr=0.1, fold=3),
+        "seed": 2,
+        "execution": {"threads": 4, "precision": "auto"},
+        "method": {"kind": "x"},
+    }
+    assert size_of(config) == size_of(other)
+    for part in ("encoder", "data", "execution"):
+        changed = {**config, part: {**config[part], "kind": "another"}}
+        assert size_of(changed) != size_of(config)
+    assert size_of(tree(crop_seconds=1.5)) != size_of(tree())
 
 
 def test_a_search_that_goes_on_knows_it_already() -> None:

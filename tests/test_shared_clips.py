@@ -203,6 +203,13 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 
 
+def test_a_node_that_came_later_with_too_small_a_store_reads_alone(ray_cluster, tiny_run, tiny_store, tmp_path) -> None:
+    (home,) = object_store.node_stores()
+    refs = SharedRefs((), None, {}, need=home.total // 2 + 1)
+    assert "are more than half of this node's store of" in source_of("local", refs, None)["note"]
+    assert "lent" in source_of("local", SharedRefs((), None, {}, need=home.total // 2), None)
+
+
 def test_a_shard_that_cannot_be_read_ends_the_search_at_once(ray_cluster, tiny_store, tiny_manifest, tmp_path) -> None:
     (home,) = object_store.node_stores()
     with pytest.raises(StoreError, match=r"^cannot read .*\.parquet: "):
@@ -231,7 +238,19 @@ def test_the_plan_says_where_clips_will_be_and_why(tiny_run, tiny_manifest) -> N
     clips, line = planned(named, tiny_manifest, roomy)
     assert not clips.shared and line == "data: host, as data.residency says"
     clips, line = planned(config, tiny_manifest, [node(9 * need, cpus=1)], cpus_per_worker=2)
-    assert not clips.shared and "no node that can train is up yet" in line
+    assert not clips.shared and "each trial for itself, as no node that can train is up yet" in line
+
+
+def test_clips_are_shared_on_the_nodes_that_run_and_later_ones_fetch_them(tiny_run, tiny_manifest) -> None:
+    need = sum(s.bytes for s in tiny_manifest.shards if s.split != "test")
+    gpu = NodeKind("gpu", 4, 1, 1, 3)
+    nodes = Nodes((NodeKind("head", 4, head=True), gpu))
+    stores = [node(9 * need, "10.0.0.1"), node(9 * need, "10.0.0.2", gpus=1)]
+    clips = plan_clips(tiny_run(), SearchConfig(), tiny_manifest, nodes, stores)
+    assert clips.shared and [home.address for home in clips.homes] == ["10.0.0.2"]  # the head trains nothing here
+    assert "each of 1 node(s)" in clips.why and "a node that starts later fetches them" in clips.why
+    clips = plan_clips(tiny_run(), SearchConfig(), tiny_manifest, nodes, stores[:1])
+    assert not clips.shared and not clips.homes
 
 
 def test_streams_share_out_the_object_store_and_what_cannot_fit_is_said(tiny_run, tiny_manifest) -> None:

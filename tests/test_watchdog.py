@@ -14,7 +14,9 @@ import pytest
 from test_ray import store, study  # noqa: F401
 
 from atose_ray.data.shards import load_manifest
+from atose_ray.runtime import watchdog
 from atose_ray.runtime.watchdog import Watchdog, show_bundles
+from atose_ray.search.nodes import NodeKind, Nodes
 from atose_ray.search.record import load_trials, study_store
 
 
@@ -66,6 +68,25 @@ def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster
     line = dog.free_line([{"CPU": 1.0}], [])
     assert "nodes starting: 2 x gpu_worker, gpu_worker at 10.0.0.9 (setting-up)" in line
     assert "nodes that failed to start: gpu_worker" in line and "large enough" not in line
+
+
+def test_what_may_be_started_is_named_to_a_trial_that_no_running_node_holds(ray_cluster) -> None:
+    kinds = (NodeKind("head", 4, head=True), NodeKind("card", 8, 1, 0, 2), NodeKind("cpus", 64, 0, 0, 9))
+    dog = Watchdog(lambda one: one.trial_id, Nodes(kinds))
+    assert "it waits for one of type card (8 CPUs, 1 GPU) to be started" in dog.free_line(
+        [{"CPU": 1.0, "GPU": 1.0}], []
+    )
+    assert "it will wait for ever" in dog.free_line([{"CPU": 1.0, "GPU": 2.0}], [])
+
+
+def test_types_that_could_not_be_had_are_those_the_autoscaler_names(monkeypatch) -> None:
+    away = {"is_available": False, "unavailable_node_information": {"category": "InsufficientInstanceCapacity"}}
+    report = {"node_availability_summary": {"node_availabilities": {"spot": away, "gpu": {"is_available": True}}}}
+    report["failed_nodes"] = [["10.0.0.8", "large"]]
+    monkeypatch.setattr(watchdog, "autoscaler_report", lambda: report)
+    assert watchdog.failed_types() == {"spot", "large"}
+    monkeypatch.setattr(watchdog, "autoscaler_report", dict)
+    assert watchdog.failed_types() == set()
 
 
 def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can_be_stopped(

@@ -135,13 +135,18 @@ def startable() -> NodeTypes:
         kinds = (NodeKind(name, cpus, gpus, 0, most) for name, cpus, gpus, most in told)
         return NodeTypes(tuple(kind for kind in kinds if (kind.cpus, kind.gpus, kind.most) != of_head))
     try:
-        if not heads or heads[0]["NodeID"] == ray.get_runtime_context().get_node_id():
+        if not heads or heads[0]["NodeID"] == own_node():
             return types_of_this_node()
         ask = ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_retries=0)(types_of_this_node)
         found: NodeTypes = ray.get(ask.remote(), timeout=ANSWER_S)
         return found
     except (RayError, PlanError):  # a head without this program, or a file without resources
         return NodeTypes(())
+
+
+def own_node() -> str:
+    """The id of the node that this process works with."""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def types_of_this_node() -> NodeTypes:

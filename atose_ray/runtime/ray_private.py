@@ -125,7 +125,8 @@ def autoscaler_file() -> Path | None:
             words = entry.read_bytes().decode(errors="replace").split("\0")
             if f"--logs-dir={logs}" in words and any(word.endswith("/monitor.py") for word in words):
                 given = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
-                return (entry.parent / "cwd").resolve() / given[0] if given and given[0] else None
+                if given and given[0]:
+                    return (entry.parent / "cwd").resolve() / given[0]
         except OSError:  # it ended meanwhile, or is another user's
             continue
     return None

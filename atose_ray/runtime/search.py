@@ -114,7 +114,11 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         """Say which nodes came, and which do not. Raises SystemExit where no trial can run without them."""
         if not self.awaited_nodes.due():
             return
-        waiting = any(trial.status == "PENDING" for trial in trials)
+        groups = bool(self.space.plan.workers)  # the process above one runs, and its workers wait
+        waiting = any(
+            trial.status == "PENDING" or (groups and trial.status == "RUNNING" and "epoch" not in trial.last_result)
+            for trial in trials
+        )
         for line in self.awaited_nodes.look(up_nodes(), waiting, failed_types()):
             self.console.say(f"nodes  {line}")
         if why := self.awaited_nodes.hopeless():

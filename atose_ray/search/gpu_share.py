@@ -2,37 +2,37 @@
 
 Ray divides a GPU's time by number only; its memory is divided by nobody. So a trial asks for a fraction that covers the
 memory that the largest trial of its size held, or of a size at least as large; the first of a size takes a whole GPU
-alone. A size is all of a configuration that is no rate: kinds, blocks, widths, batch, crop, precision. So what is
-asked for was measured, never extrapolated: a space of many sizes shares little, until they were seen.
+alone. A size is the encoder without its rates, the batch, the crop and the precision; what methods and heads add is
+small beside it, and the most that was seen counts. So what is asked for was measured, never extrapolated: a space of
+many encoders shares little until they were seen.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord
 
 FILLED = 0.92  # of a GPU's memory that trials may take together: allocators need some room to move
-GROWS = ("batch_size", "channels", "latent", "hidden")  # with more of these, and all else equal, no less memory is held
-NO_SIZE = ("optim", "seed", "metric", "init_from", "epochs", "fold", "content_hash", "train_share", "threads")
+GROWS = ("batch_size", "channels", "crops_per_clip")  # with more of these, and all else equal, no less memory is held
+PARTS = ("encoder", "data", "execution")  # of a configuration, that decide what it holds
+NO_SIZE = ("device", "threads", "ingest", "fold", "content_hash", "shuffle_row_groups", "eval_crops")
 Size = tuple[tuple[str, Any], ...]
 
 
-def size_of(tree: Mapping[str, Any], path: str = "") -> Size:
-    """What decides how much memory a configuration holds: its words and whole numbers, and the length of its crop."""
-    found: list[tuple[str, Any]] = []
+def size_of(config: Mapping[str, Any]) -> Size:
+    """What decides how much memory a configuration holds: words and whole numbers of its PARTS, and its crop's length.
+    A floating-point number else is a rate."""
+    return tuple(sorted(found for part in PARTS for found in _leaves(config.get(part) or {}, part)))
+
+
+def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if key in NO_SIZE:
-            continue
-        items = value if isinstance(value, list | tuple) else [value]
-        for index, item in enumerate(items):
-            at = f"{path}{key}.{index}."
-            if isinstance(item, Mapping):
-                found += size_of(item, at)
-            elif not isinstance(item, float) or key == "crop_seconds":
-                found.append((at, item))
-    return tuple(sorted(found, key=lambda one: one[0]))
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}.{key}")
+        elif key not in NO_SIZE and (not isinstance(value, float) or key == "crop_seconds"):
+            yield f"{path}.{key}", tuple(value) if isinstance(value, list) else value
 
 
 def no_larger(size: Size, other: Size) -> bool:
@@ -40,7 +40,7 @@ def no_larger(size: Size, other: Size) -> bool:
     if [path for path, _ in size] != [path for path, _ in other]:
         return False
     for (path, value), (_, more) in zip(size, other, strict=True):
-        grows = path.split(".")[-3] in GROWS and isinstance(value, int) and isinstance(more, int)
+        grows = path.rpartition(".")[2] in GROWS and isinstance(value, int) and isinstance(more, int)
         if not (value <= more if grows else value == more):
             return False
     return True
