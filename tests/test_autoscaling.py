@@ -86,7 +86,7 @@ class Fake:
         return [one["node_id"] for one in actors if one["class_name"].endswith("Trial")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fake() -> Iterator[Fake]:
     port = free_block(PORTS)
     services = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
@@ -187,38 +187,57 @@ main(sys.argv[1:])
 """
 
 
+def tune(fake: Fake, folder: Path, name: str, trials: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """A small search from the head, which waits 15 s for a node type."""
+    (folder / "short.py").write_text(SHORT)
+    tree = study(trials=trials, pruner={"kind": "none"}).model_dump(mode="json", exclude_none=True)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(tree))
+    return subprocess.run(
+        [sys.executable, "short.py", "mine.yaml", "--name", name, *more],
+        env={**fake.variables, "RAY_ADDRESS": f"127.0.0.1:{fake.port}"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def users_file(path: Path, **types: dict[str, Any]) -> tuple[str, str]:
+    """What the user says of a cluster, more than its autoscaler may start: as a cloud without quota is."""
+    kinds = {"ray.head.default": HEAD, **types}
+    file = {"head_node_type": "ray.head.default", "max_workers": 4, "available_node_types": kinds}
+    path.write_text(yaml.safe_dump(file))
+    return "--cluster", str(path)
+
+
+def test_a_search_goes_on_with_the_nodes_that_come(fake: Fake, tiny_store: Store, tmp_path: Path) -> None:
+    file = users_file(tmp_path / "many.yaml", card={**CARD, "max_workers": 4})
+    ended = tune(fake, tmp_path, "some", 3, "--store", tiny_store.uri, *file, "--epochs", "90")
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "study some: 3 trials, 3 at a time" in said and "card (2 CPUs, 1 GPU): 2 of 3 up after" in said
+    assert "card (2 CPUs, 1 GPU) has not come in 1" in said and "s (2 of 3 up): no quota, no spot" in said, said
+    assert [one.state for one in load_study_record(tiny_store, "some").trials] == ["complete"] * 3
+
+
 def test_a_type_that_does_not_come_ends_the_search_with_its_name_and_the_next_command_goes_on(
     fake: Fake, tiny_store: Store, tmp_path: Path
 ) -> None:
-    """The user's file names a type that the autoscaler does not have, as a cloud without quota would not."""
-    file, large = tmp_path / "mine.yaml", tmp_path / "large.yaml"
-    tree = study(trials=2, pruner={"kind": "none"}).model_dump(mode="json", exclude_none=True)
-    file.write_text(yaml.safe_dump(tree))
-    types = {"head": HEAD, "large": {**CARD, "resources": {"CPU": 2, "GPU": 4}}}
-    large.write_text(yaml.safe_dump({"head_node_type": "head", "max_workers": 2, "available_node_types": types}))
-    (tmp_path / "short.py").write_text(SHORT)
+    file = users_file(tmp_path / "large.yaml", large={**CARD, "resources": {"CPU": 2, "GPU": 4}})
 
-    def tune(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "short.py", str(file), "--store", tiny_store.uri, "--name", "away", *more],
-            env={**fake.variables, "RAY_ADDRESS": f"127.0.0.1:{fake.port}"},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return tune(fake, tmp_path, "away", 2, "--store", tiny_store.uri, *more)
 
-    needs = ("--set", "search.gpus_per_worker=4", "--cluster", str(large))
-    ended = tune(*needs)
+    ended = run("--set", "search.gpus_per_worker=4", *file)
     said = ended.stdout + ended.stderr
     assert ended.returncode != 0 and "Traceback" not in said, said
-    assert "large (2 CPUs, 4 GPUs) has not come in 15 s (0 of 2 up)" in said
+    assert "large (2 CPUs, 4 GPUs) has not come in 15 s (0 of 2 up)" in said, said
     assert "error: no trial can run: none of large (2 CPUs, 4 GPUs) came in 15 s" in said
     record = load_study_record(tiny_store, "away")
     assert [one.state for one in record.trials] == ["running"] * 2 and record.best is None
-    refused = tune("--set", "search.gpus_per_worker=4")
+    refused = run("--set", "search.gpus_per_worker=4")
     assert "no node has that: 1 x ray.head.default (2 CPUs); to be started up to 2 x card" in refused.stderr
-    went_on = tune("--set", "search.gpus_per_worker=0")
+    went_on = run("--set", "search.gpus_per_worker=0")
     assert went_on.returncode == 0, went_on.stdout + went_on.stderr
     assert [one.state for one in load_study_record(tiny_store, "away").trials] == ["complete"] * 2
