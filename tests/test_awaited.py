@@ -39,6 +39,8 @@ def test_what_comes_is_said_with_the_time_it_took() -> None:
     clock.now += 599.0
     assert nodes.look([HEAD, GPU, GPU], waiting=True) == [] and not nodes.missing
     assert nodes.look([HEAD, GPU, GPU, GPU], waiting=False) == [f"{CARD}: 3 of 3 up after 1258 s"]
+    four = [HEAD, GPU, GPU, GPU, GPU]
+    assert nodes.look(four, waiting=False) == [f"{CARD}: 4 up, more than the 3 of the plan"]
     assert nodes.look([HEAD], waiting=False) == [f"{CARD}: 0 of 3 up"]  # the search needs them no more
     clock.now += 9999.0
     assert nodes.look([HEAD], waiting=False) == [] and nodes.may_launch(9)

@@ -44,7 +44,8 @@ class AwaitedNodes:
             since = self.asked.get(index)
             if run != before:
                 took = f" after {now - since:.0f} s" if since is not None and run > before else ""
-                said.append(f"{kind.text()}: {run} of {max(wanted, run)} up{took}")
+                planned = f" of {wanted} up" if run <= wanted else f" up, more than the {wanted} of the plan"
+                said.append(f"{kind.text()}: {run}{planned}{took}")
                 self.moved[index] = now
                 if run > before:
                     self.missing.discard(index)
@@ -83,9 +84,9 @@ class AwaitedNodes:
         kinds = self.plan.available.kinds
         names = ", ".join(kinds[index].text() for index in sorted(self.missing))
         have = ", ".join(f"{count} x {kinds[index].text()}" for index, count in self.up.items() if count)
+        cpus = "; to train on the CPUs that are there, --set search.gpus_per_worker=0" if self.plan.worker_gpus else ""
         return (
             f"no trial can run: none of {names} came in {self.wait_s:.0f} s, and a trial needs "
             f"{self.plan.trains.text()} on one node (running: {have or 'none'}). Nothing is lost: the same command "
-            "goes on from here. Look at the cloud's quota and spot capacity; to train on the CPUs that are there, "
-            "--set search.gpus_per_worker=0"
+            f"goes on from here. Look at the cloud's quota and spot capacity{cpus}"
         )
