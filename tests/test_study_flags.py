@@ -60,7 +60,7 @@ def test_several_objectives_then_extended_then_a_failed_trial_again(ray_cluster,
     tune.main(command)
     out = capsys.readouterr().out
     assert "nothing is pruned, so search.pruner.kind=asha is not used" in out
-    assert f"front: pr_auc_macro against {', '.join(names)}" in out and "trial process (trains)" in out
+    assert f"front: pr_auc_macro against {', '.join(names)}" in out and "(1 trial + 0 x 1 worker" in out
     records = load_trials(folder)
     assert [one.state for one in records] == ["complete"] * 3
     for one in records:
@@ -96,7 +96,7 @@ def test_latency_of_worker_groups_and_a_budget(ray_cluster, store: Store, capsys
     records = load_trials(study_store(store, "groups"))
     out = capsys.readouterr().out
     assert len(records) == 1 and records[0].latency_ms is not None and records[0].latency_ms > 0
-    assert "budget reached: 1 of 4 trials" in out and "workers (train)" in out
+    assert "budget reached: 1 of 4 trials" in out and "1 x 0.5 worker" in out
     tune.main([file, "--store", store.uri, "--budget", "0.000001 cpu-h"])
     assert "budget reached: 1 of 4 trials" in capsys.readouterr().out
     assert load_trials(study_store(store, "groups")) == records
