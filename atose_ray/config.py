@@ -183,7 +183,8 @@ class SearchConfig(Config):
     epochs: of every trial in all, its stages scaled in proportion, for a quick look; None leaves them as they are.
     trials: how many configurations. concurrency: trials at a time; None is as many as the cluster holds.
     workers_per_trial: 0 trains inside the trial's own actor, n >= 1 in n Ray Train (DDP) workers.
-    gpus_per_worker: None is one where the cluster has GPUs, else none; a fraction lets trials share a GPU.
+    gpus_per_worker: None is one where the cluster has GPUs or may start some, else none; a fraction lets trials of one
+        process share a GPU.
     sampler: Optuna's. grid takes every combination of a space of choices and stepped ranges.
     startup_trials: random trials before tpe and cmaes learn, or the population of nsga2.
     points: configurations to try first, parameter name -> value; what a point leaves open is sampled.

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     load_manifest(store, best.config["data"]["dataset"], best.config["data"]["content_hash"])
     folder.check_writable()
 
-    from atose_ray.runtime.cluster import cluster, cluster_resources
+    from atose_ray.runtime.cluster import cluster, cluster_nodes
     from atose_ray.runtime.nodes import check_nodes
     from atose_ray.runtime.promote import score_test, train_all, valid_scores
 
@@ -62,9 +62,10 @@ def main(argv: list[str] | None = None) -> None:
     jobs = [job for candidate in chosen for job in candidate.jobs]
     with alone(folder), cluster(options.cpus, options.address):
         search = study.search.model_copy(update={"trials": len(jobs)})
-        plan = make_plan(search, best.config["execution"]["ingest"] == "ray_data", cluster_resources())
+        plan = make_plan(search, best.config["execution"]["ingest"] == "ray_data", cluster_nodes())
         check_nodes(store, folder, best.config["data"]["dataset"])
-        print(f"promote {options.study}: {len(chosen)} trials x {options.seeds} seeds\nplan: {plan.arithmetic()}")
+        print(f"promote {options.study}: {len(chosen)} trials x {options.seeds} seeds")
+        print("\n".join(plan.lines()), flush=True)
         failed: dict[str, str] = {}
         began = epochs_done(jobs), time.monotonic()
         with saying(lambda: how_far(jobs, *began)):

@@ -43,7 +43,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--retry-failed", action="store_true", help=text)
     text = "let the sampler learn from an earlier study in this store; repeatable"
     add("--warm-start", action="append", default=[], metavar="STUDY", help=text)
-    add("--cluster", metavar="YAML", help="plan for the maxima of this `ray up` file (an autoscaling cluster)")
+    text = "plan for the node types of this `ray up` file or KubeRay manifest, where the cluster does not tell its own"
+    add("--cluster", metavar="YAML", help=text)
     text = "object store of a Ray started here (default: Ray's, 30 %% of the memory); trials share clips in it"
     add("--object-store", type=number, metavar="GIB", help=text)
     cli.add_overrides(parser, "base.data.batch_size=32")
@@ -76,7 +77,9 @@ def begin_or_go_on(options: argparse.Namespace, name: str, store: Store, asked: 
     from atose_ray.config import ConfigError
     from atose_ray.data.views import view_of
     from atose_ray.search.budget import parse_budget, prices_of
-    from atose_ray.search.plan import make_plan, plan_clips, read_cluster_file, yaml_resources
+    from atose_ray.search.clip_plan import plan_clips
+    from atose_ray.search.cluster_file import read_cluster_file
+    from atose_ray.search.plan import make_plan
     from atose_ray.search.samplers import check_warm_start
     from atose_ray.search.space import check, check_same, find_study
 
@@ -97,7 +100,7 @@ def begin_or_go_on(options: argparse.Namespace, name: str, store: Store, asked: 
             note_finished(folder, asked, study.search.trials)
             return say_done(store, name)
 
-    from atose_ray.runtime.cluster import cluster, cluster_resources
+    from atose_ray.runtime.cluster import cluster, cluster_nodes
     from atose_ray.runtime.object_store import node_stores
     from atose_ray.runtime.tune import run_study
 
@@ -106,14 +109,12 @@ def begin_or_go_on(options: argparse.Namespace, name: str, store: Store, asked: 
     with nothing_left_if_refused(folder):
         folder.check_writable()
         with cluster(options.cpus, options.address, object_store_bytes, job):
-            available = yaml_resources(options.cluster) if options.cluster else cluster_resources()
+            available = cluster_nodes(options.cluster)
             view = view_of(manifest, base.data, store)
             clips = plan_clips(base, study.search, view.manifest, available, node_stores())
             plan = make_plan(study.search, clips.streams, available)
-            print(
-                f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time\nplan: {plan.arithmetic()}"
-            )
-            print(clips.line(plan), flush=True)
+            print(f"study {name}: {study.search.trials} trials, {plan.concurrency} at a time")
+            print("\n".join([*plan.lines(), clips.line(plan)]), flush=True)
             record = run_study(study, name, store, plan, manifest, clips, budget, options.retry_failed)
     note_finished(folder, asked, study.search.trials)
     print(closing(record, folder))

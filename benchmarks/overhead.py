@@ -59,7 +59,7 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
 
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime import search as searching
-    from atose_ray.runtime.cluster import cluster, cluster_resources
+    from atose_ray.runtime.cluster import cluster, cluster_nodes
     from atose_ray.search.plan import make_plan
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.search.session import Session
@@ -72,7 +72,7 @@ def measure(store_uri: str, name: str, trials: int, profile: bool) -> dict[str, 
     manifest = load_manifest(store, "demo")
     vars(searching)["trainable"] = lambda plan, shared: tune.with_resources(stub_trial(), {"CPU": 1})
     with cluster(cpus=SLOTS):
-        plan = make_plan(study.search, False, cluster_resources())
+        plan = make_plan(study.search, False, cluster_nodes())
         space = Space(study, name, store.uri, manifest, plan)
         folder = study_store(store, name)
         profiler = cProfile.Profile()

@@ -32,7 +32,7 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     """Seconds of each trial, in the order in which they were asked for."""
     from atose_ray.config import StudyConfig
     from atose_ray.data.shards import load_manifest
-    from atose_ray.runtime.cluster import cluster_resources
+    from atose_ray.runtime.cluster import cluster_nodes
     from atose_ray.runtime.search import search
     from atose_ray.search.plan import make_plan
     from atose_ray.search.record import load_trials, study_store
@@ -44,7 +44,7 @@ def delays(store_uri: str, workers: int, trials: int, slots: int) -> list[float]
     study = StudyConfig.model_validate({"base": BASE, "space": SPACE, "search": search_settings})
     store, name = Store(store_uri), f"start-{workers}-{slots}-{time.time():.0f}"
     manifest = load_manifest(store, "demo")
-    plan = make_plan(study.search, False, cluster_resources())
+    plan = make_plan(study.search, False, cluster_nodes())
     space = Space(study, name, store.uri, manifest, plan)
     with Session(study_store(store, name)) as session:
         search(space, session, ())

@@ -398,7 +398,7 @@ def test_what_cannot_fit_the_cluster_is_refused_before_the_first_trial(ray_clust
         tune.main([*arguments, "--set", "search.cpus_per_worker=2"])
     with pytest.raises(ValueError, match=r"base: .*must be a multiple of the number of workers.*8 and 3"):
         tune.main([*arguments, "--set", "search.workers_per_trial=3"])
-    with pytest.raises(ValueError, match=r"needs 1 CPUs and 1 GPUs on one node, but the largest node has 4 CPUs and 0"):
+    with pytest.raises(ValueError, match=r"needs 1 CPU, 1 GPU on one node, but no node has that: 1 x node \(4 CPUs\)"):
         tune.main([*arguments[:3], "--set", "search.gpus_per_worker=1"])
     assert "start" not in capsys.readouterr().out
     assert not list((tmp_path / "store").glob("studies/*")), "a refused search leaves no folder"

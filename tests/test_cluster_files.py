@@ -18,7 +18,8 @@ from kuberay_fields import faults
 from processes import ROOT
 
 from atose_ray.config import SearchConfig
-from atose_ray.search.plan import make_plan, yaml_resources
+from atose_ray.search.cluster_file import node_types
+from atose_ray.search.plan import make_plan
 
 CLUSTER = ROOT / "cluster"
 RAY_UP = sorted(CLUSTER.glob("g*.yaml"))
@@ -103,7 +104,7 @@ def test_ray_launches_the_aws_nodes_and_makes_no_security_group(tmp_path: Path, 
         assert not iam.list_roles()["Roles"]  # Ray's own would have rights to all of EC2 and S3
         on_the_head = tmp_path / "ray_bootstrap_config.yaml"  # where `ray up` leaves it, for `tune --cluster`
         on_the_head.write_text(json.dumps(complete))
-        assert yaml_resources(str(on_the_head)) == yaml_resources(str(CLUSTER / "gpu.yaml"))
+        assert node_types(str(on_the_head)) == node_types(str(CLUSTER / "gpu.yaml"))
 
         provider = AWSNodeProvider(complete["provider"], complete["cluster_name"])
         for name, kind in complete["available_node_types"].items():
@@ -169,11 +170,12 @@ def test_the_field_check_finds_what_it_is_for() -> None:
 
 def test_a_search_fits_the_maxima_and_all_files_offer_the_same() -> None:
     for path in RAY_UP:
-        available = yaml_resources(str(path))
-        assert (available.cpus, available.gpus, available.node_cpus, available.node_gpus) == (36, 4, 8, 1)
+        available = node_types(str(path)).beside()
+        assert available.text() == "1 x head (4 CPUs); to be started up to 4 x gpu (8 CPUs, 1 GPU)"
         plan = make_plan(SearchConfig(workers_per_trial=2), True, available)
-        assert plan.concurrency == 2 and plan.worker_gpus == 1
+        assert plan.concurrency == 2 and plan.worker_gpus == 1 and plan.to_start() == {1: 4}
     for path in KUBERAY:
+        assert "up to 4 x" in node_types(str(path)).beside().text()
         tree = load(path)["spec"]
         spec = tree.get("rayClusterSpec", tree)
         (workers,) = spec["workerGroupSpecs"]

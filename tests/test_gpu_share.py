@@ -16,64 +16,99 @@ from processes import PATIENCE_S, environment
 from test_progress import trial
 
 from atose_ray.config import SearchConfig
-from atose_ray.search.gpu_share import GpuShare
-from atose_ray.search.plan import Plan, Resources, make_plan
+from atose_ray.search.gpu_share import GpuShare, size_of
+from atose_ray.search.nodes import one_node
+from atose_ray.search.plan import Plan, make_plan
 
 TRIALS, HELD = 6, 0.4
 
 
-def plan(gpus_per_worker: float | None, workers: int = 0, gpus: float = 2) -> Plan:
+def plan(gpus_per_worker: float | None, gpus: float = 2, workers: int = 0) -> Plan:
     search = SearchConfig(gpus_per_worker=gpus_per_worker, workers_per_trial=workers, trials=99)
-    return make_plan(search, False, Resources(cpus=64, gpus=gpus, node_cpus=64, node_gpus=gpus))
+    return make_plan(search, False, one_node(64, gpus))
 
 
-def launched(share: GpuShare, at_most: int = 50) -> int:
-    """How many trials begin until one more has to wait."""
-    return next(running for running in range(at_most + 1) if running == at_most or not share.may_launch(running))
+def tree(kind: str = "sample_cnn", channels: int = 8, lr: float = 1e-3, **more: Any) -> dict[str, Any]:
+    data = {"batch_size": 8, "crop_seconds": 1.0, **more}
+    return {"encoder": {"kind": kind, "channels": channels, "dropout": lr}, "data": data, "optim": {"lr": lr}}
 
 
-def test_first_whole_gpus_then_as_many_as_fit() -> None:
+def launched(share: GpuShare, config: dict[str, Any], running: tuple[float, ...] = (), at_most: int = 50) -> int:
+    """How many trials of a configuration begin, beside those that run, until one more has to wait."""
+    asked = list(running)
+    while share.may_launch(asked) and len(asked) < at_most:
+        asked.append(share.fraction(config))
+    return len(asked) - len(running)
+
+
+def test_the_first_of_a_size_has_a_gpu_alone_and_then_as_many_share_one_as_fit() -> None:
     lines: list[str] = []
-    share = GpuShare(plan(0.25), say=lines.append)
-    assert (share.fraction(), launched(share)) == (1.0, 2)
-    share.note(0.3)
-    assert (share.fraction(), launched(share)) == (pytest.approx(1 / 3), 6)
-    share.note(0.2)  # the largest one counts
-    assert launched(share) == 6
-    share.note(0.47)
-    assert (share.fraction(), launched(share)) == (1.0, 2)
+    share, config = GpuShare(plan(0.25), say=lines.append), tree()
+    assert (share.fraction(config), launched(share, config)) == (1.0, 2)
+    share.note(config, 0.3)
+    assert (share.fraction(config), launched(share, config)) == (pytest.approx(1 / 3), 6)
+    share.note(tree(lr=0.5), 0.2)  # the same size: the largest one counts
+    assert launched(share, config) == 6
+    share.note(config, 0.47)
+    assert (share.fraction(config), launched(share, config)) == (1.0, 2)
     assert len(lines) == 2 and "30%" in lines[0] and "3 at a time on each, not 4" in lines[0]
 
 
+def test_a_small_first_trial_says_nothing_of_a_large_one() -> None:
+    """What the plan of 0.2.0 got wrong: by the small one alone, four of the large one met on a GPU."""
+    share, small, large = GpuShare(plan(0.25, gpus=1)), tree(channels=8), tree("harmonic_cnn", 256)
+    share.note(small, 0.02)
+    assert (share.fraction(small), share.fraction(large)) == (0.25, 1.0)
+    assert share.fraction(tree(channels=256)) == 1.0  # of the same kind, but larger
+    share.note(tree(channels=256), 0.4)
+    assert share.fraction(tree(channels=128)) == 0.5  # no larger than what held .4
+    assert share.fraction(small) == 0.25 and share.fraction(tree(channels=8, batch_size=4)) == 0.25
+    assert share.fraction(tree(channels=256, batch_size=16)) == share.fraction(tree(crop_seconds=3.0)) == 1.0
+
+
+def test_trials_of_several_sizes_share_a_gpu_as_far_as_their_sum_goes() -> None:
+    share, small, large = GpuShare(plan(0.25, gpus=1)), tree(), tree("harmonic_cnn")
+    share.note(small, 0.2)
+    share.note(large, 0.45)
+    assert launched(share, small, running=(0.5,)) == 2 and launched(share, large, running=(0.25,)) == 2
+    assert launched(share, small, running=(1.0,)) == 0
+    assert launched(GpuShare(plan(0.25, gpus=2)), small, running=(1.0,)) == 1
+
+
 @pytest.mark.parametrize("held", [0.0, 0.05, 0.23])
-def test_the_plan_is_kept_where_memory_allows_it_or_is_not_known(held: float) -> None:
+def test_the_plan_is_kept_where_memory_allows_it_or_cannot_be_measured(held: float) -> None:
     share = GpuShare(plan(0.25))
-    share.note(held)
-    assert (share.fraction(), launched(share)) == (0.25, 8)
+    share.note(tree(), held)
+    assert (share.fraction(tree()), launched(share, tree())) == (0.25, 8)
 
 
 @pytest.mark.parametrize("asked", [None, 1.0, 2.0, 0.0])
 def test_without_fractions_nothing_waits(asked: float | None) -> None:
     share = GpuShare(plan(asked))
-    share.note(0.9)
-    assert share.fraction() == (1.0 if asked is None else asked) and launched(share) == 50
+    share.note(tree(), 0.9)
+    assert share.fraction(tree()) == (1.0 if asked is None else asked) and launched(share, tree()) == 50
 
 
-def test_a_group_larger_than_the_gpus_can_start_all_the_same() -> None:
-    share = GpuShare(plan(0.25, workers=4, gpus=2))
-    assert (share.fraction(), launched(share)) == (0.5, 1)
-    share.note(0.9)  # it ran two to a GPU, so it can again
-    assert (share.fraction(), launched(share)) == (0.5, 1)
-    known = GpuShare(plan(0.25, workers=4, gpus=2))
-    known.note(0.1)
-    assert (known.fraction(), launched(known)) == (0.25, 2)
+def test_rates_seeds_methods_and_where_data_comes_from_are_no_size() -> None:
+    config = {**tree(), "seed": 1, "method": {"kind": "supervised"}, "execution": {"threads": 1, "precision": "auto"}}
+    other = {
+        **tree(lr=0.1, fold=3),
+        "seed": 2,
+        "execution": {"threads": 4, "precision": "auto"},
+        "method": {"kind": "x"},
+    }
+    assert size_of(config) == size_of(other)
+    for part in ("encoder", "data", "execution"):
+        changed = {**config, part: {**config[part], "kind": "another"}}
+        assert size_of(changed) != size_of(config)
+    assert size_of(tree(crop_seconds=1.5)) != size_of(tree())
 
 
 def test_a_search_that_goes_on_knows_it_already() -> None:
     ended = trial(0, "complete", 0.0, 3, 1.0)
     ended = dataclasses.replace(ended, epochs=tuple(dataclasses.replace(one, gpu_memory=0.4) for one in ended.epochs))
     share = GpuShare(plan(0.25), (trial(1, "running", 0.0, 0, 1.0), ended), say=lambda line: None)
-    assert (share.fraction(), launched(share)) == (0.5, 4)
+    assert (share.fraction(ended.config), launched(share, ended.config)) == (0.5, 4)
 
 
 def stub(log: Path) -> Any:
@@ -120,7 +155,7 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     from atose_ray.config import StudyConfig
     from atose_ray.data.shards import load_manifest
     from atose_ray.runtime import search as searching
-    from atose_ray.runtime.cluster import cluster_resources, hush
+    from atose_ray.runtime.cluster import cluster_nodes, hush
     from atose_ray.runtime.trial import resources_of
     from atose_ray.search.record import study_store
     from atose_ray.search.session import Session
@@ -133,7 +168,7 @@ def search_on_one_gpu(store_uri: str, log: Path) -> None:
     manifest = load_manifest(store, "folder")
     ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False)
     hush()
-    at = make_plan(study.search, False, cluster_resources())
+    at = make_plan(study.search, False, cluster_nodes())
     needs = lambda config: resources_of(at, config)  # noqa: E731
     searching.trainable = lambda planned, shared: tune.with_resources(stub(log), needs)
     space = Space(study, "share", store.uri, manifest, at)
@@ -156,7 +191,8 @@ def test_a_search_begins_alone_and_then_fills_the_gpu(tiny_store: Any, tmp_path:
             timeout=PATIENCE_S,
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stdout.count("memory  a trial holds 40% of a GPU's memory: 2 at a time on each, not 4") == 1, ran.stdout
+    said = "memory  a trial of this size holds 40% of a GPU's memory: 2 at a time on each, not 4"
+    assert ran.stdout.count(said) == 1, ran.stdout
     trials = sorted((json.loads(line) for line in log.read_text().splitlines()), key=lambda line: line["began"])
     first, rest = trials[0], trials[1:]
     assert len(trials) == TRIALS and first["asked"] == first["held"] == 1

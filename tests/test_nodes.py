@@ -205,7 +205,7 @@ import pyarrow as pa, ray, torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from atose_ray.data.shards import load_manifest
 from atose_ray.runtime.cluster import cluster
-from atose_ray.search.plan import PlanError
+from atose_ray.search.cluster_file import PlanError
 from atose_ray.runtime.ingest import RayBatches, near_here
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.data.views import View

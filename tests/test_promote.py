@@ -22,7 +22,7 @@ from atose_ray.config import ConfigError, RunConfig, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View
 from atose_ray.search import promotion
-from atose_ray.search.plan import Resources
+from atose_ray.search.nodes import one_node
 from atose_ray.search.record import folder_name, load_trials, study_store, trial_store
 from atose_ray.search.space import data_facts
 from atose_ray.storage import Store
@@ -145,7 +145,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "atose_ray.runtime.promote.start", lambda call, job, plan, *rest, **_: partial(call, job, *rest)
     )
     monkeypatch.setattr("atose_ray.runtime.cluster.cluster", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("atose_ray.runtime.cluster.cluster_resources", lambda: Resources(4, 0, 4, 0))
+    monkeypatch.setattr("atose_ray.runtime.cluster.cluster_nodes", lambda: one_node(4))
     monkeypatch.setattr("atose_ray.runtime.nodes.check_nodes", lambda *_: None)
 
 

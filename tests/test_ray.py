@@ -65,12 +65,13 @@ def study(method_space: dict | None = None, base: dict | None = None, **search: 
 
 
 def run(study_config: StudyConfig, name: str, store: Store):
-    from atose_ray.runtime.cluster import cluster_resources
+    from atose_ray.runtime.cluster import cluster_nodes
     from atose_ray.runtime.object_store import node_stores
     from atose_ray.runtime.tune import run_study
-    from atose_ray.search.plan import make_plan, plan_clips
+    from atose_ray.search.clip_plan import plan_clips
+    from atose_ray.search.plan import make_plan
 
-    base, available = compose(study_config, {}), cluster_resources()
+    base, available = compose(study_config, {}), cluster_nodes()
     manifest = load_manifest(store, base.data.dataset)
     base = resolve(base, store, manifest)
     clips = plan_clips(base, study_config.search, manifest, available, node_stores())

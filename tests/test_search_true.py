@@ -24,8 +24,9 @@ from atose_ray.search.asking import IN_A_ROW, Asking
 from atose_ray.search.costs import front
 from atose_ray.search.events import Ended, Epoch
 from atose_ray.search.listeners import SESSIONS, Console, Listeners, OptunaListener, TrialLog, earlier_seconds
+from atose_ray.search.nodes import one_node
 from atose_ray.search.parameters import asked_of
-from atose_ray.search.plan import Resources, make_plan
+from atose_ray.search.plan import make_plan
 from atose_ray.search.progress import busy_seconds, measure
 from atose_ray.search.ranking import RANKED, RUNG, Ranking
 from atose_ray.search.record import TrialRecord, load_trials, study_store, trial_store
@@ -134,7 +135,7 @@ class Session:
         log = TrialLog(self.folder, config.search.trials, None, earlier)
         optuna_listener = OptunaListener(self.study, kept, config.search.costs)
         self.listeners = Listeners(log, optuna_listener, Console(config.search, earlier))
-        plan = make_plan(config.search, False, Resources(4, 0, 4, 0))
+        plan = make_plan(config.search, False, one_node(4))
         space_of = Space(config, "s", store.uri, manifest, plan, trials=log.trials)
         missing = config.search.trials - sum(one.state != "running" for one in earlier)
         self.asking = Asking(space_of, self.listeners, missing)

@@ -30,7 +30,9 @@ from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
 from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, share_clips, source_of
-from atose_ray.search.plan import BLOCKS, NodeStore, Plan, Resources, plan_clips
+from atose_ray.search.clip_plan import BLOCKS, NodeStore, plan_clips
+from atose_ray.search.nodes import NodeKind, Nodes
+from atose_ray.search.plan import Plan
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, make_batches, open_run
@@ -201,6 +203,13 @@ def test_a_copy_that_never_came_is_read_without_ray_data(tiny_run, tiny_store, t
     assert "lost (the object store is full)" in json.loads((tmp_path / "about.json").read_text())["note"]
 
 
+def test_a_node_that_came_later_with_too_small_a_store_reads_alone(ray_cluster, tiny_run, tiny_store, tmp_path) -> None:
+    (home,) = object_store.node_stores()
+    refs = SharedRefs((), None, {}, need=home.total // 2 + 1)
+    assert "are more than half of this node's store of" in source_of("local", refs, None)["note"]
+    assert "lent" in source_of("local", SharedRefs((), None, {}, need=home.total // 2), None)
+
+
 def test_a_shard_that_cannot_be_read_ends_the_search_at_once(ray_cluster, tiny_store, tiny_manifest, tmp_path) -> None:
     (home,) = object_store.node_stores()
     with pytest.raises(StoreError, match=r"^cannot read .*\.parquet: "):
@@ -212,7 +221,7 @@ def node(free: int, name: str = "10.0.0.1", cpus: float = 4, gpus: float = 0) ->
 
 
 def planned(config: RunConfig, manifest: Manifest, stores: list[NodeStore], concurrency: int = 2, **search: object):
-    available = Resources(sum(s.cpus for s in stores), 0, max((s.cpus for s in stores), default=0), 0)
+    available = Nodes(tuple(NodeKind("", s.cpus, s.gpus) for s in stores))
     clips = plan_clips(config, SearchConfig(**search), manifest, available, stores)
     return clips, clips.line(Plan(concurrency, 0, 1, 1, 0, 0, available))
 
@@ -229,13 +238,25 @@ def test_the_plan_says_where_clips_will_be_and_why(tiny_run, tiny_manifest) -> N
     clips, line = planned(named, tiny_manifest, roomy)
     assert not clips.shared and line == "data: host, as data.residency says"
     clips, line = planned(config, tiny_manifest, [node(9 * need, cpus=1)], cpus_per_worker=2)
-    assert not clips.shared and "no node that can train is up yet" in line
+    assert not clips.shared and "each trial for itself, as no node that can train is up yet" in line
+
+
+def test_clips_are_shared_on_the_nodes_that_run_and_later_ones_fetch_them(tiny_run, tiny_manifest) -> None:
+    need = sum(s.bytes for s in tiny_manifest.shards if s.split != "test")
+    gpu = NodeKind("gpu", 4, 1, 1, 3)
+    nodes = Nodes((NodeKind("head", 4, head=True), gpu))
+    stores = [node(9 * need, "10.0.0.1"), node(9 * need, "10.0.0.2", gpus=1)]
+    clips = plan_clips(tiny_run(), SearchConfig(), tiny_manifest, nodes, stores)
+    assert clips.shared and [home.address for home in clips.homes] == ["10.0.0.2"]  # the head trains nothing here
+    assert "each of 1 node(s)" in clips.why and "a node that starts later fetches them" in clips.why
+    clips = plan_clips(tiny_run(), SearchConfig(), tiny_manifest, nodes, stores[:1])
+    assert not clips.shared and not clips.homes
 
 
 def test_streams_share_out_the_object_store_and_what_cannot_fit_is_said(tiny_run, tiny_manifest) -> None:
     config = tiny_run(data={"dataset": "folder", "residency": "stream"}, execution={"ingest": "ray_data"})
     clips, line = planned(config, tiny_manifest, [node(800 * MIB), node(900 * MIB)], concurrency=4)
-    plan = Plan(4, 0, 1, 1, 0, 0.5, Resources(8, 0, 4, 0))
+    plan = Plan(4, 0, 1, 1, 0, 0.5, Nodes((NodeKind("", 4, 0, 2, 2),)))
     assert clips.streams and clips.stream_bytes(plan) == 200 * MIB  # half of it, two trials on each node
     assert "per node 2 x " in line and "800.0 MiB free" in line and "spill" not in line
     clips, line = planned(config, tiny_manifest, [node(clips.block * 3)], concurrency=4)

@@ -15,8 +15,10 @@ from atose_ray.config import ConfigError, StudyConfig
 from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View, ViewConfig, view_of
 from atose_ray.search.budget import prices_of
+from atose_ray.search.cluster_file import read_cluster_file
 from atose_ray.search.costs import costs_of, front, values_of
-from atose_ray.search.plan import Resources, make_plan, read_cluster_file
+from atose_ray.search.nodes import one_node
+from atose_ray.search.plan import make_plan
 from atose_ray.search.record import load_trials, study_store, trial_store
 from atose_ray.search.space import begin
 from atose_ray.search.study import reopen, retry_failed
@@ -58,7 +60,7 @@ def test_several_objectives_then_extended_then_a_failed_trial_again(ray_cluster,
     tune.main(command)
     out = capsys.readouterr().out
     assert "nothing is pruned, so search.pruner.kind=asha is not used" in out
-    assert f"front: pr_auc_macro against {', '.join(names)}" in out and "trial process (trains)" in out
+    assert f"front: pr_auc_macro against {', '.join(names)}" in out and "(1 trial + 0 x 1 worker" in out
     records = load_trials(folder)
     assert [one.state for one in records] == ["complete"] * 3
     for one in records:
@@ -94,7 +96,7 @@ def test_latency_of_worker_groups_and_a_budget(ray_cluster, store: Store, capsys
     records = load_trials(study_store(store, "groups"))
     out = capsys.readouterr().out
     assert len(records) == 1 and records[0].latency_ms is not None and records[0].latency_ms > 0
-    assert "budget reached: 1 of 4 trials" in out and "workers (train)" in out
+    assert "budget reached: 1 of 4 trials" in out and "1 x 0.5 worker" in out
     tune.main([file, "--store", store.uri, "--budget", "0.000001 cpu-h"])
     assert "budget reached: 1 of 4 trials" in capsys.readouterr().out
     assert load_trials(study_store(store, "groups")) == records
@@ -172,7 +174,7 @@ def test_a_budget_in_money_takes_its_prices_from_the_cluster_file(store: Store) 
 
 
 def test_the_plan_says_what_it_takes_and_what_is_shared() -> None:
-    gpus = Resources(cpus=16, gpus=2, node_cpus=16, node_gpus=2)
+    gpus = one_node(cpus=16, gpus=2)
     shared = make_plan(study(gpus_per_worker=0.25, trials=99).search, False, gpus).arithmetic()
     assert shared.startswith("8 x (1 trial + 0 x 1 worker + 0 data) = 8 of 16 CPUs; 8 x 0.25 = 2 of 2 GPUs")
     assert "up to 4 trials share a GPU" in shared

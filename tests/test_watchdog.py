@@ -13,9 +13,17 @@ from typing import Any
 import pytest
 from test_ray import store, study  # noqa: F401
 
+from atose_ray.config import SearchConfig
 from atose_ray.data.shards import load_manifest
+from atose_ray.runtime import watchdog
 from atose_ray.runtime.watchdog import Watchdog, show_bundles
+from atose_ray.search.events import Ended, Epoch
+from atose_ray.search.listeners import Console
+from atose_ray.search.nodes import NodeKind, Nodes
 from atose_ray.search.record import load_trials, study_store
+from atose_ray.storage import Store
+from atose_ray.training.record import EpochRecord
+from atose_ray.training.run import Job
 
 
 def trial(name: str, status: str, node: str | None = None, **asked: float) -> Any:
@@ -68,18 +76,58 @@ def test_what_is_asked_for_is_held_against_the_nodes_and_what_starts(ray_cluster
     assert "nodes that failed to start: gpu_worker" in line and "large enough" not in line
 
 
+def test_what_may_be_started_is_named_to_a_trial_that_no_running_node_holds(ray_cluster) -> None:
+    kinds = (NodeKind("head", 4, head=True), NodeKind("card", 8, 1, 0, 2), NodeKind("cpus", 64, 0, 0, 9))
+    dog = Watchdog(lambda one: one.trial_id, Nodes(kinds))
+    assert "it waits for one of type card (8 CPUs, 1 GPU) to be started" in dog.free_line(
+        [{"CPU": 1.0, "GPU": 1.0}], []
+    )
+    assert "it will wait for ever" in dog.free_line([{"CPU": 1.0, "GPU": 2.0}], [])
+
+
+def test_types_that_could_not_be_had_are_those_the_autoscaler_names(monkeypatch) -> None:
+    away = {"is_available": False, "unavailable_node_information": {"category": "InsufficientInstanceCapacity"}}
+    report = {"node_availability_summary": {"node_availabilities": {"spot": away, "gpu": {"is_available": True}}}}
+    report["failed_nodes"] = [["10.0.0.8", "large"]]
+    monkeypatch.setattr(watchdog, "autoscaler_report", lambda: report)
+    assert watchdog.failed_types() == {"spot", "large"}
+    monkeypatch.setattr(watchdog, "autoscaler_report", dict)
+    assert watchdog.failed_types() == set()
+
+
+def test_a_gpu_that_pytorch_does_not_see_is_said_once(monkeypatch, tmp_path, capsys, tiny_run) -> None:
+    from atose_ray.runtime.trial import with_note
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert with_note({"lent": 1}, 0.0) == {"lent": 1}
+    noted = with_note({"note": "clips were lost"}, 0.5)["note"]
+    assert noted.startswith("clips were lost; Ray gave 0.5 GPU, but PyTorch sees none here") and "on the CPU" in noted
+    console = Console(SearchConfig(trials=3), ())
+    record = EpochRecord(1, "x", 1.0, 0.1, 0.1, {"pr_auc_macro": 0.5}, 0.5, 0.0)
+    for number in range(2):
+        folder = Store(str(tmp_path / str(number)))
+        job = Job(tiny_run(), "nowhere", folder.uri, {"number": number, "name": f"00{number}-x", "params": {}})
+        folder.write_json("about.json", {"note": noted})
+        console.on_event(Epoch(number, job, record))
+        console.on_event(Ended(number, job, "complete"))
+    said = capsys.readouterr().out
+    assert said.count("Ray gave 0.5 GPU") == 1 and "note   000-x: clips were lost; Ray" in said
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert with_note({}, 1.0) == {}
+
+
 def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can_be_stopped(
     ray_cluster, store, monkeypatch, capsys
 ) -> None:
     """A plan that its planner would refuse: a GPU where there is none."""
     from atose_ray.runtime import search as searching
-    from atose_ray.runtime.cluster import cluster_resources
+    from atose_ray.runtime.cluster import cluster_nodes
     from atose_ray.runtime.tune import run_study
     from atose_ray.search.plan import Plan
     from atose_ray.search.session import ask_to_stop
 
     monkeypatch.setattr(searching, "Watchdog", functools.partial(Watchdog, pending_s=0.5))
-    plan = Plan(1, 0, 1.0, 1.0, 1.0, 0.0, cluster_resources())
+    plan = Plan(1, 0, 1.0, 1.0, 1.0, 0.0, cluster_nodes())
     folder, printed = study_store(store, "s"), []
 
     def stop_when_said() -> None:

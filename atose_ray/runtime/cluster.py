@@ -9,10 +9,12 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
-from atose_ray.runtime.ray_private import agent_on_free_port
-from atose_ray.search.plan import PlanError, Resources, resources_of
+from atose_ray.runtime.ray_private import agent_on_free_port, autoscaler_file, autoscaler_node_types
+from atose_ray.search.cluster_file import NodeTypes, PlanError, node_types
+from atose_ray.search.nodes import NodeKind, Nodes, UpNode
 from atose_ray.storage import Store
 
 # Train's controller polls every 2 s otherwise; Data's progress bars and Tune's tables garble our own lines; Tune's own
@@ -26,6 +28,10 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",
 }
+
+
+HEAD = "node:__internal_head__"  # a resource that Ray gives the head
+ANSWER_S = 60.0
 
 
 @contextmanager
@@ -105,7 +111,45 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def cluster_resources() -> Resources:
-    """The resources of the cluster this process has joined, as it stands now."""
+def up_nodes() -> tuple[UpNode, ...]:
+    """The nodes of the cluster this process has joined."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return resources_of([(node.get("CPU", 0), node.get("GPU", 0), 1) for node in nodes])
+    return tuple(UpNode(has.get("CPU", 0.0), has.get("GPU", 0.0), HEAD in has) for has in nodes)
+
+
+def cluster_nodes(file: str | None = None) -> Nodes:
+    """The nodes of the cluster this process has joined, and those that its autoscaler may start.
+
+    file: what the user says of those; None reads the autoscaler's own word. Raises PlanError as `node_types`.
+    """
+    return (node_types(file) if file else startable()).beside(up_nodes())
+
+
+def startable() -> NodeTypes:
+    """What the cluster's autoscaler may start: as its manager tells Ray, else as its file on the head says; nothing
+    where neither can be read (that of KubeRay is in a container of its own: `--cluster` names its manifest)."""
+    heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    has = heads[0]["Resources"] if heads else {}
+    if told := autoscaler_node_types():
+        of_head = (has.get("CPU", 0.0), has.get("GPU", 0.0), 1)  # it is among them, and does not come and go
+        kinds = (NodeKind(name, cpus, gpus, 0, most) for name, cpus, gpus, most in told)
+        return NodeTypes(tuple(kind for kind in kinds if (kind.cpus, kind.gpus, kind.most) != of_head))
+    try:
+        if not heads or heads[0]["NodeID"] == own_node():
+            return types_of_this_node()
+        ask = ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_retries=0)(types_of_this_node)
+        found: NodeTypes = ray.get(ask.remote(), timeout=ANSWER_S)
+        return found
+    except (RayError, PlanError):  # a head without this program, or a file without resources
+        return NodeTypes(())
+
+
+def own_node() -> str:
+    """The id of the node that this process works with."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def types_of_this_node() -> NodeTypes:
+    """What the autoscaler that runs on this node was told that it may start."""
+    path = autoscaler_file()
+    return node_types(str(path)) if path else NodeTypes(())

@@ -8,7 +8,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.search.plan import PlanError
+from atose_ray.search.cluster_file import PlanError
 from atose_ray.storage import Store, StoreError
 
 ANSWER_S = 120.0

@@ -5,7 +5,7 @@ import time
 import ray
 
 from atose_ray.runtime.ray_private import store_figures
-from atose_ray.search.plan import NodeStore, size
+from atose_ray.search.clip_plan import NodeStore, size
 
 SAY_EVERY_S = 60.0
 HINT = "fewer trials at a time (search.concurrency), a larger object store (--object-store) or more memory per node"

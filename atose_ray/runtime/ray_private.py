@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UNLIMITED = 10_000  # nodes of a type that nothing limits
+
 
 def _find(path: str, at: Any = None) -> Any:
     """`module:name.name`, or `name.name` of the object `at`; None where this Ray has none."""
@@ -98,6 +100,36 @@ def autoscaler_report() -> dict[str, Any]:
     key = _find("ray._private.ray_constants:DEBUG_AUTOSCALING_STATUS")
     text = read(key) if read and key else None
     return dict(json.loads(text).get("autoscaler_report", {})) if text else {}
+
+
+def autoscaler_node_types() -> list[tuple[str, float, float, int]]:
+    """Name, CPUs, GPUs and largest number of every node type that a cluster's manager has told Ray of; empty where it
+    has not (the autoscaler of `ray up` does not). Without it: see `autoscaler_file`."""
+    read = _find("ray._private.state:state.get_cluster_config")
+    config = read() if read else None
+    return [
+        (group.name, float(group.resources["CPU"]), float(group.resources["GPU"]), UNLIMITED if most < 0 else most)
+        for group in (config.node_group_configs if config else ())
+        if (most := group.max_count) and (group.resources["CPU"] or group.resources["GPU"])
+    ]
+
+
+def autoscaler_file() -> Path | None:
+    """The file that the autoscaler of this node's Ray was started with, by its command line: /proc has it on the head.
+
+    Without it a plan counts the nodes that are up, and those of `--cluster`.
+    """
+    logs = logs_folder()
+    for entry in Path("/proc").glob("[0-9]*/cmdline") if logs else ():
+        try:
+            words = entry.read_bytes().decode(errors="replace").split("\0")
+            if f"--logs-dir={logs}" in words and any(word.endswith("/monitor.py") for word in words):
+                given = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
+                if given and given[0]:
+                    return (entry.parent / "cwd").resolve() / given[0]
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return None
 
 
 def end_with_next_report(trial: Any) -> bool:

@@ -18,7 +18,7 @@ import optuna
 from ray import tune
 from ray.tune.search import Searcher
 
-from atose_ray.runtime.cluster import ray_storage
+from atose_ray.runtime.cluster import ray_storage, up_nodes
 from atose_ray.runtime.failures import cause_of, reason_of, trace_of
 from atose_ray.runtime.gauges import Gauges
 from atose_ray.runtime.object_store import Spilling
@@ -32,12 +32,13 @@ from atose_ray.runtime.ray_private import (
 from atose_ray.runtime.schedulers import scheduler
 from atose_ray.runtime.shared import SharedRefs
 from atose_ray.runtime.trial import KEY, name_of, trainable
-from atose_ray.runtime.watchdog import Watchdog
+from atose_ray.runtime.watchdog import Watchdog, failed_types
 from atose_ray.search.asking import Asking
+from atose_ray.search.awaited import AwaitedNodes
 from atose_ray.search.budget import Budget
 from atose_ray.search.events import Ended, Epoch, Started
 from atose_ray.search.gpu_share import GpuShare
-from atose_ray.search.listeners import Console, Listeners, OptunaListener, Output, TrialLog
+from atose_ray.search.listeners import Console, Listeners, OptunaListener, TrialLog
 from atose_ray.search.record import TrialRecord, load_study_record, study_store
 from atose_ray.search.report import render_report
 from atose_ray.search.samplers import sampler, warm_trials
@@ -85,7 +86,8 @@ class Hooks(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, space: Space, session: Session, listeners: Listeners) -> None:
         self.space, self.session, self.listeners, self.console = space, session, listeners, listeners.console
-        self.watchdog, self.spilling = Watchdog(name_of), Spilling()
+        self.watchdog, self.spilling = Watchdog(name_of, space.plan.available), Spilling()
+        self.awaited_nodes = AwaitedNodes(space.plan)
         self.awaited: set[str] | None = None  # ids of the trials whose epoch is waited for, since a stop was asked
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +108,22 @@ class Hooks(tune.Callback):  # type: ignore[misc]
             )
         for line in self.watchdog.lines(trials):
             self.console.say(f"wait   {line}")
+        self.look_at_nodes(trials)
+
+    def look_at_nodes(self, trials: list[Any]) -> None:
+        """Say which nodes came, and which do not. Raises SystemExit where no trial can run without them."""
+        if not self.awaited_nodes.due():
+            return
+        groups = bool(self.space.plan.workers)  # the process above one runs, and its workers wait
+        waiting = any(
+            trial.status == "PENDING" or (groups and trial.status == "RUNNING" and "epoch" not in trial.last_result)
+            for trial in trials
+        )
+        for line in self.awaited_nodes.look(up_nodes(), waiting, failed_types()):
+            self.console.say(f"nodes  {line}")
+        if why := self.awaited_nodes.hopeless():
+            self.report()
+            raise SystemExit(f"error: {why}")
 
     def stop_if_asked(self, trials: list[Any]) -> None:
         """Let the trials that run end with their epoch, unfinished; then raise KeyboardInterrupt."""
@@ -149,6 +167,8 @@ class Hooks(tune.Callback):  # type: ignore[misc]
         self.watchdog.reported(trial)
         job: Job = trial.config[KEY].job
         if "record" in result:
+            if self.space.share:
+                self.space.share.note(job.run.model_dump(mode="json"), result["record"].gpu_memory)
             for listener in self.listeners:
                 listener.on_event(Epoch(job.about["number"], job, result["record"]))
 
@@ -208,8 +228,7 @@ def search(
     told = [trial for trial in earlier if trial.state != "running"]
     console = Console(settings, earlier)
     share = GpuShare(space.plan, earlier, console.say)
-    outputs: list[Output] = [Gauges(space.name, settings.metric), lambda _, record: share.note(record.gpu_memory)]
-    log = TrialLog(folder, settings.trials, budget, earlier, outputs)
+    log = TrialLog(folder, settings.trials, budget, earlier, [Gauges(space.name, settings.metric)])
     space = dataclasses.replace(space, share=share, trials=log.trials)
     if not log.allows():
         return
@@ -222,7 +241,8 @@ def search(
 
         def may_launch() -> bool:
             stays = hooks.awaited is None and not console.too_many_bugs()
-            return stays and share.may_launch(len(listeners.optuna.open))
+            asked = [log.trials[number].resources["gpus"] for number in listeners.optuna.open]
+            return stays and hooks.awaited_nodes.may_launch(len(asked)) and share.may_launch(asked)
 
         missing = settings.trials - len(told)
         asking = Asking(space, listeners, missing, session.request)

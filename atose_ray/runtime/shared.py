@@ -2,7 +2,7 @@
 
 Tasks read a part each; the driver owns what they give, so it lives as long as the search. Trials map it without a copy
 (a numpy array out of the object store is a view of shared memory), and Ray fetches it once for every other node.
-Whether clips are shared is decided in search/plan.py. The whole train split is shared: every trial takes its own
+Whether clips are shared is decided in search/clip_plan.py. The whole train split is shared: every trial takes its own
 `data.train_share`, by its own seed, out of it.
 """
 
@@ -25,7 +25,7 @@ from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import Manifest, unit_of
 from atose_ray.data.views import View
 from atose_ray.runtime.ingest import RayBatches
-from atose_ray.search.plan import SPLITS
+from atose_ray.search.clip_plan import SPLITS, STORE_PART, size
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import Split
 
@@ -40,18 +40,25 @@ class SharedClipsLostError(RuntimeError):
 class SharedRefs:
     """Where the copy is: references to MemoryClips in the object store. The process that made them must outlive it.
 
-    files, columns: as SharedClips. problem: why there is no copy, where one was planned.
+    files, columns: as SharedClips. problem: why there is no copy, where one was planned. need: bytes of it.
     """
 
     files: tuple[str, ...]
     columns: tuple[int, ...] | None
     parts: Mapping[Split, tuple[ray.ObjectRef, ...]]
     problem: str | None = None
+    need: int = 0
 
     def clips(self) -> SharedClips:
-        """The clips, mapped into this process. Raises SharedClipsLostError when there are none, or their owner died."""
+        """The clips, mapped into this process; a node without a copy fetches one. Raises SharedClipsLostError when
+        there are none, their owner died, or the object store of this node, which came later, is too small for them."""
         if self.problem is not None:
             raise SharedClipsLostError(self.problem)
+        here = ray.get_runtime_context().get_node_id()
+        has: Mapping[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+        total = has.get("object_store_memory", 0)
+        if self.need > STORE_PART * total:
+            raise SharedClipsLostError(f"{size(self.need)} are more than half of this node's store of {size(total)}")
         try:
             splits = {split: joined(ray.get(list(refs))) for split, refs in self.parts.items()}
         except RayError as error:
@@ -87,7 +94,9 @@ def share_clips(store: Store, view: View, homes: Sequence[str]) -> SharedRefs:
         raise StoreError(str(error.cause)) from error
     except RayError as error:
         raise SharedClipsLostError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return SharedRefs(shared_files(manifest), view.columns, {split: tuple(refs) for split, refs in parts.items()})
+    need = sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
+    copies = {split: tuple(refs) for split, refs in parts.items()}
+    return SharedRefs(shared_files(manifest), view.columns, copies, need=need)
 
 
 def parts_of(manifest: Manifest, split: Split) -> Iterator[list[RowGroup]]:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
 from atose_ray.methods.base import Method
-from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
+from atose_ray.runtime.cluster import cluster, cluster_nodes, ray_storage
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.ray_private import logs_folder, run_controller_here
 from atose_ray.runtime.shared import SharedRefs, source_of
@@ -106,7 +106,7 @@ def train_alone(job: Job, search: SearchConfig, cpus: int | None, address: str |
     """Plan for one job, and run it in its workers on a cluster of its own (or that of `address`). Raises PlanError."""
     store, folder = Store(job.store_uri), Store(job.folder_uri)
     with cluster(cpus, address):
-        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_resources(), trial_cpus=0.0)
-        print(f"plan: {plan.arithmetic()}", flush=True)
+        plan = make_plan(search, job.run.execution.ingest == "ray_data", cluster_nodes(), trial_cpus=0.0)
+        print("\n".join(plan.lines()), flush=True)
         check_nodes(store, folder, trained_on(job.run, store))
         train_on_ray(job, search, plan.worker_gpus, job.run.signature(), folder.child("ray").uri)

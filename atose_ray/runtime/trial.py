@@ -64,6 +64,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         self.lease = Lease(self.folder.store).take()
         try:
             source = source_of(self.job.run.execution.ingest, shared, self.given.stream_bytes)
+            source = with_note(source, self.given.gpus)
             _, self.epochs = begin(self.job, **source)
         except Exception as error:
             self.failure = self.fail(error)
@@ -126,6 +127,14 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def with_note(source: dict[str, Any], gpus: float) -> dict[str, Any]:
+    """The arguments of `open_run`, with a note where Ray gave a GPU and PyTorch sees none."""
+    if gpus <= 0 or torch.cuda.is_available():
+        return source
+    said = f"Ray gave {gpus:g} GPU, but PyTorch sees none here (its build, or the driver), so trials train on the CPU"
+    return {**source, "note": "; ".join(filter(None, [source.get("note"), said]))}
 
 
 class ReportToTune(UserCallback):  # type: ignore[misc]

@@ -12,7 +12,8 @@ from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import search
 from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, share_clips
 from atose_ray.search.budget import Budget
-from atose_ray.search.plan import ClipPlan, Plan
+from atose_ray.search.clip_plan import ClipPlan
+from atose_ray.search.plan import Plan
 from atose_ray.search.record import StudyRecord, best_trial, load_study_record, load_trials, study_store, trial_store
 from atose_ray.search.report import render_report
 from atose_ray.search.session import Session

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from atose_ray.runtime.ray_private import asked_by, autoscaler_report, free_by_node
+from atose_ray.search.nodes import Bundle, Nodes
 from atose_ray.search.progress import SILENT_S
 
 PENDING_S, LOOK_EVERY_S = 30.0, 5.0
@@ -32,10 +33,12 @@ class Watchdog:
     """Looks at the trials every few seconds.
 
     name_of: a trial's readable name. pending_s: how long a trial may wait for its resources; silent_s: how long one
-    that runs may report nothing (or three times its own pace). Either is said again after twice the time.
+    that runs may report nothing (or three times its own pace). Either is said again after twice the time. nodes: what
+    the plan counts on, those that are to be started included.
     """
 
     name_of: Callable[[Any], str]
+    nodes: Nodes | None = None
     pending_s: float = PENDING_S
     silent_s: float = SILENT_S
     clock: Callable[[], float] = time.monotonic
@@ -98,8 +101,20 @@ class Watchdog:
             parts.append(f"starting now: {', '.join(at[None])}")
         fits = (any(all(n["Resources"].get(k, 0) >= v for k, v in bundle.items()) for n in nodes) for bundle in asked)
         if not all(fits):
-            parts.append("no node is large enough for it: it will wait for ever unless one is added")
+            types = self.startable(asked)
+            parts.append(
+                f"no node that runs is large enough for it: it waits for one of type {' or '.join(types)} to be started"
+                if types
+                else "no node is large enough for it: it will wait for ever unless one is added"
+            )
         return "; ".join([*parts, *starting_nodes()])
+
+    def startable(self, asked: Sequence[Amounts]) -> list[str]:
+        """The types of node that may yet be started and hold the largest of these bundles."""
+        largest = max(asked, key=lambda bundle: (bundle.get("GPU", 0.0), bundle.get("CPU", 0.0)), default={})
+        one = Bundle(1, largest.get("CPU", 0.0), largest.get("GPU", 0.0))
+        kinds = self.nodes.kinds if self.nodes else ()
+        return [kind.text() for kind in kinds if kind.most > kind.up and kind.holds(one) > 0]
 
 
 def show_bundles(bundles: Sequence[Amounts]) -> str:
@@ -114,11 +129,19 @@ def waiting_groups() -> list[list[Amounts]]:
     return [list(one["bundles"].values()) for one in table.values() if one["state"] in ("PENDING", "RESCHEDULING")]
 
 
+def failed_types() -> set[str]:
+    """Node types of which the autoscaler says that it could not have one."""
+    report = autoscaler_report()
+    known = (report.get("node_availability_summary") or {}).get("node_availabilities") or {}
+    away = {name for name, one in known.items() if not one.get("is_available", True)}
+    return away | {kind for _, kind in report.get("failed_nodes") or []}
+
+
 def starting_nodes() -> list[str]:
     """What the autoscaler says of nodes that are on their way or could not be had; nothing where there is none."""
     report = autoscaler_report()
     coming = [f"{count} x {kind}" for kind, count in (report.get("pending_launches") or {}).items()]
     coming += [f"{kind} at {address} ({status})" for address, kind, status in report.get("pending_nodes") or []]
-    failed = sorted({kind for _, kind in report.get("failed_nodes") or []})
+    failed = sorted(failed_types())
     said = [("nodes starting", coming), ("nodes that failed to start", failed)]
     return [f"{what}: {', '.join(names)}" for what, names in said if names]

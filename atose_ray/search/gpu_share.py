@@ -1,64 +1,100 @@
-"""How many trials share a GPU: as many as asked for, but no more than its memory holds, as the first trial shows.
+"""How much of a GPU a trial asks for: as little as the study says, but what a model of its size was seen to hold.
 
-Ray divides a GPU's time by number only; its memory is divided by nobody. So the first trials take whole GPUs, and from
-their first epoch on every trial asks Ray for a fraction that keeps the others' memory free.
+Ray divides a GPU's time by number only; its memory is divided by nobody. So a trial asks for a fraction that covers the
+memory that the largest trial of its size held, or of a size at least as large; the first of a size takes a whole GPU
+alone. A size is the encoder without its rates, the batch, the crop and the precision; what methods and heads add is
+small beside it, and the most that was seen counts. So what is asked for was measured, never extrapolated: a space of
+many encoders shares little until they were seen.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from atose_ray.search.plan import Plan
 from atose_ray.search.record import TrialRecord
 
 FILLED = 0.92  # of a GPU's memory that trials may take together: allocators need some room to move
+GROWS = ("batch_size", "channels", "crops_per_clip")  # with more of these, and all else equal, no less memory is held
+PARTS = ("encoder", "data", "execution")  # of a configuration, that decide what it holds
+NO_SIZE = ("device", "threads", "ingest", "fold", "content_hash", "shuffle_row_groups", "eval_crops")
+Size = tuple[tuple[str, Any], ...]
+
+
+def size_of(config: Mapping[str, Any]) -> Size:
+    """What decides how much memory a configuration holds: words and whole numbers of its PARTS, and its crop's length.
+    A floating-point number else is a rate."""
+    return tuple(sorted(found for part in PARTS for found in _leaves(config.get(part) or {}, part)))
+
+
+def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}.{key}")
+        elif key not in NO_SIZE and (not isinstance(value, float) or key == "crop_seconds"):
+            yield f"{path}.{key}", tuple(value) if isinstance(value, list) else value
+
+
+def no_larger(size: Size, other: Size) -> bool:
+    """Whether a trial of `size` holds no more than one of `other`: equal but for what grows."""
+    if [path for path, _ in size] != [path for path, _ in other]:
+        return False
+    for (path, value), (_, more) in zip(size, other, strict=True):
+        grows = path.rpartition(".")[2] in GROWS and isinstance(value, int) and isinstance(more, int)
+        if not (value <= more if grows else value == more):
+            return False
+    return True
 
 
 class GpuShare:
-    """The fraction of a GPU that the next trial asks for. earlier: trials that an earlier session measured.
+    """The fraction of a GPU that a trial asks for. earlier: trials that an earlier session measured.
 
     Without fractions in the plan nothing is changed, and nothing waits.
     """
 
     def __init__(self, plan: Plan, earlier: Sequence[TrialRecord] = (), say: Callable[[str], None] = print) -> None:
-        self.planned, self.workers = plan.worker_gpus, max(plan.workers, 1)
-        self.gpus, self.say = plan.available.gpus, say
-        self.measured: float | None = None
+        self.planned, self.say, self.gpus = plan.worker_gpus, say, plan.available.gpus
+        self.measured: dict[Size, float] = {}
         for trial in earlier:
             if trial.epochs:
-                self.note(trial.gpu_memory)
+                self.note(trial.config, trial.gpu_memory)
 
     @property
     def divides(self) -> bool:
-        """Whether processes share a GPU at all."""
+        """Whether trials share a GPU at all."""
         return 0 < self.planned < 1
 
-    def fraction(self) -> float:
-        """GPUs of each process of the next trial."""
+    def fraction(self, tree: Mapping[str, Any]) -> float:
+        """GPUs of a trial of this resolved configuration."""
         if not self.divides:
             return self.planned
-        alone = 1 / max(1, math.ceil(self.workers / self.gpus))  # whole GPUs, where a trial's workers can have them
-        if self.measured is None:
-            return max(self.planned, alone)
-        return max(self.planned, min(alone, 1 / max(1, self.room())))
+        size = size_of(tree)
+        held = self.measured.get(size, min((m for s, m in self.measured.items() if no_larger(size, s)), default=None))
+        if held is None:
+            return 1.0
+        return self.planned if held == 0 else max(self.planned, 1 / max(1, int(FILLED / held)))
 
-    def room(self) -> int:
-        """Processes that one GPU's memory holds, by what was measured; as many as planned where nothing was."""
-        return int(FILLED / self.measured) if self.measured else round(1 / self.planned)
-
-    def may_launch(self, running: int) -> bool:
-        """Whether one more trial finds room beside `running` ones, so that none waits with a fraction of yesterday."""
+    def may_launch(self, running: Sequence[float]) -> bool:
+        """Whether one more trial may find room beside those that run, by the fractions they asked for: so none is
+        asked for to wait with a whole GPU, while others that were measured meanwhile could run."""
         if not self.divides:
             return True
-        return running < max(1, int(self.gpus * int(1 / self.fraction() + 1e-9) / self.workers + 1e-9))
+        alone = sum(fraction > 1 - self.planned + 1e-9 for fraction in running)
+        rest = sum(fraction for fraction in running if fraction <= 1 - self.planned + 1e-9)
+        return alone + math.ceil(rest + self.planned - 1e-9) <= self.gpus
 
-    def note(self, gpu_memory: float) -> None:
-        """A process held this share of its GPU's memory (0: there is nothing to measure)."""
-        if not self.divides or (self.measured is not None and gpu_memory <= self.measured):
+    def note(self, tree: Mapping[str, Any], gpu_memory: float) -> None:
+        """A trial of this configuration held so much of its GPU's memory (0: there is nothing to measure)."""
+        if not self.divides:
             return
-        before, self.measured = self.fraction(), gpu_memory
-        after, asked = self.fraction(), int(1 / self.planned + 1e-9)
+        size = size_of(tree)
+        if gpu_memory <= self.measured.get(size, -1.0):
+            return
+        before, self.measured[size] = self.fraction(tree), gpu_memory
+        after, asked = self.fraction(tree), int(1 / self.planned + 1e-9)
         together = int(1 / after + 1e-9)
-        if after != before and together < asked:
+        if together < asked and (after != before or together == 1):
             self.say(
-                f"memory  a trial holds {gpu_memory:.0%} of a GPU's memory: {together} at a time on each, not {asked}"
+                f"memory  a trial of this size holds {gpu_memory:.0%} of a GPU's memory: {together} at a time on each, "
+                f"not {asked}"
             )

@@ -38,6 +38,7 @@ from atose_ray.search.study_storage import NUMBER, StudyStorage
 from atose_ray.storage import Store
 from atose_ray.storage.lease import RUN_LEASE
 from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.run import Job
 
 SESSIONS, BEFORE = "sessions.jsonl", "sittings.jsonl"  # what the file was called in studies of the first release
 PAUSES_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 60)  # three minutes for a database to come back
@@ -232,6 +233,7 @@ class Console(Listener):
         self.forecast = False
         self.equal_bugs: dict[str, list[str]] = {}
         self.ended_well = False
+        self.notes: set[str] = set()
 
     def on_event(self, event: Event) -> None:
         """Print what there is to say."""
@@ -250,6 +252,8 @@ class Console(Listener):
             self.say(f"start  {name}  {goes_on}{', '.join(chosen)}")
         elif isinstance(event, Epoch):  # worth a line only when another trial takes the lead
             record = event.record
+            if event.number not in self.last:
+                self.say_note(event.job)
             self.last[event.number] = record.objective, record.epoch
             self.running[event.number] = event.job.run.method.epochs - record.epoch
             self.say_bound(record.seconds, event.job.run.method.epochs)
@@ -273,8 +277,14 @@ class Console(Listener):
                 why = "" if event.state == "complete" else f": {event.reason}"
                 score = f"{self.metric} {value:.4f} [{CLIP.name}]"
                 self.say(f"{event.state:<6} {name}  {score} after {epochs} epochs{best}{why}")
-                if note := RunFolder(Store(event.job.folder_uri)).about().get("note"):
-                    self.say(f"note   {name}: {note}")
+                self.say_note(event.job)
+
+    def say_note(self, job: Job) -> None:
+        """What a trial's process found remarkable, once: others often find the same."""
+        note = RunFolder(Store(job.folder_uri)).about().get("note")
+        if note and note not in self.notes:
+            self.notes.add(note)
+            self.say(f"note   {job.about['name']}: {note}")
 
     def say_bound(self, seconds: float, epochs: int) -> None:
         """Once, after the first epoch of the search: when it will be over at the latest, as far as is known then."""

@@ -57,7 +57,6 @@ class Space:
         too. Settled: there is nothing to run, as its values do not go together or an equal trial has run."""
         plan, search, store = self.plan, self.study.search, Store(self.store_uri)
         study, known = study_store(store, self.name), self.trials.get(number)
-        gpus = self.share.fraction() if self.share else plan.worker_gpus
         chosen = walk(asked_of(trial), self.study.space)
         tree = tree_of(self.study, chosen, number)
         about: dict[str, Any] = {
@@ -65,7 +64,7 @@ class Space:
             "name": name_of(number, tree),
             "params": dict(trial.params),
             "distributions": {k: optuna.distributions.distribution_to_json(d) for k, d in trial.distributions.items()},
-            "resources": {"cpus": plan.cpus_per_trial, "gpus": max(plan.workers, 1) * gpus, "workers": plan.workers},
+            "resources": {"cpus": plan.cpus_per_trial, "gpus": plan.gpus_per_trial, "workers": plan.workers},
         }
         try:
             run = resolve(compose(self.study, chosen, number), store, self.manifest)
@@ -81,6 +80,8 @@ class Space:
         equal = None if search.repeat or known else equal_trial(self.trials.values(), signature)
         if equal is not None:
             return record_repeat(folder, equal, trial_store(study, equal), about)
+        gpus = self.share.fraction(run.model_dump(mode="json")) if self.share else plan.worker_gpus
+        about["resources"]["gpus"] = max(plan.workers, 1) * gpus
         job = Job(run, self.store_uri, folder.uri, about).on_device(gpus)
         head = {"device": "none yet", "parameters": 0, **about}
         spec = view_of(self.manifest, run.data, store).manifest.data_spec
