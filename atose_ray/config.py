@@ -125,7 +125,7 @@ class RunConfig(Config):
 
         A precision that is named counts; `auto` is what each machine resolves it to, and about.json says which it was.
         workers: where they are several, whose sums round in another order. halved: whether memory ran out, so that
-        batches went in two halves (training/accumulate.py)."""
+        batches went in two halves (training/step.py)."""
         identity = self.model_dump(mode="json", exclude=SPEED)
         named = {"precision": self.execution.precision, "workers": workers, "halved": halved}
         usual = {"precision": ("auto",), "workers": (0, 1), "halved": (False,)}

@@ -6,7 +6,7 @@ the random generators: a resumed run is bitwise the uninterrupted one."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,13 @@ from atose_ray.evaluation.metrics import NonFiniteError
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import is_main, rank, sum_over_all_ranks
-from atose_ray.training.accumulate import Accumulator, backward
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import keep_epoch, keep_if_best
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.types import AnyBatch
+from atose_ray.training.step import Pieces, Step
 
 REMEDY = "a smaller optim.lr is the usual remedy"
+READ_EVERY = 8  # steps whose losses are read together where a look makes the host wait for the device
 
 
 class DivergedError(RuntimeError):
@@ -88,8 +88,8 @@ def run_epochs(
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
 
     On resume the last finished epoch is yielded again first, so that a report lost in a crash is made up for.
-    Raises DivergedError at the first loss that is not finite, before the update, and NoMemoryError when half a batch
-    does not fit."""
+    Raises DivergedError where a loss is not finite: on a CPU at once and before the update, elsewhere some steps later,
+    but before anything of that epoch is written. Raises NoMemoryError when half a batch does not fit."""
     device = device or torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -108,7 +108,7 @@ def run_epochs(
         yield record
     else:
         fit_statistics(method, batches, device)
-    feed, accumulator, end = batches, Accumulator(folder), 0
+    feed, pieces, end = batches, Pieces(folder), 0
     for index, stage in enumerate(run.method.stages):
         start, end = end, end + stage.epochs
         if done >= end:
@@ -119,15 +119,14 @@ def run_epochs(
             optimizer.load_state_dict(optimizer_state)
         elif optimizer_state is not None and stage.carry:
             carry_state(optimizer, optimizer_state)
+        step = Step(module, optimizer, stage.name, pieces)
         span = cached_span(run.method, index)
         if span is None:
             feed = batches
         elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
             feed = CachedEmbeddings(method, batches, span, run.seed, device)
         for epoch in range(done, end):
-            record = _run_epoch(
-                run, stage, module, method, optimizer, feed, epoch, epoch - start, best, device, accumulator
-            )
+            record = _run_epoch(run, stage, step, method, feed, epoch, epoch - start, best, device)
             done, best = record.epoch, record.objective
             yield record
         optimizer_state = optimizer.state_dict()
@@ -153,22 +152,18 @@ def carry_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None
 def _run_epoch(
     run: RunConfig,
     stage: StageConfig,
-    module: nn.Module,
+    step: Step,
     method: Method,
-    optimizer: torch.optim.Optimizer,
     batches: BatchSource,
     epoch: int,
     stage_epoch: int,
     best: float,
     device: torch.device,
-    accumulator: Accumulator,
 ) -> EpochRecord:
     """One epoch of training and its validation, made safe (training/checkpoint.py)."""
     started = time.time()
     method.train_only(run.method.trained_parts(stage))
-    train_loss, lr = train_epoch(
-        run, stage, module, optimizer, batches, epoch, stage_epoch, device, accumulator.backward
-    )
+    train_loss, lr = train_epoch(run, stage, step, batches, epoch, stage_epoch, device)
     try:
         valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
     except NonFiniteError as error:
@@ -186,37 +181,43 @@ def _run_epoch(
         gpu_memory=round(gpu_memory_held(device), 4),
     )
     if is_main():
-        keep_epoch(accumulator.folder, record, method, optimizer, run.metric)
+        keep_epoch(step.pieces.folder, record, method, step.optimizer, run.metric)
     return record
 
 
 def train_epoch(
     run: RunConfig,
     stage: StageConfig,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    step: Step,
     batches: BatchSource,
     epoch: int,
     stage_epoch: int,
     device: torch.device,
-    backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
 ) -> tuple[float, float]:
     """One pass over the train split, after so many epochs of run and stage -> mean loss of this rank, last lr."""
     schedule, steps = stage.optimizer_under(run.optim), batches.steps()
-    total, lr = 0.0, 0.0
+    total, lr, unread = 0.0, 0.0, list[torch.Tensor]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((run.seed * 1_000_003 + epoch * 1009 + rank()) % 2**63)  # of dropout
-        for step, batch in enumerate(batches.train(epoch)):
-            lr = schedule.lr_at(stage_epoch * steps + step, stage.epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-            value = backward(module, batch.to(device), stage.name)
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"loss is {value} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1} of {steps}, "
-                    f"lr {lr:.2e}; {REMEDY}"
-                )
-            optimizer.step()
-            total += value
+        for number, batch in enumerate(batches.train(epoch)):
+            lr = schedule.lr_at(stage_epoch * steps + number, stage.epochs * steps)
+            unread.append(step(batch.to(device), lr))
+            if len(unread) == read_every(device) or number + 1 == steps:
+                at = f"stage {stage.name!r}, epoch {epoch + 1}, step {{}} of {steps}, lr {lr:.2e}"
+                total, unread = total + read(unread, number + 1, at), []
     return total / steps, lr
+
+
+def read_every(device: torch.device) -> int:
+    """How many steps' losses are read together: one where that costs nothing."""
+    return 1 if device.type == "cpu" else READ_EVERY
+
+
+def read(losses: Sequence[torch.Tensor], last: int, at: str) -> float:
+    """The sum of some steps' losses; the host waits for the device here. last: number of the last one, from 1.
+    Raises DivergedError at the first that is not finite."""
+    values = [float(losses[0])] if len(losses) == 1 else torch.stack(list(losses)).tolist()
+    for number, value in enumerate(values, start=last - len(values) + 1):
+        if not math.isfinite(value):
+            raise DivergedError(f"loss is {value} in {at.format(number)}; {REMEDY}")
+    return math.fsum(values) if len(values) > 1 else values[0]
