@@ -68,7 +68,11 @@ class ExecutionConfig(Config):
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
         bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
+    cuda_graphs: replay whole steps, and inference, as CUDA graphs (training/graphs.py). `auto` is where it can: on a
+        GPU, in a run of one process. Where a step cannot be recorded, the run says why and goes on without.
+    deterministic: on a GPU take only kernels that give the same bits every time, where PyTorch has one (it warns where
+        it has none). Slower. On a CPU that is so in any case."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -77,6 +81,8 @@ class ExecutionConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    cuda_graphs: Literal["auto"] | bool = "auto"
+    deterministic: bool = False
 
 
 class InitFrom(Config):

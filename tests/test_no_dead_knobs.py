@@ -106,6 +106,8 @@ ELSEWHERE = {
     "execution.precision": "prepare_for (tests/test_precision.py)",
     "execution.channels_last": "prepare_for (tests/test_precision.py)",
     "execution.compile": "prepare_for (tests/test_precision.py)",
+    "execution.cuda_graphs": "use_graphs (tests/test_graphs.py)",
+    "execution.deterministic": "be_deterministic (tests/test_graphs.py)",
 }
 
 

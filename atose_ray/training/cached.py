@@ -21,6 +21,7 @@ from atose_ray.data.sampling import uniform
 from atose_ray.evaluation.parts import Parts
 from atose_ray.methods import Method, MethodConfig
 from atose_ray.ranks import local_world, rank, world
+from atose_ray.training.feed import train_batches
 from atose_ray.types import AnyBatch, Array, EmbeddedBatch, Split
 
 CROP_SALT = 0x5EED
@@ -111,7 +112,7 @@ class CachedEmbeddings:
         place = self.embed_RE[(epoch - self.span.first_epoch) * rows * world() :][: rows * world()]
         mine = place if world() == 1 else torch.empty(rows, width, device=self.device)
         ids, tags, first = list[torch.Tensor](), list[torch.Tensor](), 0
-        for batch in self.source.train(epoch):
+        for batch in train_batches(self.source, epoch, self.device):
             encoded = self._encode(batch)
             mine[first : first + len(encoded.clip_id_B)] = encoded.embed_BE
             first += len(encoded.clip_id_B)

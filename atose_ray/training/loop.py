@@ -23,6 +23,8 @@ from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import is_main, rank, sum_over_all_ranks
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.checkpoint import keep_epoch, keep_if_best
+from atose_ray.training.feed import train_batches
+from atose_ray.training.precision import use_graphs
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.step import Pieces, Step
 
@@ -119,7 +121,7 @@ def run_epochs(
             optimizer.load_state_dict(optimizer_state)
         elif optimizer_state is not None and stage.carry:
             carry_state(optimizer, optimizer_state)
-        step = Step(module, optimizer, stage.name, pieces)
+        step = Step(module, optimizer, stage.name, pieces, use_graphs(run.execution, device))
         span = cached_span(run.method, index)
         if span is None:
             feed = batches
@@ -199,9 +201,9 @@ def train_epoch(
     total, lr, unread = 0.0, 0.0, list[torch.Tensor]()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((run.seed * 1_000_003 + epoch * 1009 + rank()) % 2**63)  # of dropout
-        for number, batch in enumerate(batches.train(epoch)):
+        for number, batch in enumerate(train_batches(batches, epoch, device)):
             lr = schedule.lr_at(stage_epoch * steps + number, stage.epochs * steps)
-            unread.append(step(batch.to(device), lr))
+            unread.append(step(batch, lr))
             if len(unread) == read_every(device) or number + 1 == steps:
                 at = f"stage {stage.name!r}, epoch {epoch + 1}, step {{}} of {steps}, lr {lr:.2e}"
                 total, unread = total + read(unread, number + 1, at), []

@@ -9,19 +9,25 @@ look at the loss would make the host wait for the device; the loop looks every f
 before anything is written. So what may be lost is the memory of a process that ends, and nothing of a diverged epoch is
 ever saved (training/loop.py)."""
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from atose_ray.optim import be_recorded, set_rate
 from atose_ray.ranks import world
+from atose_ray.training.graphs import Graphs
 from atose_ray.training.record import OUT_OF_MEMORY, RunFolder
-from atose_ray.types import AnyBatch
+from atose_ray.types import AnyBatch, Batch
 
 HALVED = (
     "out of memory with {clips} clips at a time: from here on every batch is taken in two halves whose gradients are "
     "added. The step is that of the whole batch, but BatchNorm and in-batch negatives see half of it"
 )
+
+NOT_RECORDED = "eager"  # cause of a note in the log
 
 
 class NoMemoryError(RuntimeError):
@@ -54,21 +60,45 @@ class Pieces:
 
 
 class Step:
-    """The updates of one stage. module: the method, or DDP around it; optimizer: over what the stage trains."""
+    """The updates of one stage. module: the method, or DDP around it; optimizer: over what the stage trains.
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, stage: str, pieces: Pieces) -> None:
+    recorded: replay whole updates as CUDA graphs (training/graphs.py); the log says where that does not work."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, stage: str, pieces: Pieces, recorded: bool = False
+    ) -> None:
         self.module, self.optimizer, self.stage, self.pieces = module, optimizer, stage, pieces
+        self.recorded = recorded
+        self.batch_type: type[AnyBatch] = Batch
+        be_recorded(optimizer, recorded)
+        self.graphs = Graphs(self.update, self.state, self.say_eager) if recorded else None
 
     def __call__(self, batch: AnyBatch, lr: float) -> torch.Tensor:
         """Train on a batch that lies on the device, at a rate -> its loss, 0-dim, detached, there too.
 
         Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss = self.backward(batch)
+        set_rate(self.optimizer, lr, self.recorded)
+        self.batch_type = type(batch)
+        if self.graphs is not None and self.pieces.count == 1:
+            return self.graphs(*batch)
+        return self.update(*batch)
+
+    def update(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Train on the tensors of a batch, at the rate that is set -> the loss."""
+        loss = self.backward(self.batch_type(*tensors))
         if loss.device.type != "cpu" or math.isfinite(loss):
             self.optimizer.step()
         return loss
+
+    def state(self) -> Iterator[torch.Tensor]:
+        """What an update reads or changes beside the batch."""
+        yield from itertools.chain(self.module.parameters(), self.module.buffers())
+        for moments in self.optimizer.state.values():
+            yield from (value for value in moments.values() if isinstance(value, torch.Tensor))
+
+    def say_eager(self, reason: str) -> None:
+        """Note in the log that this stage runs without graphs."""
+        self.pieces.folder.note(NOT_RECORDED, f"stage {self.stage!r} runs without CUDA graphs: {reason}")
 
     def backward(self, batch: AnyBatch) -> torch.Tensor:
         """The loss of a batch, its gradients in the weights."""
@@ -76,6 +106,8 @@ class Step:
         try:
             return backward(self.module, batch, self.stage, self.pieces.count)
         except torch.OutOfMemoryError as error:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                raise
             self.pieces.halve(error, len(batch.clip_id_B))
         if torch.cuda.is_available():  # here, where no traceback holds the activations any more
             torch.cuda.empty_cache()
