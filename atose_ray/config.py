@@ -20,7 +20,7 @@ from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
 from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
-from atose_ray.types import ByKind, Config, DataSpec, TagSet
+from atose_ray.types import ByKind, Config, DataSpec, Duration, TagSet
 
 SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # how fast a run is; see RunConfig.signature
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
@@ -68,7 +68,8 @@ class ExecutionConfig(Config):
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
         bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
+    checkpoint_every: a time such as `10min` or `30s`: within an epoch, a run that is cut short loses no more."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -77,6 +78,7 @@ class ExecutionConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    checkpoint_every: Duration = "10min"
 
 
 class InitFrom(Config):

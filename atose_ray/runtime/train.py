@@ -27,7 +27,7 @@ from atose_ray.training.folds import begin
 from atose_ray.training.loop import to_the_end
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, trained_on, use_threads
-from atose_ray.training.sync_norm import synchronise
+from atose_ray.training.sync_norm import begin_alike, synchronise
 
 
 def worker_loop(config: dict[str, Any]) -> None:
@@ -58,14 +58,17 @@ def worker_loop(config: dict[str, Any]) -> None:
 
 
 def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
-    """How a method is wrapped for `world` workers: not at all for one, else DDP, with BatchNorm and contrastive losses
-    over all of them."""
+    """How a method is wrapped for `world` workers: BatchNorm and contrastive losses go over all of them, and so do
+    gradients, on GPUs by DDP, on CPUs by the step itself (training/step.py)."""
 
     def wrap(method: Method) -> nn.Module:
         if world == 1:
             return method
         synchronise(method, device)
-        return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
+        if device.type == "cuda":
+            return DistributedDataParallel(method, device_ids=[device])
+        begin_alike(method)
+        return method
 
     return wrap
 

@@ -13,8 +13,9 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from atose_ray.ranks import world
+from atose_ray.ranks import average_over_all_ranks, world
 from atose_ray.training.record import OUT_OF_MEMORY, RunFolder
 from atose_ray.types import AnyBatch
 
@@ -54,10 +55,14 @@ class Pieces:
 
 
 class Step:
-    """The updates of one stage. module: the method, or DDP around it; optimizer: over what the stage trains."""
+    """The updates of one stage. module: the method, or DDP around it; optimizer: over what the stage trains.
+
+    Several ranks without DDP average their gradients here, when all of them are there: on CPUs, where a rank that waits
+    inside of DDP could not be told that another one has left (what it costs: benchmarks/ranks.py)."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, stage: str, pieces: Pieces) -> None:
         self.module, self.optimizer, self.stage, self.pieces = module, optimizer, stage, pieces
+        self.averages = world() > 1 and not isinstance(module, DistributedDataParallel)
 
     def __call__(self, batch: AnyBatch, lr: float) -> torch.Tensor:
         """Train on a batch that lies on the device, at a rate -> its loss, 0-dim, detached, there too.
@@ -66,6 +71,9 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         loss = self.backward(batch)
+        if self.averages:
+            weights = (weight for group in self.optimizer.param_groups for weight in group["params"])
+            average_over_all_ranks(weight.grad for weight in weights if weight.grad is not None)
         if loss.device.type != "cpu" or math.isfinite(loss):
             self.optimizer.step()
         return loss

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from atose_ray.encoders.blocks import BiasedBatchNorm, biased_variance_
 from atose_ray.methods.base import Method
+from atose_ray.ranks import sum_over_all_ranks
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -21,9 +22,7 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_all_ranks(tensor.clone())
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> torch.Tensor:
@@ -88,6 +87,12 @@ def synchronise(method: Method, device: torch.device) -> None:
     """Make BatchNorm and the losses between clips see the batches of all ranks, in place."""
     synchronise_batch_norm(method, device)
     method.gather = rows_of_all_ranks
+
+
+def begin_alike(method: Method) -> None:
+    """Give all ranks the weights and buffers of rank 0, in place."""
+    for tensor in method.state_dict().values():
+        dist.broadcast(tensor, 0)
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
