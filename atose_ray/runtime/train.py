@@ -1,18 +1,14 @@
 """Ray Train: the same run in 1..n DDP workers. gloo on CPUs, nccl on GPUs, by what each worker was given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
-from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.ray_private import logs_folder, run_controller_here
@@ -27,7 +23,7 @@ from atose_ray.training.folds import begin
 from atose_ray.training.loop import to_the_end
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, trained_on, use_threads
-from atose_ray.training.sync_norm import begin_alike, synchronise
+from atose_ray.training.sync_norm import ddp
 
 
 def worker_loop(config: dict[str, Any]) -> None:
@@ -55,22 +51,6 @@ def worker_loop(config: dict[str, Any]) -> None:
         lease.release()
     if result.objective is None:
         ray.train.report({metric: FLOOR, "epoch": 1})
-
-
-def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
-    """How a method is wrapped for `world` workers: BatchNorm and contrastive losses go over all of them, and so do
-    gradients, on GPUs by DDP, on CPUs by the step itself (training/step.py)."""
-
-    def wrap(method: Method) -> nn.Module:
-        if world == 1:
-            return method
-        synchronise(method, device)
-        if device.type == "cuda":
-            return DistributedDataParallel(method, device_ids=[device])
-        begin_alike(method)
-        return method
-
-    return wrap
 
 
 def train_on_ray(

@@ -34,7 +34,7 @@ def best_weights(folder: RunFolder, metric: str) -> tuple[EpochRecord, Tensors]:
             has = "are missing" if content is None else f"are of epoch {of}, which is not on record"
             raise ValueError(f"the best weights of the run in {store.uri} {has}, so it has no model; train it again")
         chosen = known[of]
-    return chosen, {**frozen_weights(store, about_weights(content).get("frozen")), **load_tensors(content)}
+    return chosen, {**frozen_weights(store, about_weights(content)[1]), **load_tensors(content)}
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,7 @@ class Checkpoints:
         """Write the weights of this moment as those of the best epoch."""
         self.wait()
         frozen = self._frozen_file()
-        about = {"epoch": str(epoch), **({"frozen": frozen} if frozen else {})}
-        self.folder.store.write(BEST_WEIGHTS, as_bytes(self.trained_weights(), about))
+        self.folder.store.write(BEST_WEIGHTS, as_bytes(self.trained_weights(), epoch, frozen))
 
     def _trains(self, name: str) -> bool:
         return name.partition(".")[0] in self.trained
@@ -140,10 +139,11 @@ def on_host(tree: Any) -> Any:
     return type(tree)(map(on_host, tree)) if isinstance(tree, (list, tuple)) else tree
 
 
-def as_bytes(tensors: Tensors, about: dict[str, str] | None = None) -> bytes:
-    """A safetensors file."""
+def as_bytes(tensors: Tensors, epoch: int | None = None, frozen: str | None = None) -> bytes:
+    """A safetensors file. epoch: that the weights are of; frozen: the file that holds the rest of them."""
     kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    return bytes(save_tensors(kept, metadata=about))
+    about = {"epoch": epoch, "frozen": frozen}  # under one key: safetensors writes several in any order
+    return bytes(save_tensors(kept, metadata=None if epoch is None else {"about": json.dumps(about)}))
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def mend_log(folder: RunFolder, resumed: Resumed, metric: str) -> dict[int, Epoc
     if writes and epoch in recorded and folder.best_epoch(metric, tuple(recorded.values())).epoch == epoch:
         content = store.read(BEST_WEIGHTS) if store.exists(BEST_WEIGHTS) else None
         if content is None or epoch_of(content) != epoch:
-            store.write(BEST_WEIGHTS, as_bytes(resumed.weights, {"epoch": str(epoch)}))
+            store.write(BEST_WEIGHTS, as_bytes(resumed.weights, epoch))
     return recorded
 
 
@@ -192,16 +192,17 @@ def frozen_weights(store: Store, name: str | None) -> Tensors:
     return {} if name is None else load_tensors(store.read(name))
 
 
-def about_weights(content: bytes) -> dict[str, str]:
-    """What stands in a safetensors file beside its tensors: `epoch`, not in files of 0.1.0, and `frozen`."""
+def about_weights(content: bytes) -> tuple[int | None, str | None]:
+    """`epoch` and `frozen` of `as_bytes`; None in files of 0.1.0, which say nothing."""
     head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return dict(head.get("__metadata__") or {})
+    known = head.get("__metadata__") or {}
+    about = json.loads(known["about"]) if "about" in known else known
+    return None if about.get("epoch") is None else int(about["epoch"]), about.get("frozen")
 
 
 def epoch_of(content: bytes) -> int | None:
     """The epoch that the best weights are of; None where the file does not say."""
-    found = about_weights(content).get("epoch")
-    return None if found is None else int(found)
+    return about_weights(content)[0]
 
 
 def keep_epoch(checkpoints: Checkpoints, record: EpochRecord, metric: str) -> None:

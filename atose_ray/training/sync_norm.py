@@ -5,12 +5,14 @@ lower scores than one on one worker (demo set, batch 8: 0.569 against 0.606, thr
 SyncBatchNorm; that has no CPU form, so the same is done here with differentiable all-reduces, over gloo. A contrastive
 loss that saw only its own worker's crops would have fewer negatives with every worker."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.encoders.blocks import BiasedBatchNorm, biased_variance_
 from atose_ray.methods.base import Method
@@ -81,6 +83,22 @@ class BiasedSyncBatchNorm(nn.SyncBatchNorm):
         unbiased_C, self.running_var = self.running_var, kept_C
         biased_variance_(kept_C, unbiased_C, self.momentum, input.numel() // input.shape[1] * dist.get_world_size())
         return out
+
+
+def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
+    """How a method is wrapped for `world` workers: BatchNorm and contrastive losses go over all of them, and so do
+    gradients, on GPUs by DDP, on CPUs by the step itself (training/step.py)."""
+
+    def wrap(method: Method) -> nn.Module:
+        if world == 1:
+            return method
+        synchronise(method, device)
+        if device.type == "cuda":
+            return DistributedDataParallel(method, device_ids=[device])
+        begin_alike(method)
+        return method
+
+    return wrap
 
 
 def synchronise(method: Method, device: torch.device) -> None:
