@@ -98,6 +98,8 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     stored_NT = np.zeros((len(clip_N), settings.crop_samples), settings.unit)
     for index, group in enumerate(buffer.groups):
         crops_n = np.flatnonzero(buffer.group_N == index)
+        if len(crops_n) == 0:  # all of them are behind, where an epoch does not begin at its first step
+            continue
         rows, starts, out = buffer.row_N[crops_n].tolist(), starts_N[crops_n].tolist(), [stored_NT[i] for i in crops_n]
         of_group = clips.n_samples_N[first_G[index] : first_G[index + 1]]
         if local is not None and len(out) * settings.crop_samples < of_group.sum():

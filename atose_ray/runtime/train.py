@@ -10,6 +10,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from atose_ray.config import SearchConfig
 from atose_ray.runtime.cluster import cluster, cluster_resources, ray_storage
+from atose_ray.runtime.drain import DrainWatch
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.ray_private import logs_folder, run_controller_here
 from atose_ray.runtime.shared import SharedRefs, source_of
@@ -34,7 +35,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
-    folder, training = begin(job, lambda opened: ddp(opened.device, world), rank=rank, world=world, **source)
+    watch = DrainWatch()
+    source |= {"rank": rank, "world": world}
+    folder, training = begin(job, lambda opened: ddp(opened.device, world), watch.notice, **source)
     name, metric = str(job.about.get("name", "run")), job.run.metric
     ranking = Ranking(job.run, folder.epochs())
     board = Board(folder, name, metric, logs_folder()) if rank == 0 else None
@@ -46,6 +49,7 @@ def worker_loop(config: dict[str, Any]) -> None:
         ray.train.report(ranking.line(record))
 
     result = to_the_end(folder, training, report)
+    watch.close()
     if lease is not None and board is not None:
         board.close("ended")
         lease.release()
