@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from atose_ray.storage import Store
 from atose_ray.training import loop, resume
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.loop import fit, run_epochs
-from atose_ray.training.notice import Ask, Notice, StoppedError
+from atose_ray.training.notice import Ask, Notice, StoppedError, stopped_by_sigterm
 from atose_ray.training.record import BEST_WEIGHTS, CHECKPOINT, RunFolder
 from atose_ray.training.resume import Checkpoints, last_checkpoint
 from atose_ray.training.run import Job, OpenRun, make_batches, open_run
@@ -203,6 +206,29 @@ def test_what_the_writing_of_a_checkpoint_raises_ends_the_training(run, tiny_sto
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path / "full", run, tiny_store)
     assert not RunFolder(Store(str(tmp_path / "full"))).epochs(), "no epoch is on record that is not safe"
+
+
+def test_sigterm_saves_a_training_and_a_second_one_ends_what_does_not_train(
+    whole, run, tiny_store, tmp_path, monkeypatch
+) -> None:
+    notice, steps, forward = Notice(), [], type(whole.method).forward
+
+    def counting(self, batch, stage):
+        steps.append(stage)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, batch, stage)
+
+    monkeypatch.setattr(type(whole.method), "forward", counting)
+    before = signal.getsignal(signal.SIGTERM)
+    with stopped_by_sigterm(notice), pytest.raises(StoppedError, match="stopped after step 2 of 5 of epoch 2"):
+        train(tmp_path / "cut", run, tiny_store, notice)
+    with stopped_by_sigterm(Notice()), pytest.raises(StoppedError, match="will be trained again"):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+    assert signal.getsignal(signal.SIGTERM) == before
+    same_end(whole, train(tmp_path / "cut", run, tiny_store))
 
 
 @pytest.mark.parametrize("reader", [LocalBatches, ResidentBatches])

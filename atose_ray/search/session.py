@@ -74,9 +74,7 @@ class Session:
         until = time.monotonic() + LEAVE_S
         while time.monotonic() < until:
             if self.ray_is_gone():
-                print(
-                    "stop   Ray was ended as well; all epochs on record are kept, the same command goes on", flush=True
-                )
+                print("stop   Ray was ended too; the epochs on record are kept, the same command goes on", flush=True)
                 self.end()
                 os._exit(143)
             time.sleep(LOOK_AT_DISK_EVERY_S)
