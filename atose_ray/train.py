@@ -1,6 +1,7 @@
 """`python -m atose_ray.train STUDY|CONFIG`: one run of one configuration, resumable."""
 
 import argparse
+import sys
 
 from atose_ray import cli
 from atose_ray.config import ConfigError, SearchConfig, apply_overrides, run_config
@@ -12,6 +13,7 @@ from atose_ray.search.promotion import train_one
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
 from atose_ray.training.folds import finish
+from atose_ray.training.notice import Notice, StoppedError, stopped_by_sigterm
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, resolve
 
@@ -59,8 +61,20 @@ def main(argv: list[str] | None = None) -> None:
         for record in RunFolder(folder).epochs():
             show(record, job)
     else:
-        train_one(job, None, lambda record: show(record, job))
+        train_here(job)
     conclude(job, folder.child("best"))
+
+
+def train_here(job: Job) -> None:
+    """Train in this process. A batch system that ends it with SIGTERM finds it saved within seconds, with exit code
+    143."""
+    notice = Notice()
+    try:
+        with stopped_by_sigterm(notice):
+            train_one(job, None, lambda record: show(record, job), notice)
+    except StoppedError as error:
+        print(f"{error}; --resume goes on from there", file=sys.stderr)
+        sys.exit(143)
 
 
 def show(record: EpochRecord, job: Job) -> None:

@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from atose_ray.training import loop
-from atose_ray.training.loop import DivergedError, fit, read
+from atose_ray.training.loop import DivergedError, agree, fit
+from atose_ray.training.notice import Ask
+from atose_ray.training.resume import last_checkpoint
 from atose_ray.training.run import Job, open_run
 from atose_ray.training.step import Step
 
 
 def test_losses_that_are_read_together_name_the_first_that_is_no_number() -> None:
-    losses = [torch.tensor(value) for value in (0.5, 0.25, float("inf"), float("nan"))]
-    assert read(losses[:2], 7, "step {}") == 0.75
+    losses, cpu = [0.5, 0.25, float("inf"), float("nan")], torch.device("cpu")
+    assert agree(losses[:2], 6, "step {}", Ask.SAVE, cpu) is Ask.SAVE
     with pytest.raises(DivergedError, match="loss is inf in step 7;"):
-        read(losses, 8, "step {}")
+        agree(losses, 8, "step {}", Ask.NOTHING, cpu)
 
 
 def test_where_losses_are_read_late_nothing_of_a_diverged_epoch_is_saved(
@@ -42,5 +44,5 @@ def test_where_losses_are_read_late_nothing_of_a_diverged_epoch_is_saved(
     result = fit(opened.run, opened.method, opened.batches, opened.folder)
     assert result.state == "diverged" and result.epochs == 1 and f"step 2 of {steps}" in result.reason
     assert OnDevice.calls == 2 * steps  # here they were read at the end of the epoch
-    record, state = opened.folder.checkpoint()
-    assert record.epoch == 1 and all(value.isfinite().all() for value in state["method"].values())
+    kept = last_checkpoint(opened.folder)
+    assert kept.position.trained == 1 and all(value.isfinite().all() for value in kept.weights.values())

@@ -7,6 +7,7 @@ stage of at most K epochs is thus the uncached stage to the last bit of the enco
 Under DDP every rank embeds its share of an epoch, and the ranks exchange their embeddings, so that each holds the
 table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank)."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,8 +93,11 @@ class CachedEmbeddings:
             self.valid[split] = [self._encode(batch) for batch in self.source.evaluate(split)]
         yield from self.valid[split]
 
-    def train(self, epoch: int) -> Iterator[EmbeddedBatch]:
+    def train(self, epoch: int, first: int = 0) -> Iterator[EmbeddedBatch]:
         """As many embeddings of every clip as the source has crops of it in an epoch."""
+        yield from itertools.islice(self._train(epoch), first, None)  # what is skipped is encoded all the same
+
+    def _train(self, epoch: int) -> Iterator[EmbeddedBatch]:
         position = epoch - self.span.first_epoch
         while len(self.encoded) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
             list(self._encode_epoch(self.span.first_epoch + len(self.encoded)))

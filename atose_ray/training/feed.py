@@ -16,11 +16,11 @@ LOOK_S = 0.1  # between looks at whether anybody still reads
 T = TypeVar("T")
 
 
-def train_batches(source: BatchSource, epoch: int, device: torch.device) -> Iterator[AnyBatch]:
-    """The batches of an epoch, on the device. For a GPU what the host makes is read ahead into pinned memory and copied
-    without waiting; what lies on the GPU, or is computed there, comes as it is. On a CPU a thread would only take the
-    time that training needs."""
-    batches = source.train(epoch)
+def train_batches(source: BatchSource, epoch: int, device: torch.device, first: int = 0) -> Iterator[AnyBatch]:
+    """The batches of an epoch from step `first` on, on the device. For a GPU what the host makes is read ahead into
+    pinned memory and copied without waiting; what lies on the GPU, or is computed there, comes as it is. On a CPU a
+    thread would only take the time that training needs."""
+    batches = source.train(epoch, first)
     if device.type != "cpu" and isinstance(source, LocalBatches) and source.residency != "device":
         batches = read_ahead(map(pinned, batches))
     return (batch.to(device) for batch in batches)

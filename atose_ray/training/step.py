@@ -15,9 +15,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.optim import be_recorded, set_rate
-from atose_ray.ranks import world
+from atose_ray.ranks import average_over_all_ranks, world
 from atose_ray.training.graphs import Graphs
 from atose_ray.training.record import OUT_OF_MEMORY, RunFolder
 from atose_ray.types import AnyBatch, Batch
@@ -62,6 +63,9 @@ class Pieces:
 class Step:
     """The updates of one stage. module: the method, or DDP around it; optimizer: over what the stage trains.
 
+    Several ranks without DDP average their gradients here, when all of them are there: on CPUs, where a rank that waits
+    inside of DDP could not be told that another one has left (what it costs: benchmarks/ranks.py).
+
     recorded: replay whole updates as CUDA graphs (training/graphs.py); the log says where that does not work."""
 
     def __init__(
@@ -72,6 +76,7 @@ class Step:
         self.batch_type: type[AnyBatch] = Batch
         be_recorded(optimizer, recorded)
         self.graphs = Graphs(self.update, self.state, self.say_eager) if recorded else None
+        self.averages = world() > 1 and not isinstance(module, DistributedDataParallel)
 
     def __call__(self, batch: AnyBatch, lr: float) -> torch.Tensor:
         """Train on a batch that lies on the device, at a rate -> its loss, 0-dim, detached, there too.
@@ -86,6 +91,9 @@ class Step:
     def update(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Train on the tensors of a batch, at the rate that is set -> the loss."""
         loss = self.backward(self.batch_type(*tensors))
+        if self.averages:
+            weights = (weight for group in self.optimizer.param_groups for weight in group["params"])
+            average_over_all_ranks(weight.grad for weight in weights if weight.grad is not None)
         if loss.device.type != "cpu" or math.isfinite(loss):
             self.optimizer.step()
         return loss
