@@ -48,21 +48,35 @@ def add_workers(arguments: argparse.ArgumentParser) -> None:
     add_cluster(arguments)
 
 
-def train(job: "Job", options: argparse.Namespace, report: "Callable[[EpochRecord], None]") -> None:
+def train(
+    job: "Job",
+    options: argparse.Namespace,
+    report: "Callable[[EpochRecord], None]",
+    again: str = "the same command goes on from there",
+) -> None:
     """Train a job to its end, in this process or in as many workers on Ray as `add_workers` was given. report: hears of
-    every epoch. Raises PlanError where the workers have no place."""
-    if not options.workers:
-        from atose_ray.search.promotion import train_one
+    every epoch. Raises PlanError where the workers have no place. A batch system that ends this process with SIGTERM
+    finds it saved within seconds, with exit code 143 and what to do `again`."""
+    from atose_ray.training.notice import Notice, StoppedError, stopped_by_sigterm
 
-        train_one(job, None, report)
+    if options.workers:
+        from atose_ray.config import SearchConfig
+        from atose_ray.runtime.train import train_alone
+        from atose_ray.training.record import RunFolder
+
+        train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
+        for record in RunFolder(Store(job.folder_uri)).epochs():
+            report(record)
         return
-    from atose_ray.config import SearchConfig
-    from atose_ray.runtime.train import train_alone
-    from atose_ray.training.record import RunFolder
+    from atose_ray.search.promotion import train_one
 
-    train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
-    for record in RunFolder(Store(job.folder_uri)).epochs():
-        report(record)
+    notice = Notice()
+    try:
+        with stopped_by_sigterm(notice):
+            train_one(job, None, report, notice)
+    except StoppedError as error:
+        print(f"{error}; {again}", file=sys.stderr)
+        sys.exit(143)
 
 
 def none_or_more(text: str) -> int:

@@ -20,7 +20,7 @@ from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
 from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
-from atose_ray.types import ByKind, Config, DataSpec, TagSet
+from atose_ray.types import ByKind, Config, DataSpec, Duration, TagSet
 
 SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # how fast a run is; see RunConfig.signature
 OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
@@ -68,7 +68,12 @@ class ExecutionConfig(Config):
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
         bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step."""
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
+    checkpoint_every: a time such as `10min` or `30s`: within an epoch, a run that is cut short loses no more.
+    cuda_graphs: replay whole steps, and inference, as CUDA graphs (training/graphs.py). `auto` is where it can: on a
+        GPU, in a run of one process. Where a step cannot be recorded, the run says why and goes on without.
+    deterministic: on a GPU take only kernels that give the same bits every time, where PyTorch has one (it warns where
+        it has none). Slower. On a CPU that is so in any case."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -77,6 +82,9 @@ class ExecutionConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    cuda_graphs: Literal["auto"] | bool = "auto"
+    deterministic: bool = False
+    checkpoint_every: Duration = "10min"
 
 
 class InitFrom(Config):
@@ -125,7 +133,7 @@ class RunConfig(Config):
 
         A precision that is named counts; `auto` is what each machine resolves it to, and about.json says which it was.
         workers: where they are several, whose sums round in another order. halved: whether memory ran out, so that
-        batches went in two halves (training/accumulate.py)."""
+        batches went in two halves (training/step.py)."""
         identity = self.model_dump(mode="json", exclude=SPEED)
         named = {"precision": self.execution.precision, "workers": workers, "halved": halved}
         usual = {"precision": ("auto",), "workers": (0, 1), "halved": (False,)}

@@ -93,25 +93,60 @@ class KerasSGDConfig(MomentumConfig):
         return KerasSGD(parameters, **self.model_dump(include={"lr", "momentum", "nesterov", "weight_decay"}))
 
 
+Tensors = list[torch.Tensor]
+
+
+def gradient_of(weight: torch.Tensor) -> torch.Tensor:
+    """Of a weight that has one."""
+    assert weight.grad is not None
+    return weight.grad
+
+
 class KerasOptimizer(torch.optim.Optimizer):
     """Base of the two: decay, then one `update` per weight that has a gradient. `t` counts the calls of `step`."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, **settings: Any) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": 0.0, "t": 0, **settings})
 
+    rates: list[torch.Tensor] | None = None  # of each group, on the device: [rate of the update, factor of decay]
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of all weights."""
+        """One update of all weights; after `advance` it is made of operations on the device alone."""
         assert closure is None, "these optimizers take the gradients that are there"
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if self.rates is not None:
+                rate, decay = self.rates[number].unbind()
+                self.update_together(weights, [gradient_of(weight) for weight in weights], rate, decay, group)
+                continue
             group["t"] += 1
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    self.update(weight, weight.grad, self.state[weight], group)
+            for weight in weights:
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                self.update(weight, weight.grad, self.state[weight], group)
+
+    def advance(self, lr: float) -> None:
+        """Count an update, and put what it depends on where a recorded `step` reads it."""
+        device = self.param_groups[0]["params"][0].device
+        if self.rates is None:
+            self.rates = [torch.zeros(2, device=device) for _ in self.param_groups]
+        for group, rates in zip(self.param_groups, self.rates, strict=True):
+            group["lr"], group["t"] = lr, group["t"] + 1
+            rates[0].fill_(self.rate(group))
+            rates[1].fill_(1 - lr * group["weight_decay"])
+
+    def rate(self, group: dict[str, Any]) -> float:
+        """What update `t` of a group is multiplied with."""
+        return float(group["lr"])
 
     def update(self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change one weight in place. state: its own; group: the settings."""
+        raise NotImplementedError
+
+    def update_together(
+        self, weights: Tensors, grads: Tensors, rate: torch.Tensor, decay: torch.Tensor, group: dict[str, Any]
+    ) -> None:
+        """Change weights in place, as `update` does one by one. rate, decay: 0-dim, on the device."""
         raise NotImplementedError
 
 
@@ -123,11 +158,32 @@ class KerasAdam(KerasOptimizer):
     def update(self, weight: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["m"], state["v"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        m, v, t = state["m"], state["v"], group["t"]
+        m, v = state["m"], state["v"]
         m.lerp_(grad, 1 - self.BETA1)
         v.mul_(self.BETA2).addcmul_(grad, grad, value=1 - self.BETA2)
-        rate = group["lr"] * math.sqrt(1 - self.BETA2**t) / (1 - self.BETA1**t)
-        weight.addcdiv_(m, v.sqrt().add_(self.EPSILON), value=-rate)
+        weight.addcdiv_(m, v.sqrt().add_(self.EPSILON), value=-self.rate(group))
+
+    def rate(self, group: dict[str, Any]) -> float:
+        t = group["t"]
+        return float(group["lr"] * math.sqrt(1 - self.BETA2**t) / (1 - self.BETA1**t))
+
+    def update_together(
+        self, weights: Tensors, grads: Tensors, rate: torch.Tensor, decay: torch.Tensor, group: dict[str, Any]
+    ) -> None:
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight].update(m=torch.zeros_like(weight), v=torch.zeros_like(weight))
+        m, v = ([self.state[weight][name] for weight in weights] for name in "mv")
+        torch._foreach_lerp_(m, grads, 1 - self.BETA1)
+        torch._foreach_mul_(v, self.BETA2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - self.BETA2)
+        roots = torch._foreach_sqrt(v)
+        torch._foreach_add_(roots, self.EPSILON)
+        steps = torch._foreach_div(m, roots)
+        torch._foreach_mul_(steps, rate)
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, decay)
+        torch._foreach_sub_(weights, steps)
 
 
 class KerasSGD(KerasOptimizer):
@@ -140,6 +196,46 @@ class KerasSGD(KerasOptimizer):
             weight.add_(velocity, alpha=group["momentum"]).sub_(grad, alpha=group["lr"])
         else:
             weight.add_(velocity)
+
+    def update_together(
+        self, weights: Tensors, grads: Tensors, rate: torch.Tensor, decay: torch.Tensor, group: dict[str, Any]
+    ) -> None:
+        velocity = [self.state[weight].setdefault("velocity", torch.zeros_like(weight)) for weight in weights]
+        steps = torch._foreach_mul(grads, rate)
+        torch._foreach_mul_(velocity, group["momentum"])
+        torch._foreach_sub_(velocity, steps)
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, decay)
+        if group["nesterov"]:
+            torch._foreach_add_(weights, velocity, alpha=group["momentum"])
+            torch._foreach_sub_(weights, steps)
+        else:
+            torch._foreach_add_(weights, velocity)
+
+
+def be_recorded(optimizer: torch.optim.Optimizer, recorded: bool) -> None:
+    """Make an optimizer fit to be recorded in a CUDA graph, or as it was: a checkpoint may come from the other kind."""
+    for group in optimizer.param_groups:
+        lr = float(group["lr"])
+        group["lr"] = lr
+        if recorded and not isinstance(optimizer, KerasOptimizer):
+            group["lr"] = torch.tensor(lr, device=group["params"][0].device)
+        if "capturable" in group:
+            group["capturable"] = recorded
+    if isinstance(optimizer, KerasOptimizer) and not recorded:
+        optimizer.rates = None
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float, recorded: bool) -> None:
+    """Before an update: its rate. recorded: whether `be_recorded` made the optimizer so."""
+    if recorded and isinstance(optimizer, KerasOptimizer):
+        optimizer.advance(lr)
+        return
+    for group in optimizer.param_groups:
+        if recorded:
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 OptimizerConfigs = Annotated[AdamConfig | SGDConfig | KerasAdamConfig | KerasSGDConfig, Field(discriminator="kind")]

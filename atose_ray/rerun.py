@@ -14,13 +14,16 @@ from atose_ray.training.precision import choose
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, pick_device
 
+GPU_TOLERANCE = 0.02  # of a validation score, for a run whose kernels were not asked to be deterministic
+
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of this command."""
     parser = cli.parser(
         "rerun",
-        "Train a trial of a study again: same configuration, same seed, same threads and workers. On the same\n"
-        "hardware and versions its scores are the same to the last bit; every epoch is compared with the record.",
+        "Train a trial of a study again: same configuration, same seed, same threads and workers; every epoch is\n"
+        "compared with the record. On a CPU of the same kind, with the same versions, scores are the same to the last\n"
+        f"bit; on a GPU within {GPU_TOLERANCE:g}, unless the study says execution.deterministic: true.",
         "  python -m atose_ray.rerun demo 11",
     )
     parser.add_argument("study", help="name of the study folder")
@@ -111,6 +114,13 @@ def compare(trial: TrialRecord, folder: RunFolder) -> tuple[list[str], bool]:
     if not apart:
         value = pairs[-1][0].objective
         return [f"the same to the last bit: {len(pairs)} epochs, best valid {metric} {value:.4f}"], True
+    largest = max(abs(old.valid[metric] - new.valid[metric]) for old, new in pairs)
+    on_gpu = pick_device(folder.config()[0]).type == "cuda"
+    if on_gpu and not folder.config()[0].execution.deterministic and largest <= GPU_TOLERANCE:
+        return [
+            f"the same within {GPU_TOLERANCE:g}: {len(pairs)} epochs, valid {metric} differs by {largest:.4f} at most. "
+            "A GPU adds in another order every time, unless the study says execution.deterministic: true"
+        ], True
     old, new = apart[0]
     device = folder.about().get("device")
     lines = [

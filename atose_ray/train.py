@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     folder.check_writable()
     name = f"{run.encoder.kind}-{run.method.kind}"
     job = Job(run, store.uri, folder.uri, {"number": 0, "name": name, "params": {}, "distributions": {}})
-    cli.train(job, options, lambda record: show(record, job))
+    cli.train(job, options, lambda record: show(record, job), "--resume goes on from there")
     conclude(job, folder.child("best"))
 
 

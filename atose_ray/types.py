@@ -8,6 +8,7 @@ Shape letters end a tensor's name (`audio_BT`):
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 if TYPE_CHECKING:
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds_of(duration: str) -> float:
+    """`30s`, `10min` or `1.5h` in seconds. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|min|h)", duration)
+    if found is None or float(found[1]) <= 0:
+        raise ValueError(f"a time is a number above zero and s, min or h, such as 10min, but got {duration!r}")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def _is_duration(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_is_duration)]
 
 
 def package_yaml(package: str, name: str) -> Any:

@@ -132,8 +132,8 @@ class PermutedTags:
     def evaluate(self, split: Split) -> Iterator[AnyBatch]:
         return self.source.evaluate(split)
 
-    def train(self, epoch: int) -> Iterator[AnyBatch]:
-        for batch in self.source.train(epoch):
+    def train(self, epoch: int, first: int = 0) -> Iterator[AnyBatch]:
+        for batch in self.source.train(epoch, first):
             if epoch >= self.epochs:
                 yield batch
                 continue

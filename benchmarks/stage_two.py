@@ -11,7 +11,9 @@ Validation is a quarter of the clips, heard in every epoch without the cache and
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
+import tempfile
 from collections.abc import Iterator
 
 import torch
@@ -19,9 +21,13 @@ import torch
 from atose_ray.config import RunConfig, run_config
 from atose_ray.data.batches import BatchSource
 from atose_ray.evaluation.protocols import CLIP
+from atose_ray.storage import Store
 from atose_ray.training.cached import CachedEmbeddings, cached_span
 from atose_ray.training.loop import train_epoch
 from atose_ray.training.precision import prepare_for
+from atose_ray.training.record import RunFolder
+from atose_ray.training.resume import Position
+from atose_ray.training.step import Pieces, Step
 from atose_ray.types import AudioInput, Batch, DataSpec, Split
 from benchmarks.timing import append, arguments, seconds, show
 
@@ -42,8 +48,8 @@ class Noise:
             rows = torch.arange(first, min(first + self.batch, clips))
             yield Batch(self.audio_NT[rows], self.tags_NC[rows], rows)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        return self.batches(len(self.audio_NT))
+    def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        return itertools.islice(self.batches(len(self.audio_NT)), first, None)
 
     @property
     def sizes(self) -> list[int]:
@@ -81,6 +87,7 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
     prepare_for(method.to(device), run.execution, device)
     stage = run.method.stages[0]
     optimizer = stage.optimizer_under(run.optim).build(method.train_only(run.method.trained_parts(stage)))
+    step = Step(method, optimizer, stage.name, Pieces(RunFolder(Store(tempfile.mkdtemp()))))
     source, span = Noise(clips, samples, batch), cached_span(run.method, 0)
     assert span is not None
     cache = CachedEmbeddings(method, source, dataclasses.replace(span, crops=rounds + 1), 0, device)
@@ -88,7 +95,7 @@ def measure(encoder: str, clips: int, rounds: int, batch: int, device: torch.dev
     def epoch(feed: BatchSource, number: int) -> float:
         start = seconds(device.type)
         method.train_only(run.method.trained_parts(stage))
-        train_epoch(run, stage, method, optimizer, feed, number, number, device)
+        train_epoch(run, stage, step, feed, Position(number), 0, device)
         CLIP.evaluate(method, feed.evaluate("valid"), "classify", device)
         return seconds(device.type) - start
 

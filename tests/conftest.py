@@ -150,6 +150,7 @@ def tiny_tree(method: str = "supervised", **changes: object) -> dict:
         "encoder": {"kind": "sample_cnn", "block": "basic", "channels": 4, "se_ratio": 1},
         "method": {"kind": method, "head": {"kind": "mlp", "hidden": 8}, "stages": stages[method]},
         "optim": {"kind": "adam", "lr": 3e-3},
+        "execution": {"deterministic": True},  # of what is equal on a CPU, equal on a GPU too
         **changes,
     }
 

@@ -157,7 +157,7 @@ def test_no_embedding_is_in_memory_twice() -> None:
         def __init__(self) -> None:
             self.sizes = sizes
 
-        def train(self, epoch: int):
+        def train(self, epoch: int, first: int = 0):
             for step, size in enumerate(sizes):
                 ids = torch.arange(step * size, (step + 1) * size)
                 yield EmbeddedBatch((100.0 * epoch + ids)[:, None].repeat(1, width), torch.ones(size, 2), ids)

@@ -24,10 +24,10 @@ from atose_ray.search.listeners import Console, likeness
 from atose_ray.search.record import load_trials, study_store
 from atose_ray.storage import Store, StoreError
 from atose_ray.storage.lease import LeaseError
-from atose_ray.training.accumulate import NoMemoryError
 from atose_ray.training.loop import DivergedError
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job
+from atose_ray.training.step import NoMemoryError
 
 
 def raised(error: Exception, under: Exception | None = None) -> Exception:
@@ -201,10 +201,10 @@ def plant(monkeypatch: pytest.MonkeyPatch, module, folder: Path) -> None:
 
 def break_backward(folder: str, how: str) -> None:
     """In a worker's process: the first whole batch runs out of memory on rank 1, or every batch is a bug there."""
-    import atose_ray.training.accumulate as accumulate
+    import atose_ray.training.step as step
     from atose_ray.ranks import rank
 
-    real = accumulate.backward
+    real = step.backward
 
     def broken(module, batch, stage, pieces):
         if rank() == 1 and pieces == 1:
@@ -214,7 +214,7 @@ def break_backward(folder: str, how: str) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory (a fake)")
         return real(module, batch, stage, pieces)
 
-    accumulate.backward = broken
+    step.backward = broken
 
 
 @pytest.mark.ray

@@ -83,10 +83,10 @@ def test_a_run_of_all_folds_goes_on(folded, tmp_path, stopped_after: int, monkey
 
     add, calls = RunFolder.add_epoch, itertools.count()
 
-    def dies(self: RunFolder, record, state=None) -> None:  # in the middle of the next epoch: one fold has it
+    def dies(self: RunFolder, record) -> None:  # in the middle of the next epoch: one fold has it
         if next(calls) == 1:
             raise KeyboardInterrupt
-        add(self, record, state)
+        add(self, record)
 
     monkeypatch.setattr(RunFolder, "add_epoch", dies)
     with pytest.raises(KeyboardInterrupt):

@@ -102,10 +102,13 @@ ELSEWHERE = {
     "execution.device": "pick_device (tests/test_ray.py: a trial that cannot start)",
     "execution.threads": "below",
     "execution.eval_batch_size": "below",
+    "execution.checkpoint_every": "tests/test_resume.py",
     "execution.ingest": "source_of (tests/test_ray.py)",
     "execution.precision": "prepare_for (tests/test_precision.py)",
     "execution.channels_last": "prepare_for (tests/test_precision.py)",
     "execution.compile": "prepare_for (tests/test_precision.py)",
+    "execution.cuda_graphs": "use_graphs (tests/test_graphs.py)",
+    "execution.deterministic": "be_deterministic (tests/test_graphs.py)",
 }
 
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from atose_ray.evaluation.scoring import score_clips
 from atose_ray.storage import Store
-from atose_ray.training.accumulate import Accumulator, NoMemoryError, backward
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, open_run
+from atose_ray.training.step import NoMemoryError, Pieces, Step, backward
 from atose_ray.types import Batch, EmbeddedBatch
 
 
@@ -36,33 +36,35 @@ def batch(clips: int) -> Batch:
     )
 
 
+def step_of(module: Linear, folder: RunFolder) -> Step:
+    return Step(module, torch.optim.SGD(module.parameters()), "s", Pieces(folder))
+
+
 @pytest.mark.parametrize("clips", [8, 7])
 def test_two_halves_are_the_step_of_the_whole(clips: int, tmp_path) -> None:
     folder = RunFolder(Store(str(tmp_path)))
     small, large = Linear(4), Linear(8)
     small.load_state_dict(large.state_dict())
-    accumulator = Accumulator(folder)
     expected = backward(large, batch(clips), "s")
-    assert accumulator.backward(small, batch(clips), "s") == pytest.approx(expected, rel=1e-6)
+    assert float(step_of(small, folder).backward(batch(clips))) == pytest.approx(float(expected), rel=1e-6)
     for a, b in zip(small.parameters(), large.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
     notes = [event for event in folder.events() if event["event"] == "note"]
     assert len(notes) == 1 and f"with {clips} clips" in notes[0]["text"]
-    assert Accumulator(folder).pieces == 2, "a run that goes on begins halved"
+    assert Pieces(folder).count == 2, "a run that goes on begins halved"
 
 
 def test_half_a_batch_that_does_not_fit_ends_the_run_with_the_way_out(tmp_path) -> None:
-    accumulator = Accumulator(RunFolder(Store(str(tmp_path))))
     with pytest.raises(NoMemoryError, match=r"with 4 clips at a time.*data\.batch_size"):
-        accumulator.backward(Linear(3), batch(8), "s")
+        step_of(Linear(3), RunFolder(Store(str(tmp_path))))(batch(8), 0.1)
 
 
 def test_one_of_several_workers_leaves_the_change_to_the_next_group(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("atose_ray.training.accumulate.world", lambda: 2)
+    monkeypatch.setattr("atose_ray.training.step.world", lambda: 2)
     folder = RunFolder(Store(str(tmp_path)))
     with pytest.raises(torch.OutOfMemoryError):
-        Accumulator(folder).backward(Linear(4), batch(8), "s")
-    assert Accumulator(folder).pieces == 2
+        step_of(Linear(4), folder)(batch(8), 0.1)
+    assert Pieces(folder).count == 2
 
 
 def test_a_training_goes_on_in_halves(tiny_run, tiny_store: Store, tmp_path, monkeypatch) -> None:

@@ -23,10 +23,11 @@ from atose_ray.data.shards import load_manifest
 from atose_ray.data.views import View
 from atose_ray.search import promotion
 from atose_ray.search.nodes import one_node
-from atose_ray.search.record import folder_name, load_trials, study_store, trial_store
+from atose_ray.search.record import TrialRecord, folder_name, load_trials, study_store, trial_store
 from atose_ray.search.space import data_facts
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
+from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, open_run
 
 
@@ -61,6 +62,27 @@ def test_a_rerun_is_the_same_to_the_last_bit_and_a_difference_is_found(store: St
     assert ended.value.code == 1 and "not the same from epoch 2 on" in capsys.readouterr().out
     assert folder.child("reruns").names() == ["000-0", "000-1"]
     assert len(load_trials(folder)) == 2, "a rerun is no trial of the study"
+
+
+def test_on_a_gpu_a_rerun_is_held_to_a_tolerance(store: Store, monkeypatch) -> None:
+    folder = study_store(store, "mine")
+    trial = load_trials(folder)[0]
+    again = RunFolder(trial_store(folder, trial))
+
+    def moved(by: float) -> TrialRecord:
+        first = trial.epochs[0]
+        other = dataclasses.replace(first, valid={**first.valid, "pr_auc_macro": first.valid["pr_auc_macro"] + by})
+        return dataclasses.replace(trial, epochs=(other, *trial.epochs[1:]))
+
+    assert not rerun.compare(moved(0.01), again)[1]  # a CPU repeats itself
+    monkeypatch.setattr(rerun, "pick_device", lambda run: torch.device("cuda"))
+    lines, same = rerun.compare(moved(0.01), again)
+    assert same and "the same within 0.02: 3 epochs, valid pr_auc_macro differs by 0.0100 at most" in lines[0]
+    assert not rerun.compare(moved(0.03), again)[1]
+    run, _ = again.config()
+    strict = run.model_copy(update={"execution": run.execution.model_copy(update={"deterministic": True})})
+    again.store.write_json("config.json", strict.model_dump(mode="json"))
+    assert not rerun.compare(moved(0.01), again)[1]
 
 
 def test_a_rerun_uses_the_threads_of_the_trial(store: Store, monkeypatch) -> None:

@@ -36,9 +36,9 @@ from atose_ray.search.study import keep_tag_embeddings, retry_failed
 from atose_ray.search.study_storage import open_storage, rebuild
 from atose_ray.search.trials import Space, TrialSetup
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS, best_model, epoch_of
+from atose_ray.training.checkpoint import best_model, epoch_of
 from atose_ray.training.loop import fit, run_epochs
-from atose_ray.training.record import CHECKPOINT, LOG, EpochRecord, RunFolder
+from atose_ray.training.record import BEST_WEIGHTS, CHECKPOINT, LOG, EpochRecord, RunFolder
 from atose_ray.training.run import Job, open_run
 
 # Two who append to one file

@@ -225,3 +225,21 @@ def test_stopped_from_elsewhere_and_by_ctrl_c_then_finished(search: Search, caps
     assert all(epochs(log) == list(range(1, EPOCHS + 1)) for log in after.values())
     assert json.loads((folder / "study.json").read_text()) and record.best is not None
     assert not list(folder.glob("trials/*/lease.json"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sigterm_to_all_processes_ends_the_command_with_ray_and_keeps_the_epochs(search: Search) -> None:
+    """As a batch system ends a job. Ray alone would have the driver wait a minute for what is gone."""
+    running = search.start()
+    search.wait_until_midway(ended=0)
+    began = time.monotonic()
+    os.killpg(running.pid, signal.SIGTERM)
+    code, text = running.wait(timeout=PATIENCE_S), search.output.read_text()
+    seconds = time.monotonic() - began
+    assert code == 143 and "Ray was ended too" in text, (code, seconds, text)
+    log = search.logs()[0]
+    kept = epochs(log)
+    assert kept == list(range(1, len(kept) + 1)) and 3 <= len(kept) < EPOCHS
+    assert log.with_name("checkpoint.pt").exists() and not (log.parents[2] / "driver.json").exists()
+    print(f"ended after {seconds:.1f} s with {len(kept)} epochs")

@@ -25,8 +25,8 @@ REQUESTS = 4  # row groups that are fetched from object storage at a time
 class BatchSource(Protocol):
     """Where a training gets its data: of one rank, if there are several."""
 
-    def train(self, epoch: int) -> Iterator[AnyBatch]:
-        """Random crops of every clip, in the order of (seed, epoch)."""
+    def train(self, epoch: int, first: int = 0) -> Iterator[AnyBatch]:
+        """Random crops of every clip, in the order of (seed, epoch). first: how many batches are left out, in front."""
 
     @property
     def sizes(self) -> list[int]:
@@ -98,6 +98,8 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
     stored_NT = np.zeros((len(clip_N), settings.crop_samples), settings.unit)
     for index, group in enumerate(buffer.groups):
         crops_n = np.flatnonzero(buffer.group_N == index)
+        if len(crops_n) == 0:  # all of them are behind, where an epoch does not begin at its first step
+            continue
         rows, starts, out = buffer.row_N[crops_n].tolist(), starts_N[crops_n].tolist(), [stored_NT[i] for i in crops_n]
         of_group = clips.n_samples_N[first_G[index] : first_G[index + 1]]
         if local is not None and len(out) * settings.crop_samples < of_group.sum():
@@ -185,13 +187,14 @@ class LocalBatches:
         """Batches per training epoch: the same on every rank."""
         return len(self.sizes)
 
-    def buffers(self, epoch: int) -> list[Buffer]:
-        """What this rank reads in an epoch."""
+    def buffers(self, epoch: int, first: int = 0) -> list[Buffer]:
+        """What this rank reads in an epoch, but for its first batches."""
         groups, seed, times_N = self.manifest.row_groups("train"), self.settings.seed, self.chosen_N
         if self.tags_NC is not None:
             times_N = sampling.balanced_draws(self.tags_NC, self.chosen_N, seed, epoch)
         share = (self.rank, self.world, times_N)
-        return sampling.train_buffers(groups, seed, epoch, self.mix, *share, self.crops_per_clip)
+        buffers = sampling.train_buffers(groups, seed, epoch, self.mix, *share, self.crops_per_clip)
+        return sampling.after(buffers, sum(self.sizes[:first]))
 
     def kept(self, split: Split, groups: Sequence[RowGroup]) -> dict[RowGroup, Array]:
         """Of some row groups of a split, which clips the view has, bool [n] each."""
@@ -201,9 +204,10 @@ class LocalBatches:
         of_group = dict(zip(every, parts, strict=True))
         return {group: of_group[group] for group in groups}
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Random crops of every clip."""
-        yield from rebatch((read_train_crops(self.settings, b, epoch) for b in self.buffers(epoch)), self.sizes)
+        crops = (read_train_crops(self.settings, buffer, epoch) for buffer in self.buffers(epoch, first))
+        yield from rebatch(crops, self.sizes[first:])
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise. Raises StoreError

@@ -171,16 +171,18 @@ class ResidentBatches(LocalBatches):
         where = device if residency == "device" else torch.device("cpu")
         self.train_clips, self.valid_clips = (load_clips(self, split, where, shared) for split in ("train", "valid"))
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Random crops of every clip."""
+        buffers, sizes = self.buffers(epoch, first), self.sizes[first:]
+        if not buffers:
+            return
         clips, groups, length = self.train_clips, kept_groups(self, "train"), self.settings.crop_samples
-        first = dict(zip(groups, first_clips(groups), strict=True))
-        buffers = self.buffers(epoch)
-        positions = [np.array([first[group] for group in b.groups])[b.group_N] + b.row_N for b in buffers]
+        first_of = dict(zip(groups, first_clips(groups), strict=True))
+        positions = [np.array([first_of[group] for group in b.groups])[b.group_N] + b.row_N for b in buffers]
         clip_N = (np.cumsum(self.chosen_N) - 1)[np.concatenate(positions)]
         draws_N = np.concatenate([epoch * buffer.crops + buffer.draw_N for buffer in buffers])
         starts_N = crop_starts(self.settings.seed, draws_N, clips.clip_id_N[clip_N], clips.n_samples_N[clip_N], length)
-        yield from self._batches(clips, clip_N, starts_N, self.sizes)
+        yield from self._batches(clips, clip_N, starts_N, sizes)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise."""

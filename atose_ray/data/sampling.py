@@ -5,7 +5,7 @@ in an epoch is the same however the data is read.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,18 @@ def train_buffers(
         local_N = np.array([local[g] for g in group_N[position].tolist()])
         buffers.append(Buffer(tuple(groups[g] for g in members), local_N, row_N[position], draw_N, crops * span))
     return buffers
+
+
+def after(buffers: list[Buffer], crops: int) -> list[Buffer]:
+    """The buffers without the first so many crops: those that are wholly behind are not read."""
+    left = []
+    for buffer in buffers:
+        if crops < len(buffer):
+            parts = (buffer.group_N, buffer.row_N, buffer.draw_N)
+            group_N, row_N, draw_N = (part[crops:] for part in parts)
+            left.append(replace(buffer, group_N=group_N, row_N=row_N, draw_N=draw_N))
+        crops = max(0, crops - len(buffer))
+    return left
 
 
 def batch_sizes(clips: int, batch_size: int) -> list[int]:

@@ -3,6 +3,7 @@
 A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal, TypeVar
 
 import torch
@@ -19,12 +20,14 @@ class Encoder(nn.Module, ABC):
     embed_dim: size E of what comes out. min_length: the shortest input that `forward` takes, in samples or frames;
     longer is fine. hop_seconds: from one step of the sequence to the next; None where there is no time axis, so S = 1.
     autocast_dtype: what all three compute in where that is safe (training/precision.py sets it); None is as it comes.
-    Parts of an encoder that need float32 say so themselves. What comes out is float32 either way."""
+    Parts of an encoder that need float32 say so themselves. What comes out is float32 either way.
+    replay: takes the place of `compute` in inference (training/precision.py sets it: CUDA graphs)."""
 
     embed_dim: int
     min_length: int
     hop_seconds: float | None = None
     autocast_dtype: torch.dtype | None = None
+    replay: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, T] float32 in [-1, 1], or [B, F, M] float32 -> [B, E]. Raises ValueError for less than min_length."""
@@ -34,6 +37,12 @@ class Encoder(nn.Module, ABC):
                 f"this {type(self).__name__} needs inputs of at least {self.min_length} samples (or frames), but got "
                 f"{length}; pad them with zeros, or build the encoder for shorter clips"
             )
+        if self.replay is not None and not self.training and not torch.is_grad_enabled():
+            return self.replay(inputs)
+        return self.compute(inputs)
+
+    def compute(self, inputs: torch.Tensor) -> torch.Tensor:
+        """`forward`, unchecked: [B, T] or [B, F, M] float32 -> [B, E] float32."""
         if self.autocast_dtype is None:
             return self.encode(inputs)
         with torch.autocast(inputs.device.type, self.autocast_dtype):
@@ -41,7 +50,7 @@ class Encoder(nn.Module, ABC):
         return embed_BE.to(inputs.dtype)
 
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What `forward` computes, unchecked, in the precision it finds: [B, T] or [B, F, M] -> [B, E]."""
+        """What `compute` gives, in the precision it finds: [B, T] or [B, F, M] -> [B, E]."""
         return self.pool(self.sequence(self.front_end(inputs)))
 
     def front_end(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Why a trial failed, and what follows from it.
 
-out_of_memory    the batch was halved already (training/accumulate.py), or the host's memory ran out: not tried again
+out_of_memory    the batch was halved already (training/step.py), or the host's memory ran out: not tried again
 infrastructure   a process, a node, an object or the storage was lost: tried again, `search.max_failures` times
 preemption       the node was taken away with notice: tried again, and not counted (Ray keeps that count)
 divergence       the loss stopped being a number: a result, not a failure; told to the sampler at the floor
@@ -23,9 +23,9 @@ from atose_ray.runtime.ray_private import wrapped_by
 from atose_ray.search.events import Cause
 from atose_ray.storage import StoreError
 from atose_ray.storage.lease import LeaseError
-from atose_ray.training.accumulate import NoMemoryError
 from atose_ray.training.loop import DivergedError
 from atose_ray.training.record import RunFolder
+from atose_ray.training.step import NoMemoryError
 
 RETRIED = ("infrastructure", "preemption")
 LONGEST_TRACE = 8000

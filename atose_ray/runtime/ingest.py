@@ -35,13 +35,14 @@ class RayBatches(LocalBatches):
         super().__init__(manifest, settings, **sizes)
         self.stream_bytes = stream_bytes
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """One random crop per clip."""
-        yield from rebatch(self._stream(epoch), self.sizes)
+        if sizes := self.sizes[first:]:
+            yield from rebatch(self._stream(epoch, self.buffers(epoch, first)), sizes)
 
-    def _stream(self, epoch: int) -> Iterator[Crops]:
+    def _stream(self, epoch: int, buffers: list[Buffer]) -> Iterator[Crops]:
         """The first buffer is read here, while Ray's tasks begin with the others: they take seconds to start."""
-        first, *others = self.buffers(epoch)
+        first, *others = buffers
         if not others:
             yield read_train_crops(self.settings, first, epoch)
             return

@@ -184,3 +184,15 @@ def run_controller_here(trainer: Any) -> None:
 
     if kind is not None:
         trainer._initialize_and_run_controller = run
+
+
+def own_node_is_draining() -> bool:
+    """Whether this process's node has notice: it is a spot instance, say, that will be taken away.
+
+    Without it a trial there is not saved at once: it loses what `execution.checkpoint_every` allows.
+    """
+    read, here = _find("ray._private.state:state.get_draining_nodes"), _find("ray:get_runtime_context")
+    try:
+        return bool(read and here and here().get_node_id() in read())
+    except Exception:  # its control store is away for a moment, or it has ended with this node
+        return False

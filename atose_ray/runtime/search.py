@@ -247,7 +247,7 @@ def search(
         missing = settings.trials - len(told)
         asking = Asking(space, listeners, missing, session.request)
         searcher = Asker(settings.metric, asking, may_launch)
-        with session.listening(), log, kept:
+        with session.listening(own_node_is_gone), log, kept:
             pruner = scheduler(study, told)
             tuner(trainable(space.plan, shared), searcher, pruner, space, f"tune-{len(earlier)}", missing, hooks).fit()
             hooks.end_if_stopped()

@@ -1,19 +1,16 @@
 """Ray Train: the same run in 1..n DDP workers. gloo on CPUs, nccl on GPUs, by what each worker was given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.config import SearchConfig
-from atose_ray.methods.base import Method
 from atose_ray.runtime.cluster import cluster, cluster_nodes, ray_storage
+from atose_ray.runtime.drain import DrainWatch
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.ray_private import logs_folder, run_controller_here
 from atose_ray.runtime.shared import SharedRefs, source_of
@@ -27,7 +24,7 @@ from atose_ray.training.folds import begin
 from atose_ray.training.loop import to_the_end
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, trained_on, use_threads
-from atose_ray.training.sync_norm import synchronise
+from atose_ray.training.sync_norm import ddp
 
 
 def worker_loop(config: dict[str, Any]) -> None:
@@ -38,7 +35,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
-    folder, training = begin(job, lambda opened: ddp(opened.device, world), rank=rank, world=world, **source)
+    watch = DrainWatch()
+    source |= {"rank": rank, "world": world}
+    folder, training = begin(job, lambda opened: ddp(opened.device, world), watch.notice, **source)
     name, metric = str(job.about.get("name", "run")), job.run.metric
     ranking = Ranking(job.run, folder.epochs())
     board = Board(folder, name, metric, logs_folder()) if rank == 0 else None
@@ -50,24 +49,12 @@ def worker_loop(config: dict[str, Any]) -> None:
         ray.train.report(ranking.line(record))
 
     result = to_the_end(folder, training, report)
+    watch.close()
     if lease is not None and board is not None:
         board.close("ended")
         lease.release()
     if result.objective is None:
         ray.train.report({metric: FLOOR, "epoch": 1})
-
-
-def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
-    """How a method is wrapped for `world` workers: not at all for one, else DDP, with BatchNorm and contrastive losses
-    over all of them."""
-
-    def wrap(method: Method) -> nn.Module:
-        if world == 1:
-            return method
-        synchronise(method, device)
-        return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
-
-    return wrap
 
 
 def train_on_ray(

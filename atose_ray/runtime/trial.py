@@ -13,6 +13,7 @@ from ray.train import UserCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from atose_ray.runtime.cluster import ENVIRONMENT
+from atose_ray.runtime.drain import DrainWatch
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
 from atose_ray.runtime.ray_private import controller_class, logs_folder
 from atose_ray.runtime.shared import SharedRefs, source_of
@@ -48,6 +49,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
     epochs: Iterator[EpochRecord] | None = None
     lease: Lease | None = None
     board: Board | None = None
+    watch: DrainWatch | None = None
 
     def __repr__(self) -> str:
         """How Ray's dashboard lists the actor: by its first trial, as Ray asks once."""
@@ -65,7 +67,8 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         try:
             source = source_of(self.job.run.execution.ingest, shared, self.given.stream_bytes)
             source = with_note(source, self.given.gpus)
-            _, self.epochs = begin(self.job, **source)
+            self.watch = DrainWatch()
+            _, self.epochs = begin(self.job, notice=self.watch.notice, **source)
         except Exception as error:
             self.failure = self.fail(error)
             return
@@ -123,7 +126,9 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
             self.board.close("left this process")
         if self.lease is not None:
             self.lease.release()
-        self.board, self.lease, self.epochs = None, None, None
+        if self.watch is not None:
+            self.watch.close()
+        self.board, self.lease, self.epochs, self.watch = None, None, None, None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

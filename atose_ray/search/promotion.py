@@ -24,6 +24,7 @@ from atose_ray.storage.lease import PROMOTION_LEASE, Lease, LeaseError
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.folds import begin
 from atose_ray.training.loop import to_the_end
+from atose_ray.training.notice import Notice
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, score_split, use_threads, view_for
 
@@ -91,11 +92,16 @@ def choose(
     return candidates
 
 
-def train_one(job: Job, threads: int | None, report: Callable[[EpochRecord], None] = lambda record: None) -> None:
+def train_one(
+    job: Job,
+    threads: int | None,
+    report: Callable[[EpochRecord], None] = lambda record: None,
+    notice: Notice | None = None,
+) -> None:
     """Train a job to its end in this process, from its last checkpoint if there is one. threads: where its
-    configuration does not say; None leaves PyTorch's."""
+    configuration does not say; None leaves PyTorch's. notice: of `run_epochs`."""
     use_threads(job.run.execution.threads or threads)
-    to_the_end(*begin(job), report)
+    to_the_end(*begin(job, notice=notice), report)
 
 
 def score_valid(job: Job) -> ClipScores | None:

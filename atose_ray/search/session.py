@@ -6,10 +6,11 @@ A request names the driver it is meant for, so that one that came too late stops
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from atose_ray.storage.lease import OLD_S, STUDY_LEASE, Lease, LeaseError, descr
 
 STOP = "stop.json"
 LOOK_EVERY_S, LOOK_AT_DISK_EVERY_S = 2.0, 0.25
+LEAVE_S = 60.0  # after a SIGTERM, Ray may end too
 Request = Literal["", "stop", "now"]
 
 
@@ -46,9 +48,11 @@ class Session:
         self.end()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, ray_is_gone: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """While trials run, the first Ctrl-C (or SIGTERM) is a request like that of `python -m atose_ray.stop`; the
-        second ends the process at once."""
+        second ends the process at once. So does a SIGTERM that Ray got too, as a batch system sends it to all processes
+        of a job: Ray's own wait for what has ended takes a minute."""
+        self.ray_is_gone = ray_is_gone
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -62,6 +66,18 @@ class Session:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = "stop"
+        if number == signal.SIGTERM:
+            threading.Thread(target=self._leave_with_ray, daemon=True, name="leave with ray").start()
+
+    def _leave_with_ray(self) -> None:
+        """End this process soon after Ray's node here, which a SIGTERM to all processes of a job ends."""
+        until = time.monotonic() + LEAVE_S
+        while time.monotonic() < until:
+            if self.ray_is_gone():
+                print("stop   Ray was ended too; the epochs on record are kept, the same command goes on", flush=True)
+                self.end()
+                os._exit(143)
+            time.sleep(LOOK_AT_DISK_EVERY_S)
 
     def request(self) -> Request:
         """What is asked of this driver; looks into the folder every two seconds, on a local disk more often. One that

@@ -10,8 +10,7 @@ from typing import Any
 from atose_ray.search.events import Settled
 from atose_ray.search.record import TrialRecord
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import BEST_WEIGHTS
-from atose_ray.training.record import LOG, RunFolder
+from atose_ray.training.record import BEST_WEIGHTS, FROZEN, LOG, RunFolder
 
 TAKEN_OVER = ("device", "parameters", "residency", "precision", "threads", "latency_ms")
 
@@ -41,7 +40,7 @@ def record_repeat(folder: Store, equal: TrialRecord, source: Store, about: Mappi
     """Put a trial on record that takes the result of an equal one: epochs, weights (of a run of all folds those of each
     fold, with its folder), what is known of its run."""
     for name in (file.name for file in source.files()):
-        if name in ("config.json", "data_spec.json", BEST_WEIGHTS) or name.startswith("folds/"):
+        if name in ("config.json", "data_spec.json", BEST_WEIGHTS) or name.startswith((FROZEN, "folds/")):
             folder.write(name, source.read(name))
     epochs = ({"event": "epoch", **epoch.as_json()} for epoch in equal.epochs)
     folder.write_lines(LOG, [json.dumps(epoch, allow_nan=False) for epoch in epochs])

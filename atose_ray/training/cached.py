@@ -7,6 +7,7 @@ stage of at most K epochs is thus the uncached stage to the last bit of the enco
 Under DDP every rank embeds its share of an epoch, and the ranks exchange their embeddings, so that each holds the
 table: clips x K x E float32 (MTAT's train split, K = 8, E = 1024: 0.5 GB per rank)."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from atose_ray.data.sampling import uniform
 from atose_ray.evaluation.parts import Parts
 from atose_ray.methods import Method, MethodConfig
 from atose_ray.ranks import local_world, rank, world
+from atose_ray.training.feed import train_batches
 from atose_ray.types import AnyBatch, Array, EmbeddedBatch, Split
 
 CROP_SALT = 0x5EED
@@ -91,8 +93,11 @@ class CachedEmbeddings:
             self.valid[split] = [self._encode(batch) for batch in self.source.evaluate(split)]
         yield from self.valid[split]
 
-    def train(self, epoch: int) -> Iterator[EmbeddedBatch]:
+    def train(self, epoch: int, first: int = 0) -> Iterator[EmbeddedBatch]:
         """As many embeddings of every clip as the source has crops of it in an epoch."""
+        yield from itertools.islice(self._train(epoch), first, None)  # what is skipped is encoded all the same
+
+    def _train(self, epoch: int) -> Iterator[EmbeddedBatch]:
         position = epoch - self.span.first_epoch
         while len(self.encoded) < min(position, self.span.crops) and self.table is None:  # a run that was resumed
             list(self._encode_epoch(self.span.first_epoch + len(self.encoded)))
@@ -111,7 +116,7 @@ class CachedEmbeddings:
         place = self.embed_RE[(epoch - self.span.first_epoch) * rows * world() :][: rows * world()]
         mine = place if world() == 1 else torch.empty(rows, width, device=self.device)
         ids, tags, first = list[torch.Tensor](), list[torch.Tensor](), 0
-        for batch in self.source.train(epoch):
+        for batch in train_batches(self.source, epoch, self.device):
             encoded = self._encode(batch)
             mine[first : first + len(encoded.clip_id_B)] = encoded.embed_BE
             first += len(encoded.clip_id_B)

@@ -1,72 +1,40 @@
-"""Weights of a run, and the model folder that comes out at the end. Nothing here unpickles objects."""
+"""The best weights of a run, and the model folder that comes out at the end. Nothing here unpickles objects."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from atose_ray.config import RunConfig, explain
 from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.precision import prepare_to_score
-from atose_ray.training.record import EpochRecord, RunFolder
+from atose_ray.training.record import BEST_WEIGHTS, EpochRecord, RunFolder
+from atose_ray.training.resume import Tensors, about_weights, as_bytes, epoch_of, frozen_weights, last_checkpoint
 from atose_ray.types import DataSpec
 
-BEST_WEIGHTS = "best.safetensors"
 WEIGHTS = "model.safetensors"  # of a model folder
 
 
-def save_weights(store: Store, name: str, method: Method, epoch: int | None = None) -> None:
-    """Write a method's weights as safetensors. epoch: that they are of, written into the file."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
-    store.write(name, save_tensors(tensors, metadata=None if epoch is None else {"epoch": str(epoch)}))
-
-
-def epoch_of(weights: bytes) -> int | None:
-    """The epoch that stands in a safetensors file; None where none does, as in files of 0.1.0."""
-    head = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
-    found = head.get("__metadata__", {}).get("epoch")
-    return None if found is None else int(found)
-
-
-def keep_epoch(
-    folder: RunFolder, record: EpochRecord, method: Method, optimizer: torch.optim.Optimizer, metric: str
-) -> None:
-    """Make a finished epoch safe: checkpoint, log, and the best weights last, so that they are always of an epoch on
-    record. A run that was ended meanwhile (a pruned trial, whose process hears of it later) stays as it is."""
-    if folder.ending() is None:
-        folder.add_epoch(record, {"method": method.state_dict(), "optimizer": optimizer.state_dict()})
-        keep_if_best(folder, record, method, metric)
-
-
-def keep_if_best(folder: RunFolder, record: EpochRecord, method: Method, metric: str) -> None:
-    """Write the best weights, where this epoch is on record and has the best score."""
-    epochs = folder.epochs()
-    if epochs and folder.best_epoch(metric, epochs).epoch == record.epoch:
-        save_weights(folder.store, BEST_WEIGHTS, method, record.epoch)
-
-
-def best_weights(folder: RunFolder, metric: str) -> tuple[EpochRecord, dict[str, torch.Tensor]]:
+def best_weights(folder: RunFolder, metric: str) -> tuple[EpochRecord, Tensors]:
     """The best epoch that is on record with its weights. A run that was cut between the two has those of its last epoch
     in the checkpoint; without that, the weights decide which epoch it is. Raises ValueError where there is none."""
     epochs, store = folder.epochs(), folder.store
     chosen = folder.best_epoch(metric, epochs)
     content = store.read(BEST_WEIGHTS) if store.exists(BEST_WEIGHTS) else None
     of = None if content is None else epoch_of(content)
-    if content is not None and of in (None, chosen.epoch):
-        return chosen, load_tensors(content)
-    kept = folder.checkpoint()
-    if kept is not None and kept[0].epoch == chosen.epoch:
-        return chosen, kept[1]["method"]
-    known = {record.epoch: record for record in epochs}
-    if content is None or of not in known:
-        has = "are missing" if content is None else f"are of epoch {of}, which is not on record"
-        raise ValueError(f"the best weights of the run in {store.uri} {has}, so it has no model; train it again")
-    return known[of], load_tensors(content)
+    if content is None or of not in (None, chosen.epoch):
+        kept = last_checkpoint(folder)
+        if kept is not None and kept.position.trained == chosen.epoch:
+            return chosen, kept.weights
+        known = {record.epoch: record for record in epochs}
+        if content is None or of not in known:
+            has = "are missing" if content is None else f"are of epoch {of}, which is not on record"
+            raise ValueError(f"the best weights of the run in {store.uri} {has}, so it has no model; train it again")
+        chosen = known[of]
+    return chosen, {**frozen_weights(store, about_weights(content)[1]), **load_tensors(content)}
 
 
 @dataclass(frozen=True)
@@ -96,7 +64,7 @@ def best_model(folder: RunFolder) -> Model:
 
 def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, metrics: dict[str, Any]) -> None:
     """Write a model folder: model.safetensors, config.json, data_spec.json, metrics.json."""
-    save_weights(store, WEIGHTS, method)
+    store.write(WEIGHTS, as_bytes(dict(method.state_dict())))
     RunFolder(store).start(run, spec)
     store.write_json("metrics.json", metrics)
 

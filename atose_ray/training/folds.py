@@ -23,6 +23,7 @@ from atose_ray.methods import Method
 from atose_ray.ranks import is_main
 from atose_ray.storage import Store
 from atose_ray.training.loop import DivergedError, run_epochs
+from atose_ray.training.notice import Notice
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import Job, OpenRun, finish_run, open_run, scorings_with, trained_on
 
@@ -35,12 +36,14 @@ def not_wrapped(opened: OpenRun) -> Callable[[Method], nn.Module]:
     return lambda method: method
 
 
-def begin(job: Job, wrap: Wrap = not_wrapped, **source: Any) -> tuple[RunFolder, Iterator[EpochRecord]]:
+def begin(
+    job: Job, wrap: Wrap = not_wrapped, notice: Notice | None = None, **source: Any
+) -> tuple[RunFolder, Iterator[EpochRecord]]:
     """Open a job: its folder, and its epochs from the last checkpoint on. wrap: how a method is wrapped for DDP.
-    source: of `open_run`. Raises what `open_run` raises; the epochs raise what `run_epochs` raises."""
+    notice: of `run_epochs`; source: of `open_run`. Raises what that raises; the epochs raise what `run_epochs` does."""
     if job.run.data.fold != "all":
         opened = open_run(job, **source)
-        return opened.folder, epochs_of(opened, wrap)
+        return opened.folder, epochs_of(opened, wrap, notice)
     numbers = fold_numbers(trained_on(job.run, Store(job.store_uri)))
     folds = [open_run(of_fold(job, number), **source) for number in numbers]
     folder = RunFolder(Store(job.folder_uri))
@@ -48,7 +51,7 @@ def begin(job: Job, wrap: Wrap = not_wrapped, **source: Any) -> tuple[RunFolder,
         about = folds[0].folder.about()
         kept = {**job.about, **{key: about[key] for key in about if key not in job.about and key != "started"}}
         folder.start(job.run, folds[0].method.spec, kept)
-    return folder, side_by_side(folder, job.run, numbers, folds, wrap)
+    return folder, side_by_side(folder, job.run, numbers, folds, wrap, notice)
 
 
 def of_fold(job: Job, number: int) -> Job:
@@ -65,21 +68,26 @@ def run_of_fold(run: RunConfig, number: int) -> RunConfig:
     return run.model_copy(update={"data": run.data.model_copy(update={"fold": number})})
 
 
-def epochs_of(opened: OpenRun, wrap: Wrap) -> Iterator[EpochRecord]:
+def epochs_of(opened: OpenRun, wrap: Wrap, notice: Notice | None) -> Iterator[EpochRecord]:
     """The epochs of an open run."""
-    wrapped, device = wrap(opened), opened.device
-    return run_epochs(opened.run, opened.method, opened.batches, opened.folder, wrap=wrapped, device=device)
+    how = {"wrap": wrap(opened), "device": opened.device, "notice": notice}
+    return run_epochs(opened.run, opened.method, opened.batches, opened.folder, **how)  # type: ignore[arg-type]
 
 
 def side_by_side(
-    folder: RunFolder, run: RunConfig, numbers: Sequence[int], folds: Sequence[OpenRun], wrap: Wrap
+    folder: RunFolder,
+    run: RunConfig,
+    numbers: Sequence[int],
+    folds: Sequence[OpenRun],
+    wrap: Wrap,
+    notice: Notice | None = None,
 ) -> Iterator[EpochRecord]:
     """The epochs of a run of all folds, each safe in the folder before it is yielded; when it goes on, its last one
     first. Raises DivergedError, which names the fold, and what `run_epochs` raises."""
     known = folder.epochs()
     if known:
         yield known[-1]
-    trainings = [epochs_of(opened, wrap) for opened in folds]
+    trainings = [epochs_of(opened, wrap, notice) for opened in folds]
     for epoch in range(len(known) + 1, run.method.epochs + 1):
         began = time.time()
         records = []

@@ -1,13 +1,18 @@
-"""The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through three arguments:
-where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`).
+"""The training loop: stages, epochs, best weights, checkpoints. Plain PyTorch; Ray enters through four arguments:
+where batches come from (`batches`), where reports go (`report`), how a module is wrapped for DDP (`wrap`), and what is
+asked of it from outside (`notice`).
 
-Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank), so the epoch is also the state of
-the random generators: a resumed run is bitwise the uninterrupted one."""
+Random numbers of an epoch (dropout, crops, order) are drawn from (seed, epoch, rank); a checkpoint within an epoch
+holds how far dropout has drawn. So a resumed run is bitwise the uninterrupted one on a CPU.
+
+All ranks do the same after the same step: where losses are read, they tell each other theirs and what is asked of them.
+"""
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,14 +25,27 @@ from atose_ray.encoders import Encoder
 from atose_ray.evaluation.metrics import NonFiniteError
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.methods import Method, StageConfig
-from atose_ray.ranks import is_main, rank, sum_over_all_ranks
-from atose_ray.training.accumulate import Accumulator, backward
+from atose_ray.ranks import (
+    RankLeftError,
+    from_every_rank,
+    is_main,
+    leave_word,
+    rank,
+    rows_of_ranks,
+    sum_over_all_ranks,
+    world,
+)
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
-from atose_ray.training.checkpoint import keep_epoch, keep_if_best
+from atose_ray.training.feed import train_batches
+from atose_ray.training.notice import Ask, Notice, StoppedError
+from atose_ray.training.precision import use_graphs
 from atose_ray.training.record import EpochRecord, RunFolder
-from atose_ray.types import AnyBatch
+from atose_ray.training.resume import RARELY_S, Checkpoints, Position, keep_epoch, last_checkpoint, mend_log
+from atose_ray.training.step import NoMemoryError, Pieces, Step
+from atose_ray.types import seconds_of
 
 REMEDY = "a smaller optim.lr is the usual remedy"
+READ_EVERY = 8  # steps whose losses are read together where a look makes the host wait for the device
 
 
 class DivergedError(RuntimeError):
@@ -53,9 +71,11 @@ def fit(
     report: Callable[[EpochRecord], None] = lambda record: None,
     wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
+    notice: Notice | None = None,
 ) -> Result:
     """Train all stages from the last checkpoint, if any, and log the end. A run that diverges keeps its best epoch."""
-    return to_the_end(folder, run_epochs(run, method, batches, folder, wrap=wrap, device=device), report)
+    training = run_epochs(run, method, batches, folder, wrap=wrap, device=device, notice=notice)
+    return to_the_end(folder, training, report)
 
 
 def to_the_end(
@@ -84,53 +104,158 @@ def run_epochs(
     *,
     wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
+    notice: Notice | None = None,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
 
-    On resume the last finished epoch is yielded again first, so that a report lost in a crash is made up for.
-    Raises DivergedError at the first loss that is not finite, before the update, and NoMemoryError when half a batch
-    does not fit."""
+    On resume the last epoch on record is yielded again first, so that a report lost in a crash is made up for.
+    Raises DivergedError where a loss is not finite: on a CPU at once and before the update, elsewhere some steps later,
+    but before anything of that epoch is written; NoMemoryError when half a batch does not fit; StoppedError when
+    `notice` asks for a stop. What one of several ranks raises, all raise."""
     device = device or torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     method.to(device)
     check_room(run, method, batches.sizes, device)
-    done, best, optimizer_state = 0, float("-inf"), None
-    resumed = folder.checkpoint()
-    if resumed is not None:
-        record, state = resumed
-        method.load_state_dict(state.pop("method"))
-        done, best, optimizer_state = record.epoch, record.objective, state["optimizer"]
-        if is_main() and folder.ending() is None:
-            if done not in {known.epoch for known in folder.epochs()}:
-                folder.add_epoch(record)
-            keep_if_best(folder, record, method, run.metric)
-        yield record
-    else:
-        fit_statistics(method, batches, device)
-    feed, accumulator, end = batches, Accumulator(folder), 0
-    for index, stage in enumerate(run.method.stages):
-        start, end = end, end + stage.epochs
-        if done >= end:
-            continue
-        parameters = method.train_only(run.method.trained_parts(stage))
-        module, optimizer = wrap(method), stage.optimizer_under(run.optim).build(parameters)
-        if optimizer_state is not None and done > start:
-            optimizer.load_state_dict(optimizer_state)
-        elif optimizer_state is not None and stage.carry:
-            carry_state(optimizer, optimizer_state)
-        span = cached_span(run.method, index)
-        if span is None:
-            feed = batches
-        elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
-            feed = CachedEmbeddings(method, batches, span, run.seed, device)
-        for epoch in range(done, end):
-            record = _run_epoch(
-                run, stage, module, method, optimizer, feed, epoch, epoch - start, best, device, accumulator
-            )
-            done, best = record.epoch, record.objective
-            yield record
-        optimizer_state = optimizer.state_dict()
+    with Checkpoints(folder, method) as checkpoints:
+        training = Training(run, method, batches, device, checkpoints, notice or Notice(), Pieces(folder))
+        yield from training.epochs(wrap)
+
+
+@dataclass
+class Training:
+    """One training under way. recorded: its epochs that were in the log when it began; best: objective so far."""
+
+    run: RunConfig
+    method: Method
+    batches: BatchSource
+    device: torch.device
+    checkpoints: Checkpoints
+    notice: Notice
+    pieces: Pieces
+    recorded: Mapping[int, EpochRecord] = field(default_factory=dict)
+    best: float = float("-inf")
+
+    def epochs(self, wrap: Callable[[Method], nn.Module]) -> Iterator[EpochRecord]:
+        """The epochs from the last checkpoint on."""
+        run, method, position, optimizer_state = self.run, self.method, Position(), None
+        resumed = last_checkpoint(self.checkpoints.folder)
+        if resumed is None:
+            fit_statistics(method, self.batches, self.device)
+        else:
+            method.load_state_dict(resumed.weights)
+            position, optimizer_state = resumed.position, resumed.optimizer
+            self.recorded = mend_log(self.checkpoints.folder, resumed, run.metric)
+            if self.recorded:
+                last = self.recorded[max(self.recorded)]
+                self.best = last.objective
+                yield last
+        feed, end = self.batches, 0
+        for index, stage in enumerate(run.method.stages):
+            start, end = end, end + stage.epochs
+            if position.epochs >= end:
+                continue
+            trained = run.method.trained_parts(stage)
+            self.checkpoints.begin_stage(trained)
+            parameters = method.train_only(trained)
+            module, optimizer = wrap(method), stage.optimizer_under(run.optim).build(parameters)
+            if optimizer_state is not None and (position.epochs > start or position.step):
+                optimizer.load_state_dict(optimizer_state)
+            elif optimizer_state is not None and stage.carry:
+                carry_state(optimizer, optimizer_state)
+            step = Step(module, optimizer, stage.name, self.pieces, use_graphs(run.execution, self.device))
+            span = cached_span(run.method, index)
+            if span is None:
+                feed = self.batches
+            elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
+                feed = CachedEmbeddings(method, self.batches, span, run.seed, self.device)
+            while position.epochs < end:
+                with alike_on_all_ranks():
+                    record = self.epoch(stage, step, feed, position, start)
+                position = Position(position.epochs + 1)
+                if record is not None:
+                    yield record
+            optimizer_state = optimizer.state_dict()
+
+    def epoch(
+        self, stage: StageConfig, step: Step, feed: BatchSource, position: Position, start: int
+    ) -> EpochRecord | None:
+        """One epoch from a position in it, and its validation, made safe (training/resume.py); None for an epoch that
+        is on record already. start: epochs before the stage."""
+        run, epoch, began = self.run, position.epochs + 1, time.time() - position.seconds
+        self.method.train_only(run.method.trained_parts(stage))
+        position, lr = train_epoch(run, stage, step, feed, position, start, self.device, self.asked, self.heed)
+        due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S
+        if is_main() and due:
+            self.checkpoints.save(position, step.optimizer)  # while the epoch is validated
+        if epoch in self.recorded:
+            return None
+        try:
+            valid = CLIP.evaluate(self.method, feed.evaluate("valid"), stage.name, self.device)
+        except NonFiniteError as error:
+            raise DivergedError(f"after epoch {epoch} of stage {stage.name!r}: {error}; {REMEDY}") from error
+        improved = valid[run.metric] > self.best
+        self.best = valid[run.metric] if improved else self.best
+        record = EpochRecord(
+            epoch=epoch,
+            stage=stage.name,
+            seconds=time.time() - began,
+            train_loss=position.loss / position.steps,
+            lr=lr,
+            valid=valid,
+            objective=self.best,
+            time=time.time(),
+            gpu_memory=round(gpu_memory_held(self.device), 4),
+        )
+        if is_main():
+            if improved and not due:
+                self.checkpoints.save(position, step.optimizer)
+            keep_epoch(self.checkpoints, record, run.metric)
+        return record
+
+    def asked(self) -> Ask:
+        """What is asked of this rank."""
+        due = is_main() and self.checkpoints.age > seconds_of(self.run.execution.checkpoint_every)
+        return max(self.notice.take(), Ask.SAVE if due else Ask.NOTHING)
+
+    def heed(self, ask: Ask, position: Position, step: Step) -> None:
+        """Save within an epoch, all ranks after the same step. Raises StoppedError where that was asked."""
+        position = replace(position, dropout=tuple(from_every_rank(dropout_state(self.device))))
+        if is_main():
+            self.checkpoints.save(position, step.optimizer)
+        if ask is Ask.STOP:
+            if is_main():
+                self.checkpoints.wait()
+            from_every_rank(None)  # no rank leaves before it is safe
+            raise StoppedError(f"stopped after step {position.step} of {position.steps} of epoch {position.epochs + 1}")
+
+
+@contextmanager
+def alike_on_all_ranks() -> Iterator[None]:
+    """What one rank raises in here, all raise: the others with its message, and as soon as they wait for it."""
+    try:
+        yield
+    except RankLeftError as left:
+        kinds: dict[str, type[Exception]] = {kind.__name__: kind for kind in (DivergedError, NoMemoryError)}
+        kind = {**kinds, "OutOfMemoryError": torch.OutOfMemoryError}.get(left.kind)
+        if kind is None:
+            raise
+        raise kind(str(left)) from left
+    except Exception as error:
+        leave_word(error)
+        raise
+
+
+def dropout_state(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The state of the random generators that a training on this device draws from."""
+    return (torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else []))
+
+
+def set_dropout_state(states: Sequence[torch.Tensor], device: torch.device) -> None:
+    """What `dropout_state` gave."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 @torch.no_grad()
@@ -150,73 +275,59 @@ def carry_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None
         group.update({key: value for key, value in own.items() if key not in ("params", "t")})
 
 
-def _run_epoch(
-    run: RunConfig,
-    stage: StageConfig,
-    module: nn.Module,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    batches: BatchSource,
-    epoch: int,
-    stage_epoch: int,
-    best: float,
-    device: torch.device,
-    accumulator: Accumulator,
-) -> EpochRecord:
-    """One epoch of training and its validation, made safe (training/checkpoint.py)."""
-    started = time.time()
-    method.train_only(run.method.trained_parts(stage))
-    train_loss, lr = train_epoch(
-        run, stage, module, optimizer, batches, epoch, stage_epoch, device, accumulator.backward
-    )
-    try:
-        valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
-    except NonFiniteError as error:
-        raise DivergedError(f"after epoch {epoch + 1} of stage {stage.name!r}: {error}; {REMEDY}") from error
-    improved = valid[run.metric] > best
-    record = EpochRecord(
-        epoch=epoch + 1,
-        stage=stage.name,
-        seconds=time.time() - started,
-        train_loss=train_loss,
-        lr=lr,
-        valid=valid,
-        objective=valid[run.metric] if improved else best,
-        time=time.time(),
-        gpu_memory=round(gpu_memory_held(device), 4),
-    )
-    if is_main():
-        keep_epoch(accumulator.folder, record, method, optimizer, run.metric)
-    return record
-
-
 def train_epoch(
     run: RunConfig,
     stage: StageConfig,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    step: Step,
     batches: BatchSource,
-    epoch: int,
-    stage_epoch: int,
+    position: Position,
+    start: int,
     device: torch.device,
-    backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
-) -> tuple[float, float]:
-    """One pass over the train split, after so many epochs of run and stage -> mean loss of this rank, last lr."""
-    schedule, steps = stage.optimizer_under(run.optim), batches.steps()
-    total, lr = 0.0, 0.0
+    asked: Callable[[], Ask] = lambda: Ask.NOTHING,
+    heed: Callable[[Ask, Position, Step], None] = lambda ask, position, step: None,
+) -> tuple[Position, float]:
+    """One pass over the train split from a position in an epoch -> the position at its end, last lr.
+
+    start: epochs before the stage. asked: what is asked of this rank; heed: what all ranks do then."""
+    schedule, steps, epoch, done = stage.optimizer_under(run.optim), batches.steps(), position.epochs, position.step
+    began, total, unread = time.time() - position.seconds, position.loss, list[torch.Tensor]()
+
+    def lr_at(number: int) -> float:
+        return schedule.lr_at((epoch - start) * steps + number, stage.epochs * steps)
+
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((run.seed * 1_000_003 + epoch * 1009 + rank()) % 2**63)  # of dropout
-        for step, batch in enumerate(batches.train(epoch)):
-            lr = schedule.lr_at(stage_epoch * steps + step, stage.epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-            value = backward(module, batch.to(device), stage.name)
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"loss is {value} in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1} of {steps}, "
-                    f"lr {lr:.2e}; {REMEDY}"
-                )
-            optimizer.step()
-            total += value
-    return total / steps, lr
+        if position.dropout:
+            set_dropout_state(position.dropout[rank()], device)
+        for done, batch in enumerate(train_batches(batches, epoch, device, position.step), start=position.step + 1):
+            unread.append(step(batch, lr_at(done - 1)))
+            if len(unread) < read_every(device) and done < steps:
+                continue
+            values, unread = torch.stack(unread).tolist() if len(unread) > 1 else [float(unread[0])], []
+            at = f"stage {stage.name!r}, epoch {epoch + 1}, step {{}} of {steps}, lr {lr_at(done - 1):.2e}"
+            ask = agree(values, done, at, asked() if done < steps else Ask.NOTHING, device)
+            total += math.fsum(values)
+            if ask is not Ask.NOTHING:
+                heed(ask, Position(epoch, done, steps, total, time.time() - began), step)
+    return Position(epoch, done, steps, total, time.time() - began), lr_at(done - 1)
+
+
+def read_every(device: torch.device) -> int:
+    """How many steps' losses are read together: one where that costs nothing."""
+    return 1 if device.type == "cpu" else READ_EVERY
+
+
+def agree(losses: Sequence[float], last: int, at: str, ask: Ask, device: torch.device) -> Ask:
+    """What all ranks do now: the most that is asked of one. losses: of the steps up to number `last`, from 1, on this
+    rank. Raises DivergedError, the same on all, where a loss of any rank is not finite; at: where that is, for the
+    message."""
+    numbers = range(last - len(losses) + 1, last + 1)
+    found = ([number, loss] for number, loss in zip(numbers, losses, strict=True) if not math.isfinite(loss))
+    rows = [[*map(float, next(found, (0, 0))), float(ask)]]
+    if world() > 1:
+        rows = rows_of_ranks(rows[0], device)
+    for on, (number, loss, _) in enumerate(rows):
+        if number:
+            where = f" on rank {on}" if world() > 1 else ""
+            raise DivergedError(f"loss is {loss}{where} in {at.format(int(number))}; {REMEDY}")
+    return Ask(int(max(row[2] for row in rows)))

@@ -3,15 +3,21 @@
 Autocast stands in one place, around an encoder's `encode` (encoders/base.py). Heads, losses and optimizers are small
 and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass."""
 
+import functools
+import itertools
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from torch import nn
 
 from atose_ray.config import ExecutionConfig
 from atose_ray.encoders import Encoder
 from atose_ray.methods import Method
+from atose_ray.ranks import world
+from atose_ray.training.graphs import Graphs
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -46,18 +52,45 @@ def prepare_for(method: Method, execution: ExecutionConfig, device: torch.device
 def prepare_encoder(encoder: Encoder, execution: ExecutionConfig, device: torch.device) -> Precision:
     """Make an encoder compute as `execution` says, in place. Raises ValueError where the device cannot."""
     precision = choose(execution, device)
+    if device.type == "cuda":
+        be_deterministic(execution.deterministic)
     if execution.compile:
         require_compiler(device)
         encoder.compile()
     encoder.autocast_dtype = torch.bfloat16 if precision == "bfloat16" else None
     encoder.to(memory_format=torch.channels_last if execution.channels_last else torch.contiguous_format)
+    recorded = use_graphs(execution, device) and not execution.compile
+    encoder.replay = Graphs(encoder.compute, functools.partial(tensors_of, encoder)) if recorded else None
     return precision
+
+
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters and buffers."""
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+def use_graphs(execution: ExecutionConfig, device: torch.device) -> bool:
+    """Whether steps are recorded as CUDA graphs. Raises ValueError where they must be and cannot."""
+    possible = device.type == "cuda" and world() == 1
+    if execution.cuda_graphs is True and not possible:
+        why = "DDP's own kernels are not recorded" if device.type == "cuda" else f"this run is on {device.type}"
+        raise ValueError(f"execution.cuda_graphs is true, but {why}; use auto or false")
+    return possible and execution.cuda_graphs is not False
+
+
+def be_deterministic(wanted: bool) -> None:
+    """What PyTorch's GPU kernels of this process are from here on."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it with its first handle
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.deterministic = wanted
 
 
 def prepare_to_score(method: Method, execution: ExecutionConfig, device: torch.device) -> Precision:
     """`prepare_for` a model that is only used, maybe elsewhere than it was trained: never refused, never compiled."""
     wanted = "float32" if execution.precision == "float32" else "auto"
-    return prepare_for(method, execution.model_copy(update={"precision": wanted, "compile": False}), device)
+    usual = {"precision": wanted, "compile": False, "cuda_graphs": execution.cuda_graphs and "auto"}
+    return prepare_for(method, execution.model_copy(update=usual), device)
 
 
 def require_compiler(device: torch.device) -> None:

@@ -5,12 +5,12 @@ about.json         number, name, parameters searched, start time, device, model 
 log.jsonl          one line per epoch, per note and one at the end: {"event": "epoch", ...},
                    {"event": "note", "cause", "text"}, {"event": "end", "state", "reason"}. In object storage: one
                    object per writer below log.jsonl.d/ (Store.append_line)
-checkpoint.pt      the last finished epoch: weights, optimizer, record. Nothing in it is unpickled but tensors
-best.safetensors   weights of the epoch with the best validation score, whose number stands in the file"""
+checkpoint.pt      what the run goes on with (training/resume.py). Nothing in it is unpickled but tensors
+best.safetensors   weights of the epoch with the best validation score, whose number stands in the file
+frozen-*           weights that a stage does not train, once: by their hash. The two above name the one they need"""
 
 import contextlib
 import dataclasses
-import io
 import json
 import time
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # PyTorch is imported where it is needed: a record is read wi
 LOG = "log.jsonl"
 OUT_OF_MEMORY = "out_of_memory"  # cause of the note of a run whose batches went in two halves from then on
 EXAMPLES = "examples.json"  # of a model folder: what it gets wrong (training/examples.py)
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, BEST_WEIGHTS, FROZEN = "checkpoint.pt", "best.safetensors", "frozen-"
 
 
 @dataclass(frozen=True)
@@ -115,25 +115,9 @@ class RunFolder:
             raise ValueError(f"the run in {self.store.uri} has no finished epoch, so it has no model")
         return max(epochs, key=lambda record: (record.valid[metric], -record.epoch))
 
-    def add_epoch(self, record: EpochRecord, state: dict[str, Any] | None = None) -> None:
-        """Append an epoch to the log. state: what a run goes on with, written before and with the record in it, so that
-        a crash in between loses neither; the old checkpoint stays until the new one is whole."""
-        if state is not None:
-            import torch
-
-            buffer = io.BytesIO()
-            torch.save({**state, "record": json.dumps(record.as_json())}, buffer)
-            self.store.write(CHECKPOINT, buffer.getvalue())
+    def add_epoch(self, record: EpochRecord) -> None:
+        """Append an epoch to the log."""
         self.store.append_line(LOG, json.dumps({"event": "epoch", **record.as_json()}, allow_nan=False))
-
-    def checkpoint(self) -> tuple[EpochRecord, dict[str, Any]] | None:
-        """The last finished epoch and the state after it, or None."""
-        if not self.store.exists(CHECKPOINT):
-            return None
-        import torch
-
-        state = torch.load(io.BytesIO(self.store.read(CHECKPOINT)), map_location="cpu", weights_only=True)
-        return EpochRecord.from_json(json.loads(state.pop("record"))), state
 
     def checkpoints(self) -> list[str]:
         """The names of its checkpoint and, of a run of all folds, of its folds', as far as they are there."""

@@ -5,15 +5,18 @@ lower scores than one on one worker (demo set, batch 8: 0.569 against 0.606, thr
 SyncBatchNorm; that has no CPU form, so the same is done here with differentiable all-reduces, over gloo. A contrastive
 loss that saw only its own worker's crops would have fewer negatives with every worker."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.encoders.blocks import BiasedBatchNorm, biased_variance_
 from atose_ray.methods.base import Method
+from atose_ray.ranks import sum_over_all_ranks
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -21,9 +24,7 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_all_ranks(tensor.clone())
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> torch.Tensor:
@@ -84,10 +85,32 @@ class BiasedSyncBatchNorm(nn.SyncBatchNorm):
         return out
 
 
+def ddp(device: torch.device, world: int) -> Callable[[Method], nn.Module]:
+    """How a method is wrapped for `world` workers: BatchNorm and contrastive losses go over all of them, and so do
+    gradients, on GPUs by DDP, on CPUs by the step itself (training/step.py)."""
+
+    def wrap(method: Method) -> nn.Module:
+        if world == 1:
+            return method
+        synchronise(method, device)
+        if device.type == "cuda":
+            return DistributedDataParallel(method, device_ids=[device])
+        begin_alike(method)
+        return method
+
+    return wrap
+
+
 def synchronise(method: Method, device: torch.device) -> None:
     """Make BatchNorm and the losses between clips see the batches of all ranks, in place."""
     synchronise_batch_norm(method, device)
     method.gather = rows_of_all_ranks
+
+
+def begin_alike(method: Method) -> None:
+    """Give all ranks the weights and buffers of rank 0, in place."""
+    for tensor in method.state_dict().values():
+        dist.broadcast(tensor, 0)
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:

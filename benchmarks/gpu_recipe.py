@@ -1,0 +1,135 @@
+"""The published HarmonicCNN joint-embedding recipe on an MTAT-like set: seconds of its epochs, and of the whole.
+
+Clips of 29.1 s at 16 kHz with 50 tags, written as WAV files of noise and tones, prepared as any folder is. Of every
+phase of the recipe a few epochs are trained, resident and streamed; the whole recipe at MTAT's 15,247 training clips is
+reckoned from their seconds: what the first epoch of a phase takes beyond the others (recording, compiling) counts once
+and does not grow with the clips; of the second stage 16 epochs encode, and the others read what was encoded.
+`benchmarks/gpu_ladder.py` runs it.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atose_ray.config import RunConfig, apply_overrides, run_config
+from atose_ray.data.prepare import prepare
+from atose_ray.data.shards import load_manifest
+from atose_ray.datasets import dataset_config
+from atose_ray.search.space import load_tree
+from atose_ray.storage import Store
+from atose_ray.training.folds import begin
+from atose_ray.training.run import Job, resolve
+
+MTAT_CLIPS, RATE_HZ, TAGS = 15_247, 16_000, 50
+CROPS, CROPS_HERE = 16, 2  # of every clip that the second stage encodes: as published here, and in what is measured
+
+
+def write_clips(folder: Path, clips: int, seconds_each: float) -> None:
+    """WAV files and tags.csv: every tag is a tone, about one in ten clips has it; six eighths are trained on."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    time_T = np.arange(int(seconds_each * RATE_HZ)) / RATE_HZ
+    tones_CT = np.sin(2 * np.pi * np.geomspace(80, 6000, TAGS)[:, None] * time_T[: 4 * RATE_HZ]).astype(np.float32)
+    with (folder / "tags.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "tags", "split"])
+        for number in range(clips):
+            has_C = rng.random(TAGS) < 0.1
+            has_C[number % 8 :: 6] = True  # so that training clips have every tag, however few they are
+            audio_T = 0.05 * rng.standard_normal(len(time_T), np.float32)
+            start = rng.integers(0, max(1, len(audio_T) - tones_CT.shape[1]))
+            part_T = audio_T[start : start + tones_CT.shape[1]]
+            part_T += 0.1 * tones_CT[has_C].sum(axis=0)[: len(part_T)]
+            name = f"{number:05d}.wav"
+            with wave.open(str(folder / name), "wb") as out:
+                out.setnchannels(1)
+                out.setsampwidth(2)
+                out.setframerate(RATE_HZ)
+                out.writeframes((np.clip(audio_T, -1, 1) * 32767).astype("<i2").tobytes())
+            split = "valid" if number % 8 == 6 else "test" if number % 8 == 7 else "train"
+            table.writerow([name, "|".join(f"tag{tag}" for tag in np.flatnonzero(has_C)), split])
+
+
+def recipe(residency: str, args: Any) -> RunConfig:
+    """The published recipe with few epochs in each phase."""
+    overrides = ["encoder.kind=harmonic_cnn", "method.kind=joint_embedding", "data.dataset=ladder"]
+    overrides += [f"data.residency={residency}", f"execution.device={args.device}"]
+    overrides += ["execution.precision=auto"]
+    if args.quick:
+        overrides += ["encoder.channels=4", "method.latent=8"]
+    tree = apply_overrides(load_tree("published_mtat", overrides), overrides)
+    run = run_config(tree)
+    stages = tuple(
+        stage.model_copy(update={"epochs": args.epochs, **({"cache": CROPS_HERE} if stage.cache == CROPS else {})})
+        for stage in run.method.stages
+    )
+    return run.model_copy(update={"method": run.method.model_copy(update={"stages": stages})})
+
+
+def reckoned(published: RunConfig, phases: list[list[float]], scale: float) -> float:
+    """Seconds of the whole recipe, with `scale` times as many clips. phases: seconds of the measured epochs."""
+    total, encoding, recalled = 0.0, list[float](), list[float]()
+    for stage, measured in zip(published.method.stages, phases, strict=True):
+        if stage.cache == CROPS:
+            first = CROPS_HERE - len(encoding)
+            encoding, recalled = encoding + measured[:first], recalled + measured[first:]
+            continue
+        each = statistics.median(measured[1:] or measured)
+        total += max(0.0, measured[0] - each) + stage.epochs * each * scale
+    epochs = sum(stage.epochs for stage in published.method.stages if stage.cache == CROPS)
+    return total + scale * (CROPS * statistics.median(encoding) + (epochs - CROPS) * statistics.median(recalled))
+
+
+def measure(args: Any, folder: Path) -> Iterator[dict[str, Any]]:
+    """Prepare once; then a row for each way to feed it."""
+    start = time.perf_counter()
+    write_clips(folder / "audio", args.clips, args.seconds)
+    written = time.perf_counter() - start
+    store = Store(str(folder / "store"))
+    config = dataset_config("folder", source=str(folder / "audio"))
+    prepare(config, store, name="ladder")
+    prepared = time.perf_counter() - start - written
+    yield {"what": "data", "clips": args.clips, "written_s": written, "prepared_s": prepared}
+    manifest = load_manifest(store, "ladder")
+    overrides = ["method.kind=joint_embedding"]
+    published = run_config(apply_overrides(load_tree("published_mtat", overrides), overrides))
+    resident = "device" if args.device == "cuda" else "host"
+    for residency in (resident, "stream"):
+        run = resolve(recipe(residency, args), store, manifest)
+        opened, epochs = begin(Job(run, store.uri, str(folder / residency)))
+        records = list(epochs)
+        trained = manifest.data_spec.counts["train"]
+        phases = [
+            [record.seconds for record in records[at : at + args.epochs]] for at in range(0, len(records), args.epochs)
+        ]
+        notes = [event["text"] for event in opened.events() if event.get("event") == "note"]
+        yield {
+            "what": f"recipe, {residency}",
+            "train_clips": trained,
+            "phase_seconds": phases,
+            "clips_per_s": [trained / statistics.median(phase[1:] or phase) for phase in phases],
+            "whole_recipe_s": reckoned(published, phases, MTAT_CLIPS / trained),
+            "losses": [record.train_loss for record in records],
+            "valid": records[-1].valid[run.metric],
+            "precision": opened.about()["precision"],
+            "notes": notes,
+        }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """One row for a person."""
+    if row["what"] == "data":
+        return f"{row['clips']} clips written in {row['written_s']:.1f} s, prepared in {row['prepared_s']:.1f} s"
+    speeds = ", ".join(f"{speed:.0f}" for speed in row["clips_per_s"])
+    return (
+        f"{row['what']}: {speeds} clips/s by phase; the whole recipe at {MTAT_CLIPS} clips is reckoned at "
+        f"{row['whole_recipe_s']:.0f} s; {row['precision']}; {'; '.join(row['notes']) or 'no notes'}"
+    )
