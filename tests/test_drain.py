@@ -21,9 +21,10 @@ from atose_ray.training.run import Job
 
 def train(job: Job) -> None:
     """In an actor: a training whose steps take half a second, and that saves itself by no clock."""
-    from atose_ray.runtime.drain import DrainWatch
+    from atose_ray.runtime.ray_private import own_node_is_draining
     from atose_ray.training.folds import begin
     from atose_ray.training.loop import Step
+    from atose_ray.training.notice import Watch
 
     real = Step.__call__
 
@@ -32,7 +33,7 @@ def train(job: Job) -> None:
         return real(self, *given)
 
     Step.__call__ = slow
-    list(begin(job, notice=DrainWatch().notice)[1])
+    list(begin(job, notice=Watch(own_node_is_draining).notice)[1])
 
 
 @pytest.mark.ray

@@ -10,9 +10,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from atose_ray.config import SearchConfig
 from atose_ray.runtime.cluster import cluster, cluster_nodes, ray_storage
-from atose_ray.runtime.drain import DrainWatch
 from atose_ray.runtime.nodes import check_nodes
-from atose_ray.runtime.ray_private import logs_folder, run_controller_here
+from atose_ray.runtime.ray_private import logs_folder, own_node_is_draining, run_controller_here
 from atose_ray.runtime.shared import SharedRefs, source_of
 from atose_ray.search.board import Board
 from atose_ray.search.costs import FLOOR
@@ -22,6 +21,7 @@ from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.folds import begin
 from atose_ray.training.loop import to_the_end
+from atose_ray.training.notice import Watch
 from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, trained_on, use_threads
 from atose_ray.training.sync_norm import ddp
@@ -35,7 +35,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     lease = Lease(Store(job.folder_uri)).take() if rank == 0 else None
     source = source_of(job.run.execution.ingest, config["shared"], config["stream_bytes"])
-    watch = DrainWatch()
+    watch = Watch(own_node_is_draining)
     source |= {"rank": rank, "world": world}
     folder, training = begin(job, lambda opened: ddp(opened.device, world), watch.notice, **source)
     name, metric = str(job.about.get("name", "run")), job.run.metric

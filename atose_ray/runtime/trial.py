@@ -13,9 +13,8 @@ from ray.train import UserCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from atose_ray.runtime.cluster import ENVIRONMENT
-from atose_ray.runtime.drain import DrainWatch
 from atose_ray.runtime.failures import RETRIED, cause_of, record_failure
-from atose_ray.runtime.ray_private import controller_class, logs_folder
+from atose_ray.runtime.ray_private import controller_class, logs_folder, own_node_is_draining
 from atose_ray.runtime.shared import SharedRefs, source_of
 from atose_ray.runtime.train import train_on_ray
 from atose_ray.search.board import Board
@@ -27,6 +26,7 @@ from atose_ray.storage import Store
 from atose_ray.storage.lease import Lease
 from atose_ray.training.folds import begin
 from atose_ray.training.loop import DivergedError
+from atose_ray.training.notice import Watch
 from atose_ray.training.record import EpochRecord, RunFolder
 from atose_ray.training.run import use_threads
 
@@ -49,7 +49,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
     epochs: Iterator[EpochRecord] | None = None
     lease: Lease | None = None
     board: Board | None = None
-    watch: DrainWatch | None = None
+    watch: Watch | None = None
 
     def __repr__(self) -> str:
         """How Ray's dashboard lists the actor: by its first trial, as Ray asks once."""
@@ -67,7 +67,7 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         try:
             source = source_of(self.job.run.execution.ingest, shared, self.given.stream_bytes)
             source = with_note(source, self.given.gpus)
-            self.watch = DrainWatch()
+            self.watch = Watch(own_node_is_draining)
             _, self.epochs = begin(self.job, notice=self.watch.notice, **source)
         except Exception as error:
             self.failure = self.fail(error)

@@ -3,11 +3,13 @@ the loop looks after every step whose loss it reads, and all ranks of a run do t
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
 
+LOOK_EVERY_S, SAVE_EVERY_S = 2.0, 30.0  # of a Watch
 PATIENCE_S = 10.0  # for the step that runs when a stop is asked for; what is not training then is ended
 
 
@@ -39,6 +41,26 @@ class Notice:
         if asked is Ask.SAVE:
             self.asked = Ask.NOTHING
         return asked
+
+
+class Watch:
+    """Until it is closed, a thread asks the training to save itself, at once and then often, while this machine is to
+    be taken away. leaves: whether it is."""
+
+    def __init__(self, leaves: Callable[[], bool]) -> None:
+        self.leaves, self.notice, self.closed = leaves, Notice(), threading.Event()
+        threading.Thread(target=self._look, daemon=True, name="watch for notice").start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self.closed.set()
+
+    def _look(self) -> None:
+        asked = float("-inf")
+        while not self.closed.wait(LOOK_EVERY_S):
+            if time.monotonic() - asked >= SAVE_EVERY_S and self.leaves():
+                asked = time.monotonic()
+                self.notice.ask(Ask.SAVE)
 
 
 @contextmanager
