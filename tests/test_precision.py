@@ -40,11 +40,18 @@ def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("avx512", "amx", "wanted"), [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")]
+    ("avx512", "amx", "onednn", "wanted"),
+    [
+        (True, False, True, "bfloat16"),
+        (False, True, True, "bfloat16"),
+        (False, False, True, "float32"),
+        (True, True, False, "float32"),
+    ],
 )
-def test_auto_on_a_cpu(avx512: bool, amx: bool, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_a_cpu(avx512: bool, amx: bool, onednn: bool, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(precision, "onednn_has_avx512", lambda: onednn)
     assert choose(ExecutionConfig(), CPU) == wanted
     assert choose(FLOAT32, CPU) == "float32"
 

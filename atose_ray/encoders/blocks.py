@@ -5,9 +5,8 @@
 BN's running variance: the biased one in the 1-D blocks and behind dense layers, the unbiased one in the 2-D blocks.
 Every convolution keeps the length; every block ends in a max-pool without padding, which drops the remainder.
 
-The 1-D blocks run as 2-D ones of height 1, [B, C, 1, T], channels last in memory: on a CPU with AVX512-BF16 their
-convolutions take half of the time of [B, C, T] in bfloat16. Weights keep their 1-D shape. What follows a BatchNorm or a
-sum works in place: at these sizes a new tensor costs more than the arithmetic."""
+The 1-D blocks run as 2-D ones of height 1, [B, C, 1, T], channels last in memory; encoders/convolution.py says why.
+What follows a BatchNorm or a sum works in place: at these sizes a new tensor costs more than the arithmetic."""
 
 from typing import Any, Literal, cast
 
@@ -16,6 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from atose_ray.encoders.convolution import FlatConv1d, SameConv2d
 from atose_ray.tags.autoencoder import glorot
 
 BlockKind = Literal["basic", "se", "res", "rese"]
@@ -56,14 +56,6 @@ def batch_norm_1d(channels: int) -> BiasedBatchNorm:
 def batch_norm_2d(channels: int) -> nn.BatchNorm2d:
     """BatchNorm over [B, C, H, W] with the published constants."""
     return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
-
-
-class FlatConv1d(nn.Conv1d):
-    """[B, C, 1, T] -> [B, C', 1, T']: a 1-D convolution, with the weights of one, run as a 2-D one of height 1."""
-
-    def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
-        padding = (0, cast(int, self.padding[0]))
-        return functional.conv2d(x_BC1T, self.weight[:, :, None], self.bias, (1, self.stride[0]), padding)
 
 
 def conv_1d(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> FlatConv1d:
@@ -194,7 +186,7 @@ class ConvBlock2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, pool: tuple[int, int]) -> None:
         super().__init__()
-        self.conv, self.bn = glorot(nn.Conv2d(in_channels, out_channels, 3, padding=1)), batch_norm_2d(out_channels)
+        self.conv, self.bn = glorot(SameConv2d(in_channels, out_channels, 3, padding=1)), batch_norm_2d(out_channels)
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -206,8 +198,8 @@ class ResidualBlock2d(nn.Module):
 
     def __init__(self, channels: int, pool: tuple[int, int]) -> None:
         super().__init__()
-        self.conv_1, self.bn_1 = glorot(nn.Conv2d(channels, channels, 3, padding=1)), batch_norm_2d(channels)
-        self.conv_2, self.bn_2 = glorot(nn.Conv2d(channels, channels, 3, padding=1)), batch_norm_2d(channels)
+        self.conv_1, self.bn_1 = glorot(SameConv2d(channels, channels, 3, padding=1)), batch_norm_2d(channels)
+        self.conv_2, self.bn_2 = glorot(SameConv2d(channels, channels, 3, padding=1)), batch_norm_2d(channels)
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 
 from atose_ray.config import ExecutionConfig
 from atose_ray.encoders import Encoder
+from atose_ray.encoders.convolution import onednn_has_avx512
 from atose_ray.methods import Method
 from atose_ray.ranks import world
 from atose_ray.training.graphs import Graphs
@@ -23,12 +24,13 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than float32: not where it is only emulated."""
+    """Whether the device multiplies bfloat16 faster than float32: not where it is only emulated, or oneDNN kept from
+    the units by ONEDNN_MAX_CPU_ISA."""
     if device.type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     # torch's cpuinfo answers; the names are private, but older and newer releases have both.
     has_cpu_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and bool(has_cpu_units)
+    return device.type == "cpu" and bool(has_cpu_units) and onednn_has_avx512()
 
 
 def choose(execution: ExecutionConfig, device: torch.device) -> Precision:
