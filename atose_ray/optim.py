@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from atose_ray.types import Config
 
@@ -85,9 +85,19 @@ class KerasAdamConfig(OptimizerConfig):
 
 
 class KerasSGDConfig(MomentumConfig):
-    """SGD whose velocity contains the learning rate: after a drop of the rate the old velocity decays by `momentum`."""
+    """SGD whose velocity contains the learning rate: after a drop of the rate the old velocity decays by `momentum`.
+
+    decay: the rate of update n (from 0) of a stage is divided by 1 + decay * n."""
 
     kind: Literal["keras_sgd"] = "keras_sgd"
+    decay: float = Field(default=0.0, ge=0, le=1)
+
+    def lr_at(self, step: int, steps: int) -> float:
+        return super().lr_at(step, steps) / (1 + self.decay * step)
+
+    @model_serializer(mode="wrap")
+    def _as_before_it_had_a_decay(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value or key != "decay"}
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return KerasSGD(parameters, **self.model_dump(include={"lr", "momentum", "nesterov", "weight_decay"}))
