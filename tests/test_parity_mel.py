@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from parity_vectors import FORWARD, GRADIENT, assert_close, load
+from parity_vectors import FORWARD, assert_close, load
 from pydantic import ValidationError
 
 from atose_ray.audio.mel import CHOI, COALA, VGGISH, LogMel, LogMelConfig, mel_bank
-from atose_ray.encoders.mel_cnn import MEAN, DEVIATION, MelCNNConfig
-from atose_ray.types import DataSpec
+from atose_ray.encoders.mel_cnn import DEVIATION, MEAN
 
 
 def choi(wave_T: torch.Tensor, **changes: object) -> torch.Tensor:
@@ -30,7 +29,7 @@ def test_zero_shot_front_end() -> None:
     assert_close(long_FM[arrays["msd_frame_index"]], arrays["msd_mel_at_index"], FORWARD, "MSD")
     assert float(long_FM.mean()) == pytest.approx(float(arrays["msd_mel_mean"]), rel=1e-5)
     assert float(long_FM.std()) == pytest.approx(float(arrays["msd_mel_std"]), rel=1e-4)
-    assert (MEAN, DEVIATION) == (float(arrays["global_mel_mean"]), float(arrays["global_mel_std"]))
+    assert (float(arrays["global_mel_mean"]), float(arrays["global_mel_std"])) == (MEAN, DEVIATION)
     segment_FM = (mel_FM[:130] - MEAN) / DEVIATION
     assert len(mel_FM) // 130 == arrays["num_segments"]
     assert_close(segment_FM[None, ::13, ::8], arrays["segments_normalised"], FORWARD, "segment")

@@ -50,7 +50,9 @@ def word(method: ZeroShot, vectors: torch.Tensor) -> torch.Tensor:
 
 def test_parameters_are_the_published_ones() -> None:
     for width, total in ((300, 272_888), (40, 246_888)):
-        method = ZeroShotConfig().build(MelCNNConfig().build(spec()), spec(), TagSet(spec().tags, torch.zeros(12, width)))
+        method = ZeroShotConfig().build(
+            MelCNNConfig().build(spec()), spec(), TagSet(spec().tags, torch.zeros(12, width))
+        )
         assert sum(p.numel() for p in method.parameters()) == total
     assert sum(p.numel() for p in method.encoder.parameters()) == 242_788
     supervised = SupervisedConfig(head={"kind": "linear"}).build(MelCNNConfig().build(spec(50)), spec(50), TagSet(()))
@@ -155,7 +157,8 @@ def test_pretraining_net_is_supervised_with_a_linear_head() -> None:
     arrays = load("zsl_model")
     method = published(below(arrays, "w"), arrays["pos_tag_vectors"])
     head = nn.Linear(100, 50)
-    head.load_state_dict({"weight": arrays["softmax_model/dense_kernel"].float().T, "bias": arrays["softmax_model/dense_bias"].float()})  # fmt: skip
+    kernel, bias = (arrays[f"softmax_model/dense_{name}"].float() for name in ("kernel", "bias"))
+    head.load_state_dict({"weight": kernel.T, "bias": bias})
     got = torch.sigmoid(head(encoded(method.encoder, arrays["mel_raw"])))
     assert_close(got, arrays["softmax_model/output"], FORWARD, "output")
 
@@ -226,7 +229,7 @@ def test_training_trace(key: str, negatives: int) -> None:
         want = below(trace, f"after/{theirs}")
         weight = method.get_parameter(f"{ours}.weight").detach()
         kernel = weight.permute(*AXES[weight.dim()])
-        assert_close(method.get_parameter(f"{ours}.bias"), want["bias"], FORWARD, theirs)
+        assert_close(method.get_parameter(f"{ours}.bias"), want["bias"], GRADIENT, theirs)  # nothing but the steps
         name = "kernel_every2" if kernel.dim() == 2 else "kernel_every8"
         assert_close(kernel[::2, ::2] if kernel.dim() == 2 else kernel[:, ::8, ::8], want[name], FORWARD, theirs)
         moved = float((weight - before[f"{ours}.weight"]).double().norm())
@@ -268,7 +271,7 @@ def test_draws_are_even_and_never_of_the_other_side() -> None:
     assert (every == torch.arange(6)).all() and torch.equal(counts[:2], 1 - tags_BC[:2]) and not counts[2].any()
 
 
-def losses_of(**changes: object) -> dict[str, torch.Tensor]:
+def losses_of(**changes: object) -> dict[str, float]:
     torch.manual_seed(3)
     of = spec(len(TINY_TAGS), 12)
     method = ZeroShotConfig(**changes).build(
@@ -276,17 +279,18 @@ def losses_of(**changes: object) -> dict[str, torch.Tensor]:
     )
     audio_BT, tags_BC = 0.1 * torch.randn(6, of.input.length), torch.eye(4)[torch.arange(6) % 4]
     torch.manual_seed(4)
-    return method(Batch(audio_BT, tags_BC, torch.arange(6)), "align")
+    losses = method(Batch(audio_BT, tags_BC, torch.arange(6)), "align")
+    return {name: float(value.detach()) for name, value in losses.items()}
 
 
 def test_each_published_choice_and_its_other_side() -> None:
     """Sum or mean, one negative or several or all, decay of kernels or none, hinge or BPR, margin."""
     base, mean = losses_of(), losses_of(reduction="mean")
-    assert float(base["ranking"]) == pytest.approx(6 * float(mean["ranking"]))
-    assert float(losses_of(kernel_decay=0)["decay"]) == 0 < float(base["decay"])
-    assert float(base["loss"].detach()) == pytest.approx(float((base["ranking"] + base["decay"]).detach()))
-    others = [losses_of(**one)["ranking"] for one in ({"negatives": 2}, {"negatives": "all"}, {"ranking": "bpr"}, {"margin": 0.1}, {"latent": 5})]  # fmt: skip
-    assert len({round(float(one), 5) for one in [base["ranking"], *others]}) == 6
+    assert base["ranking"] == pytest.approx(6 * mean["ranking"])
+    assert losses_of(kernel_decay=0)["decay"] == 0 < base["decay"]
+    assert base["loss"] == pytest.approx(base["ranking"] + base["decay"])
+    others = ({"negatives": 2}, {"negatives": "all"}, {"ranking": "bpr"}, {"margin": 0.1}, {"latent": 5})
+    assert len({round(one["ranking"], 5) for one in [base, *(losses_of(**changes) for changes in others)]}) == 6
 
 
 def test_tags_that_are_held_out_are_neither_drawn_nor_missed() -> None:
@@ -296,12 +300,13 @@ def test_tags_that_are_held_out_are_neither_drawn_nor_missed() -> None:
         MelCNNConfig(channels=4, embedding=8, mels=16).build(of), of, TagSet(of.tags, torch.randn(4, 6))
     )
     audio_BT = 0.1 * torch.randn(2, of.input.length)
-    batches = [Batch(audio_BT, torch.tensor(rows).float(), torch.arange(2)) for rows in ([[1, 0, 0, 0], [0, 0, 1, 0]], [[1, 1, 0, 1], [0, 1, 1, 0]])]  # fmt: skip
-    first, second = (float(method(batch, "align")["loss"]) for batch in batches)
+    without, with_them = [[1, 0, 0, 0], [0, 0, 1, 0]], [[1, 1, 0, 1], [0, 1, 1, 0]]
+    batches = [Batch(audio_BT, torch.tensor(rows).float(), torch.arange(2)) for rows in (without, with_them)]
+    first, second = (method(batch, "align")["loss"].detach() for batch in batches)
     assert first == second
     with torch.no_grad():
         method.vectors_CV[[1, 3]] += 1
-    assert float(method(batches[0], "align")["loss"]) == first
+    assert method(batches[0], "align")["loss"].detach() == first
     with pytest.raises(ValueError, match="no vectors of zither"):
         method.score(batches[0], TagSet(("zither",)), "align")
 

@@ -130,6 +130,7 @@ class LogMel(nn.Module):
         """[B, T] -> [B, F, M] float32."""
         with torch.autocast(audio_BT.device.type, enabled=False):
             mel_BFM = self.magnitude(audio_BT) @ self.bank_XM
-            if self.config.log == "ln":
-                return (mel_BFM + self.config.floor).log().float()
-            return (1 + self.config.gain * mel_BFM).log10().float()
+            natural = self.config.log == "ln"
+            inside_BFM = mel_BFM + self.config.floor if natural else 1 + self.config.gain * mel_BFM
+            log_BFM: torch.Tensor = inside_BFM.log() if natural else inside_BFM.log10()
+            return log_BFM.float()

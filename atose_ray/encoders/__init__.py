@@ -17,4 +17,12 @@ ENCODERS: dict[str, type[EncoderConfig]] = by_kind(
 )
 AnyEncoderConfig = Annotated[SerializeAsAny[EncoderConfig], ByKind(ENCODERS)]
 
-__all__ = ["Encoder", "EncoderConfig", "HarmonicCNNConfig", "MelCNNConfig", "PretrainedConfig", "SampleCNNConfig", "TagSincNetConfig"]
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "HarmonicCNNConfig",
+    "MelCNNConfig",
+    "PretrainedConfig",
+    "SampleCNNConfig",
+    "TagSincNetConfig",
+]

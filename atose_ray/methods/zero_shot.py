@@ -11,7 +11,7 @@ adds nothing (published: such clips are in no split). Tags that a view holds out
 drawn nor missed. `negatives: all`, the mean instead of the sum, and a space of another size than the encoder's are ours;
 the smooth BPR loss is defined in the published code and used by nothing there."""
 
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -147,4 +147,4 @@ def kernel_energy(encoder: nn.Module) -> torch.Tensor:
     """Sum of the squares of all convolution kernels; biases, dense layers and norms have no part in it."""
     kernels = [one.weight.square().sum() for one in encoder.modules() if isinstance(one, nn.Conv1d | nn.Conv2d)]
     zero = next(encoder.parameters()).new_zeros(())
-    return cast(torch.Tensor, torch.stack(kernels).sum()) if kernels else zero
+    return torch.stack(kernels).sum() if kernels else zero
