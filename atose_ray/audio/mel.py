@@ -129,8 +129,8 @@ class LogMel(nn.Module):
     def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, F, M] float32."""
         with torch.autocast(audio_BT.device.type, enabled=False):
-            mel_BFM = self.magnitude(audio_BT) @ self.bank_XM
+            mel_BFM: torch.Tensor = self.magnitude(audio_BT) @ self.bank_XM
             natural = self.config.log == "ln"
             inside_BFM = mel_BFM + self.config.floor if natural else 1 + self.config.gain * mel_BFM
-            log_BFM: torch.Tensor = inside_BFM.log() if natural else inside_BFM.log10()
-            return log_BFM.float()
+            log_BFM = inside_BFM.log() if natural else inside_BFM.log10()
+        return log_BFM.float()

@@ -1,13 +1,13 @@
 """MelCNN: five 1-D convolutions over the frames of a log-mel spectrogram.
 
-Paper: Choi, Lee, Park, Nam, "Zero-shot Learning for Audio-based Music Classification and Tagging", ISMIR 2019, and its
-published code: 128 Slaney mels of the magnitude at 22,050 Hz as log10(1 + 10 x), scaled by one mean and one deviation;
-convolutions of width 4 4 4 2 over time, each with ReLU and a pool of 4 4 4 2, then one of width 1 without activation. No
-BatchNorm and no dropout: it computes the same in training and in evaluation. 242,788 parameters.
+Paper: Choi, Lee, Park, Nam, "Zero-shot Learning for Audio-based Music Classification and Tagging", ISMIR 2019, and
+its published code: 128 Slaney mels of the magnitude at 22,050 Hz as log10(1 + 10 x), scaled by one mean and one
+deviation; convolutions of width 4 4 4 2 over time, each with ReLU and a pool of 4 4 4 2, then one of width 1 without
+activation. No BatchNorm and no dropout: it computes the same in training and in evaluation. 242,788 parameters.
 
-Published: 130 frames (3.02 s), of which 128 are left after pooling, as one step. Here a crop is 66,048 samples of audio,
-whose 130 frames are those of the track but for the two at the ends of the crop (published: of the file). Longer audio
-gives a step every 128 frames, and their mean; of shorter audio each pool takes as many frames as are left."""
+Published: 130 frames (3.02 s), of which 128 are left after pooling, as one step. Here a crop is 66,048 samples of
+audio, whose 130 frames are those of the track but for the two at the ends of the crop (published: of the file). Longer
+audio gives a step every 128 frames, and their mean; of shorter audio each pool takes as many frames as are left."""
 
 import math
 from typing import ClassVar, Literal, cast

@@ -2,14 +2,14 @@
 
 Paper: Choi, Lee, Park, Nam, "Zero-shot Learning for Audio-based Music Classification and Tagging", ISMIR 2019, and its
 published code. The vector of a tag passes one dense layer (the word branch) into the space of the encoder's embedding;
-the score of a clip and a tag is the cosine of the two. A step takes of every clip one of its tags and some that it lacks,
-all drawn evenly, and asks that the first be nearer by a margin (hinge), summed over the batch. Of weights only the
-encoder's convolution kernels decay, as a term of the loss.
+the score of a clip and a tag is the cosine of the two. A step takes of every clip one of its tags and some that it
+lacks, all drawn evenly, and asks that the first be nearer by a margin (hinge), summed over the batch. Of weights only
+the encoder's convolution kernels decay, as a term of the loss.
 
-Departures: a score is (1 + cosine) / 2, in the same order. A clip without a tag, or that lacks fewer tags than are drawn,
-adds nothing (published: such clips are in no split). Tags that a view holds out (data.tag_split.valid_share) are neither
-drawn nor missed. `negatives: all`, the mean instead of the sum, and a space of another size than the encoder's are ours;
-the smooth BPR loss is defined in the published code and used by nothing there."""
+Departures: a score is (1 + cosine) / 2, in the same order. A clip without a tag, or that lacks fewer tags than are
+drawn, adds nothing (published: such clips are in no split). Tags that a view holds out (data.tag_split.valid_share) are
+neither drawn nor missed. `negatives: all`, the mean instead of the sum, and a space of another size than the encoder's
+are ours; the smooth BPR loss is defined in the published code and used by nothing there."""
 
 from typing import Annotated, ClassVar, Literal
 
