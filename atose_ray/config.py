@@ -28,7 +28,7 @@ OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5"
 
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
-    ("data", "sampling"),
+    ("data", "sampling"), ("data", "track_split"),
 )  # fmt: skip
 
 

@@ -94,6 +94,7 @@ ELSEWHERE = {
     "data.fold": "tests/test_views.py",
     "data.tag_split": "tests/test_views.py",
     "data.tracks": "tests/test_views.py",
+    "data.track_split": "tests/test_tag_splits.py",
     "data.sampling": "tests/test_views.py",
     "data.content_hash": "part of the identity (tests/test_config.py)",
     "encoder.model": "tests/test_conformance.py: run_folder_of_a_probe",

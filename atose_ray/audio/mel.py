@@ -124,7 +124,8 @@ class LogMel(nn.Module):
             half, mode = config.window_samples // 2, "reflect" if config.padding == "reflect" else "constant"
             audio_BT = functional.pad(audio_BT, (half, half), mode=mode)
         frames_BFX = audio_BT.unfold(1, config.window_samples, config.hop_samples) * self.window
-        return torch.fft.rfft(frames_BFX, n=config.fft).abs()
+        magnitude_BFX: torch.Tensor = torch.fft.rfft(frames_BFX, n=config.fft).abs()
+        return magnitude_BFX
 
     def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, F, M] float32."""
@@ -132,5 +133,5 @@ class LogMel(nn.Module):
             mel_BFM: torch.Tensor = self.magnitude(audio_BT) @ self.bank_XM
             natural = self.config.log == "ln"
             inside_BFM = mel_BFM + self.config.floor if natural else 1 + self.config.gain * mel_BFM
-            log_BFM = inside_BFM.log() if natural else inside_BFM.log10()
+            log_BFM: torch.Tensor = inside_BFM.log() if natural else inside_BFM.log10()
         return log_BFM.float()
