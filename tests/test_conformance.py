@@ -19,6 +19,7 @@ from atose_ray import evaluate, train
 from atose_ray.config import ConfigError, RunConfig, run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.views import view_of
 from atose_ray.datasets import dataset_config
 from atose_ray.encoders.pooling import PoolingConfig
 from atose_ray.evaluation.protocols import PROTOCOLS
@@ -40,6 +41,11 @@ TREES: dict[str, dict[str, Any]] = {  # a method as a run has it
     "supervised": {"encoder": SMALL, "method": {"kind": "supervised", **LINEAR}},
     "joint_embedding": {"encoder": SMALL, "method": {"kind": "joint_embedding", "latent": 8, **LINEAR}},
     "probe": {"encoder": STEPS, "method": {"kind": "probe", **LINEAR}},
+    "zero_shot": {
+        "encoder": SMALL,
+        "method": {"kind": "zero_shot", "latent": 8},
+        "tag_vectors": {"kind": "random", "size": 8},
+    },
     "made_up_words": {
         "encoder": STEPS,
         "method": {"kind": "made_up_words"},
@@ -228,12 +234,16 @@ def test_protocols(name: str, tiny_store: Store, tiny_manifest: Manifest) -> Non
         starts = protocol.windows(length, 300, 4)
         assert starts and all(min(0, length - 300) <= start <= max(0, length - 300) for start in starts)
     found = []
+    kind = "zero_shot" if protocol.unseen else "probe"
+    split = {"tag_split": {"unseen": ["steady"], "held_out": ["loud", "low"]}} if protocol.unseen else {}
     for size in (3, 64):
-        run = run_of("probe", stages_of("probe"), tiny_store, tiny_manifest, execution={"eval_batch_size": size})
+        changes = {"execution": {"eval_batch_size": size}, "data": {**tiny_tree()["data"], **split}}
+        run = run_of(kind, stages_of(kind), tiny_store, tiny_manifest, **changes)
+        view = view_of(tiny_manifest, run.data, tiny_store)
         torch.manual_seed(0)
-        method = run.build(tiny_manifest.data_spec)
+        method = run.build(view.manifest.data_spec, open_tags(run, tiny_store, view.manifest))
         batches = make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid", protocol.windows)
-        found.append(protocol.evaluate(method, batches, "probe", CPU))
+        found.append(protocol.evaluate(method, batches, run.method.stages[-1].name, CPU))
     assert found[0] == pytest.approx(found[1], abs=1e-6) and all(np.isfinite(list(found[0].values())))
 
 

@@ -187,6 +187,29 @@ def dealt_anew(manifest: Manifest, config: ViewConfig, store: Store) -> View:
     return _with_rows(every, seen, held_out, rows, dict.fromkeys(SPLITS, tags_NC))
 
 
+def of_all_tags(manifest: Manifest, config: ViewConfig, store: Store) -> tuple[View, tuple[str, ...]]:
+    """What a model with a tag split is tested on: the tags it trained on and the unseen ones, of all clips of a split
+    (or of those dealt to it), but not the tags that chose its best epoch; and the unseen ones. Raises ViewError without
+    a tag split."""
+    split = config.tag_split
+    if split is None:
+        raise ViewError("unseen tags are scored of a model that was trained with a tag split: set data.tag_split")
+    whole = of_fold(manifest, config.fold)
+    spec = whole.data_spec
+    unseen, held_out = split.split(spec.tags)[1], split.held_out_of(spec.tags)
+    kept = tuple(tag for tag in spec.tags if tag not in held_out)
+    columns = tuple(index for index, tag in enumerate(spec.tags) if tag in kept)
+    rows: Mapping[Split, Array] = {}
+    if config.track_split is not None:
+        dealt = dealt_anew(whole, config, store)
+        whole, rows = dealt.manifest, dealt.rows
+    about = spec.model_copy(update={"tags": kept, "held_out": unseen})
+    counts = {tag: manifest.tag_counts[tag] for tag in kept}
+    return View(
+        whole.model_copy(update={"data_spec": about, "tag_counts": counts}), len(spec.tags), columns, rows
+    ), unseen
+
+
 def _with_rows(
     manifest: Manifest,
     seen: tuple[str, ...],
