@@ -126,9 +126,7 @@ class RunConfig(Config):
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
         holds_out = self.data.tag_split is not None and self.data.tag_split.holds_out
         if self.metric in OF_UNSEEN and not holds_out:
-            raise ValueError(
-                f"metric {self.metric} is of held-out tags: set data.tag_split.valid_share or .held_out"
-            )
+            raise ValueError(f"metric {self.metric} is of held-out tags: set data.tag_split.valid_share or .held_out")
         if holds_out and not self.method.scores_unseen:
             raise ValueError(
                 f"data.tag_split holds out tags for validation, but method {self.method.kind} cannot score a tag "

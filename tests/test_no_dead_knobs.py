@@ -100,6 +100,7 @@ ELSEWHERE = {
     "encoder.model": "tests/test_conformance.py: run_folder_of_a_probe",
     "init_from": "tests/test_conformance.py: a_checkpoint_of_others",
     "tag_vectors": "tests/test_conformance.py: tag_vectors",
+    "method.tag_side": "tests/test_conformance.py: joint_embedding vectors",
     "method.latent": "above; of zero_shot tests/test_parity_zero_shot.py: each_published_choice, as the five below",
     "method.ranking": "as method.latent",
     "method.margin": "as method.latent",

@@ -71,5 +71,6 @@ def choi_metrics(scores_NC: Array, tags_NC: Array, unseen_C: Array) -> dict[str,
     for prefix, group_C in (("", unseen_C), ("generalised_", np.ones_like(unseen_C))):
         scores, tags = scores_NC[:, group_C], tags_NC[:, group_C]
         for way, rows in (("retrieval", (scores.T, tags.T)), ("annotation", (scores, tags))):
-            named |= {f"{prefix}{way}_{name}": value for name, value in row_numbers(*rows).items()}
+            if rows[0].shape[1] > 1:  # one tag is no annotation
+                named |= {f"{prefix}{way}_{name}": value for name, value in row_numbers(*rows).items()}
     return {**named, "tags_unseen": float(unseen_C.sum()), "clips": float(len(tags_NC))}

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from atose_ray.encoders.base import Encoder
-from atose_ray.methods.base import Method, MethodConfig, log_terms
+from atose_ray.methods.base import Method, MethodConfig, log_terms, vectors_of
 from atose_ray.methods.stages import StageConfig
 from atose_ray.ranks import world
 from atose_ray.tags.autoencoder import glorot
@@ -37,8 +37,6 @@ class ZeroShotConfig(MethodConfig):
     convolution kernels of the encoder."""
 
     embeds_tags: ClassVar[bool] = True
-    reads_vectors: ClassVar[bool] = True
-    scores_unseen: ClassVar[bool] = True
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"align": ("encoder", "towers")}
     USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
     COMPARABLE: ClassVar[tuple[str, ...]] = ("align",)
@@ -51,6 +49,14 @@ class ZeroShotConfig(MethodConfig):
     reduction: Literal["sum", "mean"] = "sum"
     kernel_decay: float = Field(default=1e-5, ge=0, le=1)
     stages: tuple[StageConfig, ...] = (StageConfig(name="align", epochs=20),)
+
+    @property
+    def reads_vectors(self) -> bool:
+        return True
+
+    @property
+    def scores_unseen(self) -> bool:
+        return True
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "ZeroShot":
         return ZeroShot(self, encoder, spec, tags)
@@ -93,21 +99,8 @@ class ZeroShot(Method):
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
         """B clips -> [B, len(tags)], (1 + cosine) / 2. Raises ValueError for names without a vector here or there."""
         audio_BD = unit(self.towers.audio(self.embed(batch).embed_BE))
-        words_CD = unit(self.towers.words(self.vectors_of(tags)))
+        words_CD = unit(self.towers.words(vectors_of(tags, self.spec, self.vectors_CV)))
         return (1 + audio_BD @ words_CD.T) / 2
-
-    def vectors_of(self, tags: TagSet) -> torch.Tensor:
-        """[C, V]: those that come with the tags, else the method's own. Raises ValueError for a name that has none."""
-        if tags.vectors_CV is not None:
-            return tags.vectors_CV.to(self.vectors_CV)
-        row = {name: index for index, name in enumerate(self.spec.tags)}
-        unknown = [name for name in tags.names if name not in row]
-        if unknown:
-            raise ValueError(
-                f"this {type(self).__name__} has no vectors of {', '.join(unknown)}; give them with the tags "
-                "(TagSet.vectors_CV), from the source of vectors that it was trained with"
-            )
-        return self.vectors_CV[[row[name] for name in tags.names]]
 
     @torch.no_grad()
     def tag_embeddings(self) -> torch.Tensor:

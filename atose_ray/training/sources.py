@@ -1,6 +1,7 @@
 """What a run depends on beside its data: a trained encoder, the weights it begins with, tag vectors. `resolve`
 (training/run.py) looks them up, each with a hash; a training loads what was found then, or says that it is gone."""
 
+import dataclasses
 import hashlib
 import io
 import pickle
@@ -129,6 +130,8 @@ def with_vectors(config: TagVectorsConfig, store: Store, view: View) -> TagVecto
         buffer = io.BytesIO()
         np.save(buffer, vectors_CV)
         folder.write(name, buffer.getvalue())
+        if found := config.report(names):
+            folder.write_json(f"{resolved.content_hash}.json", [dataclasses.asdict(one) for one in found])
     return resolved
 
 
