@@ -170,3 +170,35 @@ def test_held_out_tags_do_not_reach_a_joint_embedding(tiny_manifest) -> None:
     with torch.no_grad():
         method.vectors_CV[at] += 1
     assert torch.equal(method.embedding_losses(embed_BE, changed, "joint")["loss"], first)
+
+
+STUDY = """
+base:
+  data: {dataset: folder, crop_seconds: 0.8, batch_size: 8, eval_crops: 1, tag_split: {unseen: [low], held_out: [loud]}}
+  encoder: {kind: mel_cnn, channels: 4, embedding: 8, mels: 12}
+  method: {kind: zero_shot}
+  tag_vectors: {kind: random, size: 8}
+space:
+  method:
+    one_of:
+      zero_shot: {negatives: {choice: [1, all]}, stages: [{name: align, epochs: 2}]}
+      joint_embedding: {tag_side: vectors, latent: 8, stages: [{name: joint, epochs: 2}]}
+search: {metric: harmonic_annotation_map, trials: 3, concurrency: 2, sampler: random, pruner: {kind: none}}
+"""
+
+
+@pytest.mark.ray
+def test_a_score_of_held_out_tags_is_searched_for(ray_cluster, root: Path, tmp_path: Path, capsys) -> None:
+    from atose_ray import tune
+    from atose_ray.search.record import load_study_record
+
+    (tmp_path / "unseen.yaml").write_text(STUDY)
+    store = str(root / "store")
+    tune.main([str(tmp_path / "unseen.yaml"), "--store", store])
+    record = load_study_record(Store(store), "unseen")
+    assert [trial.state for trial in record.trials] == ["complete"] * 3 and record.best is not None
+    best = max(trial.epochs[-1].objective for trial in record.trials)
+    assert record.best.metrics["valid"]["harmonic_annotation_map"] == best and 0 < best <= 1
+    assert "harmonic_annotation_map" in Path(store, "studies", "unseen", "report.html").read_text()
+    found = told(capsys, f"{store}/studies/unseen/best", store, "zero_shot")
+    assert found["metrics"]["tags_unseen"] == 1
