@@ -23,12 +23,19 @@ from atose_ray.tags.vectors import AnyTagVectorsConfig
 from atose_ray.types import ByKind, Config, DataSpec, Duration, TagSet
 
 SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # how fast a run is; see RunConfig.signature
-OBJECTIVES = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
+OF_CLIPS = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
+OF_UNSEEN = tuple(  # evaluation/ranking.py, of the tags that a tag split holds out for validation
+    f"{group}_{way}_{metric}"
+    for group in ("unseen", "harmonic", "seen")
+    for way in ("retrieval", "annotation")
+    for metric in ("roc_auc", "map")
+)
+OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN)
 
 
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
-    ("data", "sampling"),
+    ("data", "sampling"), ("data", "track_split"),
 )  # fmt: skip
 
 
@@ -125,6 +132,19 @@ class RunConfig(Config):
             )
         if self.method.reads_vectors and self.tag_vectors is None:
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
+        holds_out = self.data.tag_split is not None and self.data.tag_split.holds_out
+        if self.metric in OF_UNSEEN and not holds_out:
+            raise ValueError(f"metric {self.metric} is of held-out tags: set data.tag_split.valid_share or .held_out")
+        if holds_out and not self.method.scores_unseen:
+            raise ValueError(
+                f"data.tag_split holds out tags for validation, but method {self.method.kind} cannot score a tag "
+                "that it was not trained on; leave valid_share out, or take a method with tag vectors"
+            )
+        if holds_out and self.tag_vectors is not None and self.tag_vectors.CLOSED:
+            raise ValueError(
+                f"tag_vectors {self.tag_vectors.kind} are made of the training clips' tags, so a held-out tag would be "
+                "known; take vectors of words (glove, table, sentence)"
+            )
         return self
 
     def signature(self, workers: int = 0, halved: bool = False) -> str:

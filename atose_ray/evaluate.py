@@ -2,15 +2,18 @@
 figures and beside scores that were taken before. What was scored otherwise is refused, not compared."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atose_ray import cli
 from atose_ray.config import DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
-from atose_ray.data.views import View, view_of
+from atose_ray.data.views import View, of_all_tags, view_of
 from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.names import interval_maker
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
@@ -19,6 +22,7 @@ from atose_ray.evaluation.significance import score_intervals
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.run import score_split
+from atose_ray.training.sources import tags_with_vectors
 from atose_ray.types import SPLITS, Split
 
 
@@ -53,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     view = view_of(manifest, data, store)
     for model in models:
         check_same_data(model, view.manifest)
+    protocol = PROTOCOLS[options.protocol]
+    view, unseen = of_all_tags(manifest, data, store) if protocol.unseen else (view, ())
     taken = {
         "dataset": data.dataset,
         "kind": str(manifest.dataset.get("kind", data.dataset)),
@@ -66,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     published = beside(taken["kind"], len(taken["tags"]), options.split, options.protocol)
     results: list[dict[str, Any]] = []
     for folder, model in zip(options.model, models, strict=True):
-        scored = score(model, view, store, options.split, PROTOCOLS[options.protocol])
+        scored = score(model, view, store, options.split, protocol, unseen)
         results.append({"model": folder, **taken, **scored, "published": published})
         if before:
             minus = [(old["model"], differences(scored["metrics"], old["metrics"])) for old in before]
@@ -147,9 +153,16 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
         print("note: the shards in this store are not those that the model was trained on", file=sys.stderr)
 
 
-def score(model: Model, view: View, store: Store, split: Split, protocol: Protocol) -> dict[str, Any]:
-    """The metrics of a split under a protocol, and, where every clip counts once, how sure they are."""
-    scores = score_split(model, view, store.uri, split, protocol.windows)
+def score(
+    model: Model, view: View, store: Store, split: Split, protocol: Protocol, unseen: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The metrics of a split under a protocol, and, where every clip counts once, how sure they are. unseen: those of
+    the view's tags that the model was not trained on."""
+    names = view.manifest.data_spec.tags
+    tags = tags_with_vectors(model, names) if unseen else None
+    scores = score_split(model, view, store.uri, split, protocol.windows, None, tags, protocol.average)
+    if unseen:
+        scores = dataclasses.replace(scores, unseen_C=np.array([name in unseen for name in names]))
     metrics = protocol.metrics(scores, model.spec.exclusive)
     bounds = score_intervals(scores.scores_NC, scores.tags_NC, metrics) if protocol is CLIP else {}
     return {"metrics": metrics, "intervals": bounds}

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 import numpy.typing as npt
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 if TYPE_CHECKING:
@@ -168,6 +177,11 @@ class DataSpec(Config):
     exclusive: bool = Field(description="True: exactly one tag per clip (softmax). False: any number (sigmoid).")
     peak_normalize: bool = Field(default=False, description="True: every clip is divided by its highest magnitude.")
     counts: dict[Split, int] = Field(default_factory=dict, description="Clips per split.")
+    held_out: tuple[str, ...] = Field(default=(), description="Of the tags, those of validation only (data/views.py).")
+
+    @model_serializer(mode="wrap")
+    def _as_before_tags_were_held_out(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value or key != "held_out"}
 
     @model_validator(mode="before")
     @classmethod

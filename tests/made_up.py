@@ -96,8 +96,8 @@ class FrameSteps(Steps):
 class WordsConfig(MethodConfig):
     """Cosine between the projected clip and the vector of a tag, whichever tag that is."""
 
-    reads_vectors: ClassVar[bool] = True
-    scores_unseen: ClassVar[bool] = True
+    reads_vectors = property(lambda self: True)
+    scores_unseen = property(lambda self: True)
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"align": ("encoder", "projector")}
     USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
     COMPARABLE: ClassVar[tuple[str, ...]] = ("align",)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from atose_ray import evaluate, train
 from atose_ray.config import ConfigError, RunConfig, run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, load_manifest
+from atose_ray.data.views import view_of
 from atose_ray.datasets import dataset_config
 from atose_ray.encoders.pooling import PoolingConfig
 from atose_ray.evaluation.protocols import PROTOCOLS
@@ -39,23 +41,36 @@ LINEAR = {"head": {"kind": "linear"}}
 TREES: dict[str, dict[str, Any]] = {  # a method as a run has it
     "supervised": {"encoder": SMALL, "method": {"kind": "supervised", **LINEAR}},
     "joint_embedding": {"encoder": SMALL, "method": {"kind": "joint_embedding", "latent": 8, **LINEAR}},
+    "joint_embedding vectors": {
+        "encoder": SMALL,
+        "method": {"kind": "joint_embedding", "latent": 8, "tag_side": "vectors", **LINEAR},
+        "tag_vectors": {"kind": "random", "size": 8},
+    },
     "probe": {"encoder": STEPS, "method": {"kind": "probe", **LINEAR}},
+    "zero_shot": {
+        "encoder": SMALL,
+        "method": {"kind": "zero_shot", "latent": 8},
+        "tag_vectors": {"kind": "random", "size": 8},
+    },
     "made_up_words": {
         "encoder": STEPS,
         "method": {"kind": "made_up_words"},
         "tag_vectors": {"kind": "random", "size": 8},
     },
 }
-SOURCES: dict[str, dict[str, Any]] = {  # tag vectors as a run has them; FILE is a table of the tiny set's tags
+SOURCES: dict[str, dict[str, Any]] = {  # tag vectors as a run has them; capitals are files with the tiny set's tags
     "random": {"kind": "random", "size": 6},
     "co_occurrence": {"kind": "co_occurrence", "size": 3},
     "table": {"kind": "table", "file": "FILE"},
+    "glove": {"kind": "glove", "file": "FILE", "context": "{tag} steady"},
+    "instrument": {"kind": "instrument", "labels": "LABELS", "tracks": "TRACKS"},
+    "sentence": {"kind": "sentence", "folder": "FOLDER"},
     "made_up_letters": {"kind": "made_up_letters"},
 }
 
 
 def test_every_method_and_source_of_vectors_is_here() -> None:
-    assert set(TREES) == set(METHODS) and set(SOURCES) == set(VECTORS)
+    assert {tree["method"]["kind"] for tree in TREES.values()} == set(METHODS) and set(SOURCES) == set(VECTORS)
 
 
 def run_of(name: str, stages: list[dict[str, Any]], store: Store, manifest: Manifest, **changes: Any) -> RunConfig:
@@ -65,7 +80,7 @@ def run_of(name: str, stages: list[dict[str, Any]], store: Store, manifest: Mani
 
 
 def stages_of(name: str, epochs: int = 1) -> list[dict[str, Any]]:
-    return [{"name": stage, "epochs": epochs} for stage in METHODS[name].STAGES]
+    return [{"name": stage, "epochs": epochs} for stage in METHODS[TREES[name]["method"]["kind"]].STAGES]
 
 
 def values(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -74,14 +89,14 @@ def values(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", TREES)
 def test_each_stage_moves_exactly_its_parts(name: str, tiny_store: Store, tiny_manifest: Manifest, tmp_path) -> None:
-    for stage in METHODS[name].STAGES:
+    for stage in METHODS[TREES[name]["method"]["kind"]].STAGES:
         run = run_of(name, [{"name": stage, "epochs": 1}], tiny_store, tiny_manifest)
         opened = open_run(Job(run, tiny_store.uri, str(tmp_path / stage), {}))
         before = values(opened.method)
         fit(run, opened.method, opened.batches, opened.folder)
         after = values(opened.method)
         moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
-        assert moved == set(METHODS[name].STAGES[stage]), stage
+        assert moved == set(METHODS[TREES[name]["method"]["kind"]].STAGES[stage]), stage
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -92,9 +107,9 @@ def test_scores_of_every_stage(name: str, tiny_store: Store, tiny_manifest: Mani
     method = run.build(tiny_manifest.data_spec, open_tags(run, tiny_store, tiny_manifest)).eval()
     batch = next(iter(make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid")))
     tags = tiny_manifest.data_spec.tags
-    assert set(METHODS[name].COMPARABLE) <= set(METHODS[name].STAGES)
+    assert set(METHODS[TREES[name]["method"]["kind"]].COMPARABLE) <= set(METHODS[TREES[name]["method"]["kind"]].STAGES)
     with torch.no_grad():
-        for stage in METHODS[name].STAGES:
+        for stage in METHODS[TREES[name]["method"]["kind"]].STAGES:
             scores_BC = method.score(batch, TagSet(tags), stage)
             assert scores_BC.shape == batch.tags_BC.shape and scores_BC.isfinite().all()
             assert torch.allclose(method.score(method.embed(batch), TagSet(tags), stage), scores_BC, atol=1e-6)
@@ -152,13 +167,41 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "words.csv").write_text("\n".join(["name,a,b", *lines]))
     np.savez(folder / "words.npz", names=np.array(names), vectors=vectors)
     pq.write_table(pa.table({"name": names, "vector": vectors.tolist()}), folder / "words.parquet")
+    labels = [f"00000{at}_5,{'cello' if at % 2 else 'voice'},{0.2 + 0.15 * at}" for at in range(len(names))]
+    (folder / "labels.csv").write_text("\n".join(["sample_key,instrument,relevance", *labels]))
+    tracks = [f"{at},{name}" for at, name in enumerate(names)]
+    (folder / "tracks.csv").write_text("\n".join(["track_id,tags", *tracks]))
+    (folder / "config.json").write_text("{}")
     return folder
+
+
+class Letters:
+    """In the place of the package transformers: a token is a letter, its vector the cosines of multiples of it."""
+
+    AutoTokenizer = AutoModel = SimpleNamespace(from_pretrained=lambda *_, **__: Letters())
+
+    def __call__(self, *text: str, input_ids: torch.Tensor | None = None, **_: object) -> Any:
+        if input_ids is None:
+            return {"input_ids": torch.tensor([[ord(letter) for letter in text[0]]])}
+        return SimpleNamespace(last_hidden_state=torch.cos(input_ids[:, :, None] * torch.arange(1.0, 5)))
+
+    def eval(self) -> Letters:
+        return self
+
+
+@pytest.fixture(autouse=True)
+def letters_for_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from atose_ray.tags import sentence
+
+    both = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: True), import_module=lambda _: Letters)
+    monkeypatch.setattr(sentence, "importlib", both)
 
 
 def source(name: str, table: Path) -> TagVectorsConfig:
     from pydantic import TypeAdapter
 
-    tree = {key: str(table / "words.csv") if value == "FILE" else value for key, value in SOURCES[name].items()}
+    files = {"FILE": "words.csv", "LABELS": "labels.csv", "TRACKS": "tracks.csv", "FOLDER": ""}
+    tree = {key: str(table / files[value]) if value in files else value for key, value in SOURCES[name].items()}
     config: TagVectorsConfig = TypeAdapter(AnyTagVectorsConfig).validate_python(tree)
     return config
 
@@ -228,12 +271,16 @@ def test_protocols(name: str, tiny_store: Store, tiny_manifest: Manifest) -> Non
         starts = protocol.windows(length, 300, 4)
         assert starts and all(min(0, length - 300) <= start <= max(0, length - 300) for start in starts)
     found = []
+    kind = "zero_shot" if protocol.unseen else "probe"
+    split = {"tag_split": {"unseen": ["steady"], "held_out": ["loud", "low"]}} if protocol.unseen else {}
     for size in (3, 64):
-        run = run_of("probe", stages_of("probe"), tiny_store, tiny_manifest, execution={"eval_batch_size": size})
+        changes = {"execution": {"eval_batch_size": size}, "data": {**tiny_tree()["data"], **split}}
+        run = run_of(kind, stages_of(kind), tiny_store, tiny_manifest, **changes)
+        view = view_of(tiny_manifest, run.data, tiny_store)
         torch.manual_seed(0)
-        method = run.build(tiny_manifest.data_spec)
+        method = run.build(view.manifest.data_spec, open_tags(run, tiny_store, view.manifest))
         batches = make_batches(run, tiny_manifest, tiny_store.uri).evaluate("valid", protocol.windows)
-        found.append(protocol.evaluate(method, batches, "probe", CPU))
+        found.append(protocol.evaluate(method, batches, run.method.stages[-1].name, CPU))
     assert found[0] == pytest.approx(found[1], abs=1e-6) and all(np.isfinite(list(found[0].values())))
 
 

@@ -16,6 +16,7 @@ from atose_ray.encoders import (
     Encoder,
     EncoderConfig,
     HarmonicCNNConfig,
+    MelCNNConfig,
     SampleCNNConfig,
     TagSincNetConfig,
 )
@@ -30,6 +31,8 @@ ENCODERS: dict[str, EncoderConfig] = {
     "sample_cnn rese": SampleCNNConfig(block="rese", channels=8, se_ratio=2),
     "harmonic_cnn": HarmonicCNNConfig(channels=8),
     "harmonic_cnn harmonic": HarmonicCNNConfig(channels=8, layout="harmonic"),
+    "mel_cnn": MelCNNConfig(channels=8, embedding=64, mels=32),
+    "mel_cnn none": MelCNNConfig(channels=8, embedding=64, padding="none"),
     "tag_sinc_net direct": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=31),
     "tag_sinc_net fft": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=255),
     "tag_sinc_net honest": TagSincNetConfig(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atose_ray.config import OBJECTIVES
+from atose_ray.config import OF_CLIPS
 from atose_ray.evaluation.metrics import clip_metrics
 from atose_ray.evaluation.significance import interval, paired_bootstrap, resampled, score_intervals, spread, wilson
 
@@ -17,7 +17,7 @@ def clips(seed: int, count: int = 60, tags: int = 5, exclusive: bool = False):
     return scores_NC, tags_NC
 
 
-@pytest.mark.parametrize("metric", OBJECTIVES)
+@pytest.mark.parametrize("metric", OF_CLIPS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_resample_scores_as_the_clips_that_were_drawn(metric: str, seed: int) -> None:
     scores_NC, tags_NC = clips(seed, exclusive=metric == "accuracy")
@@ -28,7 +28,7 @@ def test_a_resample_scores_as_the_clips_that_were_drawn(metric: str, seed: int) 
     np.testing.assert_allclose(resampled(scores_NC, tags_NC, weight_RN, metric), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("metric", OBJECTIVES)
+@pytest.mark.parametrize("metric", OF_CLIPS)
 def test_a_better_model_is_seen_and_the_same_one_is_not(metric: str) -> None:
     scores_NC, tags_NC = clips(3, count=300, exclusive=metric == "accuracy")
     worse_NC = np.clip(scores_NC + 0.8 * np.random.default_rng(4).standard_normal(scores_NC.shape), 0, 1)
@@ -90,7 +90,7 @@ def test_an_accuracy_has_wilsons_interval_and_other_scores_the_bootstraps() -> N
     scores_NC, tags_NC = clips(5, exclusive=True)
     metrics = clip_metrics(scores_NC, tags_NC, True)
     found = score_intervals(scores_NC, tags_NC, metrics)
-    assert set(found) == set(OBJECTIVES), "counts have none"
+    assert set(found) == set(OF_CLIPS), "counts have none"
     assert found["accuracy"] == wilson(round(metrics["accuracy"] * 60), 60)
     assert found["roc_auc_macro"] == interval(scores_NC, tags_NC, "roc_auc_macro")
     assert all(low <= metrics[name] <= high for name, (low, high) in found.items())

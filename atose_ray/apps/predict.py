@@ -24,20 +24,22 @@ class Tagging:
 
 
 @torch.no_grad()
-def tag_file(model: Model, file: str, crop_every_s: float | None = None) -> Tagging:
+def tag_file(model: Model, file: str, crop_every_s: float | None = None, tags: TagSet | None = None) -> Tagging:
     """Tag one audio file of any format, rate and length; of a long one PART_S seconds at a time are in memory.
 
-    crop_every_s: distance of crops; None takes the crop length, but no fewer crops than validation used.
+    crop_every_s: distance of crops; None takes the crop length, but no fewer crops than validation used. tags: others
+    than those of the training, with their vectors (training.sources.tags_with_vectors).
     Raises audio.io.AudioError for a file that is not sound."""
     rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
     step = length if crop_every_s is None else max(1, round(crop_every_s * rate))
-    total_C, crops, samples = torch.zeros(len(model.spec.tags), dtype=torch.float64), 0, 0
+    tags = tags or TagSet(model.spec.tags)
+    total_C, crops, samples = torch.zeros(len(tags.names), dtype=torch.float64), 0, 0
     for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S):
         least = 1 if samples else model.run.data.eval_crops
         audio_BT = crops_of(model, part.audio_T, max(least, -(-len(part.audio_T) // step)))
-        total_C += summed_scores(model, torch.from_numpy(audio_BT))
+        total_C += summed_scores(model, torch.from_numpy(audio_BT), tags)
         crops, samples = crops + len(audio_BT), samples + len(part.audio_T)
-    ranked = sorted(zip(model.spec.tags, (total_C / crops).tolist(), strict=True), key=lambda pair: -pair[1])
+    ranked = sorted(zip(tags.names, (total_C / crops).tolist(), strict=True), key=lambda pair: -pair[1])
     return Tagging(file, samples / rate, tuple(ranked))
 
 
@@ -53,9 +55,8 @@ def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
     return audio_BT
 
 
-def summed_scores(model: Model, audio_BT: torch.Tensor) -> torch.Tensor:
+def summed_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet) -> torch.Tensor:
     """[B, T] -> [C] float64: the crops' scores added up, in batches of the run's evaluation size."""
-    tags = TagSet(model.spec.tags)
     parts = []
     for audio in torch.split(audio_BT, model.run.execution.eval_batch_size):
         batch = Batch(audio, torch.zeros(len(audio), len(tags.names)), torch.zeros(len(audio), dtype=torch.int64))

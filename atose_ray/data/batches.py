@@ -274,7 +274,8 @@ def check_trainable(manifest: Manifest, world: int) -> None:
             f"the test split of {name!r} has no clip, but the chosen model is scored on it at the end; put clips into "
             "the test split and prepare again"
         )
-    missing = [tag for tag, counts in manifest.tag_counts.items() if not counts.get("train")]
+    held_out = manifest.data_spec.held_out
+    missing = [tag for tag, counts in manifest.tag_counts.items() if not counts.get("train") and tag not in held_out]
     if missing:
         raise StoreError(
             f"no clip of the train split of {name!r} carries {', '.join(missing)}, so it cannot be learned; "

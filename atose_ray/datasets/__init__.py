@@ -15,6 +15,7 @@ from atose_ray.datasets.fma import FmaConfig
 from atose_ray.datasets.folder import FolderConfig
 from atose_ray.datasets.frames import FramesConfig
 from atose_ray.datasets.gtzan import GtzanConfig
+from atose_ray.datasets.msd import MsdConfig
 from atose_ray.datasets.mtat import MtatConfig
 from atose_ray.datasets.mtg_jamendo import MtgJamendoConfig
 from atose_ray.datasets.nsynth import NsynthConfig
@@ -26,7 +27,7 @@ __all__ = ["KINDS", "DatasetConfig", "DatasetError", "dataset_config"]
 
 KINDS: dict[str, type[DatasetConfig]] = by_kind(
     *(AudioSetConfig, Dcase2017Config, DemoConfig, Esc50Config, FmaConfig, FolderConfig, FramesConfig, GtzanConfig),
-    *(MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig, UrbanSound8kConfig),
+    *(MsdConfig, MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig, UrbanSound8kConfig),
 )
 
 

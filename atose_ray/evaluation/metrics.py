@@ -14,7 +14,13 @@ from atose_ray.tags.vectors import unit_rows
 from atose_ray.types import Array
 
 JOINT_CLIPS = 2000
-COUNTS = ("tags_scored", "tags_total", "clips")  # how much was scored, beside how well
+LEFT_OUT = tuple(  # rankings without a positive (evaluation/ranking.py, choi.py)
+    f"{group}{way}_{what}"
+    for group in ("", "seen_", "unseen_", "generalised_")
+    for way in ("retrieval", "annotation")
+    for what in ("left_out", "auc_left_out")
+)
+COUNTS = ("tags_scored", "tags_total", "tags_unseen", "clips", *LEFT_OUT)  # how much was scored, beside how well
 WHOLE = (*COUNTS, "crops_per_clip")  # shown as the integers that they are
 
 

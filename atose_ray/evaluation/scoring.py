@@ -4,7 +4,7 @@ The result does not depend on batch size or on the number of workers (up to roun
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,15 +14,17 @@ from atose_ray.evaluation.metrics import mean_prevalence, per_tag_table
 from atose_ray.evaluation.parts import Parts
 from atose_ray.methods import Method
 from atose_ray.ranks import world
-from atose_ray.types import AnyBatch, Array, TagSet
+from atose_ray.types import AnyBatch, Array, EmbeddedBatch, TagSet
 
 COLLAPSE_COSINE = 0.9
+Average = Literal["scores", "embeddings"]
 
 
 @dataclass(frozen=True)
 class ClipScores:
     """clip_id_N int64 ascending; scores_NC float64, the mean over a clip's windows; tags_NC {0, 1}. Of a method with a
-    joint space also audio_ND and tag_ND float64: mean of a clip's audio vectors, and the vector of its tags.
+    joint space also audio_ND and tag_ND float64: mean of a clip's audio vectors, and the vector of its tags. unseen_C:
+    which tags the training did not see, bool [C]; None where it saw all.
 
     windows_RC, clip_R: the score of every window, and the number of its clip among the N, in the order of the clips."""
 
@@ -33,6 +35,7 @@ class ClipScores:
     tag_ND: Array | None = None
     windows_RC: Array | None = None
     clip_R: Array | None = None
+    unseen_C: Array | None = None
 
     @property
     def windows_NKC(self) -> Array:
@@ -48,16 +51,25 @@ class ClipScores:
 
 @torch.no_grad()
 def score_clips(
-    method: Method, batches: Iterator[AnyBatch], stage: str, device: torch.device, tags: TagSet | None = None
+    method: Method,
+    batches: Iterator[AnyBatch],
+    stage: str,
+    device: torch.device,
+    tags: TagSet | None = None,
+    average: Average = "scores",
 ) -> ClipScores:
     """Score a split in eval mode; every rank returns the scores of all ranks' clips.
-    tags: what is scored; None is the tags of the training. Raises ValueError when there is no clip."""
+    tags: what is scored; None is the tags of the training. average: what is averaged over a clip's windows. Raises
+    ValueError when there is no clip."""
     method.eval()
     wanted = tags or TagSet(method.spec.tags)
+    unseen_C = np.array([name in method.spec.held_out for name in wanted.names]) if method.spec.held_out else None
 
     def scored(batch: AnyBatch) -> tuple[Array, ...]:
         encoded = method.embed(batch.to(device))
-        joint = method.joint_embeddings(encoded) or ()
+        if average == "embeddings":
+            return tuple(one.cpu().numpy() for one in (encoded.clip_id_B, encoded.tags_BC, encoded.embed_BE.double()))
+        joint = () if tags else method.joint_embeddings(encoded) or ()  # of the clips' own tags, which are others then
         tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, wanted, stage).double(), *joint)
         return tuple(tensor.cpu().numpy() for tensor in tensors)
 
@@ -73,9 +85,15 @@ def score_clips(
     clip_id, labels, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     clip_id_N, first, clip_R = np.unique(clip_id, return_index=True, return_inverse=True)
     scores_NC, *joint_ND = (_mean_over_windows(clip_R, part) for part in values)
+    if average == "embeddings":
+        columns = (scores_NC.astype(np.float32), labels[first], clip_id_N)
+        whole = EmbeddedBatch(*(torch.from_numpy(one).to(device) for one in columns))
+        scores_NC = method.score(whole, wanted, stage).double().cpu().numpy()
+        return ClipScores(clip_id_N, scores_NC, labels[first], unseen_C=unseen_C)
     audio_ND, tag_ND = joint_ND or (None, None)
     order_R = np.argsort(clip_R, kind="stable")
-    return ClipScores(clip_id_N, scores_NC, labels[first], audio_ND, tag_ND, values[0][order_R], clip_R[order_R])
+    windows = (values[0][order_R], clip_R[order_R])
+    return ClipScores(clip_id_N, scores_NC, labels[first], audio_ND, tag_ND, *windows, unseen_C)
 
 
 def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:

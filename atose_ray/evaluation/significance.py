@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from atose_ray.config import OBJECTIVES
+from atose_ray.config import OF_CLIPS
 from atose_ray.evaluation.metrics import check_scores
 from atose_ray.types import Array
 
@@ -63,7 +63,7 @@ def paired_bootstrap(
     """Scores [N, C] of S trainings of A and of B, on the same clips with {0, 1} tags -> is A better?
 
     A's figure on a resample is the mean of its trainings' metrics. Raises ValueError for another metric than those of
-    config.OBJECTIVES, no training, shapes that differ or scores not finite."""
+    config.OF_CLIPS, no training, shapes that differ or scores not finite."""
     if not a_SNC or not b_SNC:
         raise ValueError("expected the scores of one training or more on each side, but got none")
     differences_R, whole = _bootstrapped([*a_SNC, *b_SNC], tags_NC, metric, resamples, seed, len(a_SNC))
@@ -100,7 +100,7 @@ def score_intervals(scores_NC: Array, tags_NC: Array, names: Iterable[str]) -> d
         if name == "accuracy":
             right = int((scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)).sum())
             found[name] = wilson(right, len(tags_NC))
-        elif name in OBJECTIVES:
+        elif name in OF_CLIPS:
             found[name] = interval(scores_NC, tags_NC, name)
     return found
 
@@ -109,8 +109,8 @@ def _bootstrapped(
     scores_SNC: list[Array], tags_NC: Array, metric: str, resamples: int, seed: int, first: int
 ) -> tuple[Array, float]:
     """Mean metric of the `first` scores minus that of the rest, on each resample [R] and on all clips."""
-    if metric not in OBJECTIVES:
-        raise ValueError(f"metric is one of {', '.join(OBJECTIVES)}, but got {metric!r}")
+    if metric not in OF_CLIPS:
+        raise ValueError(f"metric is one of {', '.join(OF_CLIPS)}, but got {metric!r}")
     for scores_NC in scores_SNC:
         check_scores(scores_NC, tags_NC)
     generator, count = np.random.default_rng(seed), len(tags_NC)

@@ -22,12 +22,9 @@ class MethodConfig(Config):
     STAGES: stage name -> parts it trains unless told otherwise.
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
     COMPARABLE: stages whose scores may be ranked against those of other methods' stages.
-    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
-    reads_vectors: whether it is built with tag vectors. scores_unseen: whether it scores tags that it never saw."""
+    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings)."""
 
     embeds_tags: ClassVar[bool] = False
-    reads_vectors: ClassVar[bool] = False
-    scores_unseen: ClassVar[bool] = False
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]]
     USES: ClassVar[dict[str, tuple[str, ...]]]
@@ -56,6 +53,16 @@ class MethodConfig(Config):
             if stage.carry:
                 check_carry(before, stage, before is not None and self.trained_parts(before) == trained)
         return self
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether it is built with tag vectors."""
+        return False
+
+    @property
+    def scores_unseen(self) -> bool:
+        """Whether it scores tags that it never saw."""
+        return False
 
     def cached_crops(self, index: int) -> int:
         """Crops per clip that stage `index` keeps embedded; 0 where its encoder trains or its cache is off."""
@@ -156,3 +163,17 @@ class EmbeddingMethod(Method):
 def log_terms(**terms: torch.Tensor) -> dict[str, torch.Tensor]:
     """Named loss terms, `loss` being their sum."""
     return {"loss": torch.stack(list(terms.values())).sum(), **{name: term.detach() for name, term in terms.items()}}
+
+
+def vectors_of(tags: TagSet, spec: DataSpec, vectors_CV: torch.Tensor) -> torch.Tensor:
+    """[C, V]: the vectors that come with the tags, else those of the spec's. Raises ValueError for a name without."""
+    if tags.vectors_CV is not None:
+        return tags.vectors_CV.to(vectors_CV)
+    row = {name: index for index, name in enumerate(spec.tags)}
+    unknown = [name for name in tags.names if name not in row]
+    if unknown:
+        raise ValueError(
+            f"this method has no vectors of {', '.join(unknown)}; give them with the tags (TagSet.vectors_CV), from "
+            "the source of vectors that it was trained with"
+        )
+    return vectors_CV[[row[name] for name in tags.names]]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from atose_ray.config import ConfigError, RunConfig
+from atose_ray.config import OF_CLIPS, ConfigError, RunConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import ClipScores
 from atose_ray.evaluation.significance import paired_bootstrap, spread
@@ -139,7 +139,7 @@ def judge(chosen: Sequence[Candidate], scores: Sequence[Scores], metric: str) ->
         rows.append({**row, **summary(values)})
     comparisons = []
     for candidate, theirs in zip(chosen[1:], kept[1:], strict=True):
-        if kept[0] and theirs:
+        if kept[0] and theirs and metric in OF_CLIPS:  # of unseen tags there is no bootstrap: the seeds' spread stands
             ours_NC, theirs_NC = ([one.scores_NC for one in side] for side in (kept[0], theirs))
             found = paired_bootstrap(ours_NC, theirs_NC, kept[0][0].tags_NC, metric)
             pair = {"a": chosen[0].trial.number, "b": candidate.trial.number}

@@ -124,7 +124,8 @@ def run_epochs(
 
 @dataclass
 class Training:
-    """One training under way. recorded: its epochs that were in the log when it began; best: objective so far."""
+    """One training under way. recorded: its epochs that were in the log when it began; scores: validation scores of
+    all there are; best: objective so far."""
 
     run: RunConfig
     method: Method
@@ -134,6 +135,7 @@ class Training:
     notice: Notice
     pieces: Pieces
     recorded: Mapping[int, EpochRecord] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
     best: float = float("-inf")
 
     def epochs(self, wrap: Callable[[Method], nn.Module]) -> Iterator[EpochRecord]:
@@ -146,6 +148,7 @@ class Training:
             method.load_state_dict(resumed.weights)
             position, optimizer_state = resumed.position, resumed.optimizer
             self.recorded = mend_log(self.checkpoints.folder, resumed, run.metric)
+            self.scores = {number: record.valid[run.metric] for number, record in self.recorded.items()}
             if self.recorded:
                 last = self.recorded[max(self.recorded)]
                 self.best = last.objective
@@ -184,7 +187,8 @@ class Training:
         is on record already. start: epochs before the stage."""
         run, epoch, began = self.run, position.epochs + 1, time.time() - position.seconds
         self.method.train_only(run.method.trained_parts(stage))
-        position, lr = train_epoch(run, stage, step, feed, position, start, self.device, self.asked, self.heed)
+        scores = [self.scores[number] for number in range(start + 1, epoch)]
+        position, lr = train_epoch(run, stage, step, feed, position, start, self.device, scores, self.asked, self.heed)
         due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S
         if is_main() and due:
             self.checkpoints.save(position, step.optimizer)  # while the epoch is validated
@@ -194,6 +198,7 @@ class Training:
             valid = CLIP.evaluate(self.method, feed.evaluate("valid"), stage.name, self.device)
         except NonFiniteError as error:
             raise DivergedError(f"after epoch {epoch} of stage {stage.name!r}: {error}; {REMEDY}") from error
+        self.scores[epoch] = valid[run.metric]
         improved = valid[run.metric] > self.best
         self.best = valid[run.metric] if improved else self.best
         record = EpochRecord(
@@ -283,13 +288,16 @@ def train_epoch(
     position: Position,
     start: int,
     device: torch.device,
+    scores: Sequence[float] = (),
     asked: Callable[[], Ask] = lambda: Ask.NOTHING,
     heed: Callable[[Ask, Position, Step], None] = lambda ask, position, step: None,
 ) -> tuple[Position, float]:
     """One pass over the train split from a position in an epoch -> the position at its end, last lr.
 
-    start: epochs before the stage. asked: what is asked of this rank; heed: what all ranks do then."""
-    schedule, steps, epoch, done = stage.optimizer_under(run.optim), batches.steps(), position.epochs, position.step
+    start: epochs before the stage. scores: validation scores of the stage's epochs, for a rate that follows them.
+    asked: what is asked of this rank; heed: what all ranks do then."""
+    schedule, steps = stage.optimizer_under(run.optim).after(scores), batches.steps()
+    epoch, done = position.epochs, position.step
     began, total, unread = time.time() - position.seconds, position.loss, list[torch.Tensor]()
 
     def lr_at(number: int) -> float:

@@ -17,7 +17,7 @@ from atose_ray.data.shards import Manifest, load_manifest, unit_of
 from atose_ray.data.views import View, fold_numbers, view_of
 from atose_ray.encoders import PretrainedConfig
 from atose_ray.evaluation.protocols import CLIP
-from atose_ray.evaluation.scoring import ClipScores, score_clips, tag_facts
+from atose_ray.evaluation.scoring import Average, ClipScores, score_clips, tag_facts
 from atose_ray.evaluation.significance import score_intervals
 from atose_ray.methods import Method
 from atose_ray.storage import Store
@@ -25,7 +25,7 @@ from atose_ray.training.checkpoint import Model, best_model, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder, test_scorings
 from atose_ray.training.sources import begin_with, from_model, tag_set, with_hash, with_vectors
-from atose_ray.types import Split
+from atose_ray.types import Split, TagSet
 
 
 def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
@@ -200,13 +200,21 @@ def use_threads(count: int | None) -> None:
 
 
 def score_split(
-    model: Model, view: View, store_uri: str, split: Split, windows: Windows, device: torch.device | None = None
+    model: Model,
+    view: View,
+    store_uri: str,
+    split: Split,
+    windows: Windows,
+    device: torch.device | None = None,
+    tags: TagSet | None = None,
+    average: Average = "scores",
 ) -> ClipScores:
-    """The scores of a model on the windows of a split's clips. device: None is that of the run's config."""
+    """The scores of a model on the windows of a split's clips. device: None is that of the run's config. tags, average:
+    of `score_clips`; the view has these tags."""
     device = device or pick_device(model.run)
     prepare_to_score(model.method.to(device), model.run.execution, device)
     batches = batches_in(view, model.run, store_uri).evaluate(split, windows)
-    return score_clips(model.method, batches, model.stage, device)
+    return score_clips(model.method, batches, model.stage, device, tags, average)
 
 
 def finish_run(job: Job, best: Store) -> dict[str, Any]:

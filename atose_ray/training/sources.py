@@ -1,6 +1,7 @@
 """What a run depends on beside its data: a trained encoder, the weights it begins with, tag vectors. `resolve`
 (training/run.py) looks them up, each with a hash; a training loads what was found then, or says that it is gone."""
 
+import dataclasses
 import hashlib
 import io
 import pickle
@@ -19,7 +20,7 @@ from atose_ray.data.views import View
 from atose_ray.methods import Method
 from atose_ray.storage import Store, StoreError, read_uri
 from atose_ray.tags.vectors import TagVectorsConfig
-from atose_ray.training.checkpoint import WEIGHTS
+from atose_ray.training.checkpoint import WEIGHTS, Model
 from atose_ray.types import DataSpec, TagSet
 
 VECTORS = "tag_vectors"  # folder of a store: what was resolved, by hash
@@ -129,6 +130,8 @@ def with_vectors(config: TagVectorsConfig, store: Store, view: View) -> TagVecto
         buffer = io.BytesIO()
         np.save(buffer, vectors_CV)
         folder.write(name, buffer.getvalue())
+        if found := config.report(names):
+            folder.write_json(f"{resolved.content_hash}.json", [dataclasses.asdict(one) for one in found])
     return resolved
 
 
@@ -140,3 +143,27 @@ def tag_set(tags: tuple[str, ...], vectors: TagVectorsConfig | None, store: Stor
     if not folder.exists(name):
         raise StoreError(f"the tag vectors of this run are not in {folder.uri} any more ({name}); resolve it again")
     return TagSet(tags, torch.from_numpy(np.load(io.BytesIO(folder.read(name)), allow_pickle=False)))
+
+
+def tags_with_vectors(model: Model, names: tuple[str, ...]) -> TagSet:
+    """Any tags for a model to score, with vectors from its own source where it does not know them all. Raises
+    ValueError for a model that scores none but its own, a name that the source lacks, or a source that changed."""
+    run, own = model.run, model.spec.tags
+    unknown = [name for name in names if name not in own]
+    if not unknown:
+        return TagSet(names)
+    if not run.method.scores_unseen or run.tag_vectors is None:
+        raise ValueError(
+            f"a {run.method.kind} model scores the {len(own)} tags that it was trained on, not {', '.join(unknown)}; "
+            "train method zero_shot, or joint_embedding with tag_side=vectors"
+        )
+    try:
+        both_CV = run.tag_vectors.vectors((*own, *names))
+    except OSError as error:
+        raise ValueError(f"the tag vectors that this model was trained with cannot be read: {error}") from error
+    if run.tag_vectors.resolved(own, both_CV[: len(own)]).content_hash != run.tag_vectors.content_hash:
+        raise ValueError(
+            f"tag_vectors {run.tag_vectors.kind} gives other vectors than this model was trained with; bring its "
+            "source back to score other tags"
+        )
+    return TagSet(names, torch.from_numpy(both_CV[len(own) :]))
