@@ -42,7 +42,10 @@ OPTIONS = {
     "crossvalidate": {"config", "--store", "--workers", "--set", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
     "report": {"study", "--store", "--watch", "--score"},
-    "tag": {"model", "files", "--top", "--json"},
+    "tag": {
+        *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),
+        *("--set", "--out", "--again", "--rate", "--channels"),
+    },
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
