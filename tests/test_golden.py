@@ -38,6 +38,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "harmonic_cnn": {"kind": "harmonic_cnn", "channels": 4},
     "tag_sinc_net_direct": {**SINC, "filter_length": 31},
     "tag_sinc_net_fft": {**SINC, "filter_length": 255},
+    "mel_cnn": {"kind": "mel_cnn", "channels": 4, "embedding": 8, "mels": 12},
 }
 HEAD = {"kind": "mlp", "hidden": 6, "dropout": 0.0}
 ADAM = {"kind": "adam", "lr": 3e-3, "weight_decay": 0.01}

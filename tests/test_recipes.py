@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_valu
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.optim import KerasSGD
 from atose_ray.search.space import compose, find_study, load_study, load_tree, longest_run, probes
+from atose_ray.training import loop
 from atose_ray.training.loop import carry_state, fit, run_epochs
 from atose_ray.training.run import Job, open_run
 from atose_ray.types import DataSpec
@@ -50,6 +52,23 @@ def test_recipe_is_the_published_one(name, encoder) -> None:
     assert (run.method.latent, run.data.batch_size, run.method.objective.margin) == (latent, 16, 0.4)
     spec = DataSpec(sample_rate_hz=16_000, clip_samples=longest, tags=tags, exclusive=exclusive)
     assert resolved(run, spec).model_spec(spec).input.length == CROPS[encoder]
+
+
+def test_zero_shot_recipe_is_the_published_one() -> None:
+    run = recipe("zero_shot", "data.tracks=B")
+    assert (run.method.margin, run.method.negatives, run.method.reduction, run.method.kernel_decay) == (
+        0.4,
+        1,
+        "sum",
+        1e-5,
+    )
+    assert (run.optim.kind, run.optim.lr, run.optim.decay, run.optim.momentum) == ("keras_sgd", 1e-3, 1e-6, 0.9)
+    assert (run.optim.nesterov, run.optim.schedule, run.data.batch_size, run.method.epochs) == (True, "plateau", 64, 20)
+    assert run.data.tracks == "B" and run.data.tag_split.draw == "published" and run.data.track_split.test == ("B", "C")
+    spec = DataSpec(sample_rate_hz=22_050, clip_samples=661_500, tags=("a", "b"), exclusive=False)
+    data = run.data.model_copy(update={"tag_split": None, "track_split": None})
+    crop = resolved(run.model_copy(update={"data": data, "tag_vectors": None}), spec)
+    assert crop.encoder.front_end.frames_of(crop.model_spec(spec).input.length) == 130
 
 
 def test_without_joint_embedding_the_same_200_epochs() -> None:
@@ -169,6 +188,22 @@ def test_a_resume_between_two_phases_carries_too(tiny_run, tiny_store, tmp_path)
         again = open_run(Job(run, tiny_store.uri, folder, {}))
         records = list(run_epochs(run, again.method, again.batches, again.folder))
         assert [r.train_loss for r in records] == [r.train_loss for r in whole[stop_after - 1 :]]
+
+
+def test_a_rate_falls_where_validation_stands_still(tiny_run, tiny_store, tmp_path, monkeypatch) -> None:
+    """A fifth after five epochs that are no better, counted anew in every phase; a resumed run remembers them."""
+    tree = tiny_run().model_dump(mode="json")
+    phase = {"name": "classify", "epochs": 7, "optimizer": {"kind": "sgd", "lr": 0.01, "schedule": "plateau"}}
+    tree["method"]["stages"] = [phase, {**phase, "epochs": 2}]
+    run = run_config(tree)
+    monkeypatch.setattr(loop, "CLIP", SimpleNamespace(evaluate=lambda *_: {run.metric: 0.5}))
+    opened = open_run(Job(run, tiny_store.uri, str(tmp_path / "run"), {}))
+    epochs = run_epochs(run, opened.method, opened.batches, opened.folder)
+    first = [next(epochs).lr for _ in range(4)]
+    epochs.close()
+    again = open_run(Job(run, tiny_store.uri, str(tmp_path / "run"), {}))
+    rates = first[:-1] + [one.lr for one in run_epochs(run, again.method, again.batches, again.folder)]
+    assert rates == pytest.approx([0.01] * 6 + [0.002] + [0.01] * 2)
 
 
 @pytest.mark.parametrize(

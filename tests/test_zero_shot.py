@@ -15,6 +15,8 @@ from conftest import TINY_TAGS, tiny_tree
 from atose_ray import evaluate, tag, train
 from atose_ray.config import OF_UNSEEN, ConfigError, run_config
 from atose_ray.data.shards import load_manifest
+from atose_ray.data.views import TagSplit, of_all_tags
+from atose_ray.evaluation.protocols import PROTOCOLS
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.record import RunFolder
@@ -84,6 +86,14 @@ def test_protocols_of_unseen_tags(trained: tuple[str, str], capsys: pytest.Captu
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert shown and all(line.endswith("[zero_shot]") for line in shown)
     assert any(re.search(r"retrieval_left_out +0  ", line) for line in shown)
+
+
+def test_more_tags_are_scored_than_the_model_has(trained: tuple[str, str]) -> None:
+    model, store = load_model(trained[0]), Store(trained[1])
+    data = model.run.data.model_copy(update={"tag_split": TagSplit(unseen=("low",))})  # as if none had been held out
+    view, unseen = of_all_tags(load_manifest(store, "folder"), data, store)
+    found = evaluate.score(model, view, store, "test", PROTOCOLS["generalised_zero_shot"], unseen)["metrics"]
+    assert len(view.manifest.data_spec.tags) == 4 > len(model.spec.tags) and found["tags_unseen"] == 1
 
 
 def test_words_of_anyones(trained: tuple[str, str], root: Path, tiny_source: Path, capsys) -> None:
