@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "score a chosen model under a named protocol, beside published figures",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
+    "find": "sounds of a folder by words, or by another sound",
 }
 
 

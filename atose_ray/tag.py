@@ -4,10 +4,26 @@ import argparse
 import dataclasses
 import json
 import sys
+from contextlib import nullcontext
+from typing import Any
+
+from pydantic import ValidationError
 
 from atose_ray import cli
 from atose_ray.apps.predict import Tagging, tag_file
+from atose_ray.apps.recordings import (
+    Listening,
+    outputs,
+    raw_as_wav,
+    sounds_below,
+    standard_input,
+    timeline_of,
+    write_outputs,
+)
+from atose_ray.apps.timeline import TimelineConfig
+from atose_ray.apps.writers import WRITERS
 from atose_ray.audio.io import AudioError
+from atose_ray.config import ConfigError, apply_overrides, explain
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.sources import tags_with_vectors
 from atose_ray.types import TagSet
@@ -20,15 +36,18 @@ def arguments() -> argparse.ArgumentParser:
         "Print the top tags of audio files with a model that tune or train chose.",
         "  python -m atose_ray.tag atose_store/studies/demo/best song.mp3\n"
         "  python -m atose_ray.tag atose_store/studies/demo/best --json *.wav\n"
-        "  python -m atose_ray.tag MODEL street.wav --tags 'sitar, rain, door slam'",
+        "  python -m atose_ray.tag MODEL street.wav --tags 'sitar, rain, door slam'\n"
+        "  python -m atose_ray.tag MODEL recordings/ --timeline srt,html --threshold 0.3 --set join_gap_s=2",
         store=False,
     )
     parser.add_argument("model", help="a model folder: `best` of a study or of a run")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio in any format")
+    text = "audio or video in any format, a folder of them, or - for raw int16 samples from standard input"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=text)
     parser.add_argument("--top", type=cli.at_least_one, default=5, help="how many tags to print (default 5)")
     words = "score these instead of the model's own, with commas between; a model with tag vectors knows any word"
     parser.add_argument("--tags", metavar="WORDS", help=words)
     parser.add_argument("--json", action="store_true", help="one JSON object per file, with the scores of all tags")
+    add_timeline(parser.add_argument_group("what sounds when"))
     return parser
 
 
@@ -37,8 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments().parse_args(argv)
     model = load_model(options.model)
     tags = None if options.tags is None else asked_for(model, options.tags)
+    if options.timeline:
+        timelines(model, tags, options)
+        return
     failed = 0
-    for file in options.files:
+    for file, _ in sounds_below(options.files):
         try:
             tagging = tag_file(model, file, tags=tags)
         except AudioError as error:
@@ -47,6 +69,62 @@ def main(argv: list[str] | None = None) -> None:
             continue
         line = json.dumps({**dataclasses.asdict(tagging), "scores": dict(tagging.scores)}, ensure_ascii=False)
         print(line if options.json else as_text(tagging, options.top), flush=True)
+    if failed:
+        raise SystemExit(2)
+
+
+def add_timeline(group: Any) -> None:
+    """The options of timelines."""
+    known = ", ".join(WRITERS)
+    group.add_argument("--timeline", metavar="FORMATS", help=f"write timelines, with commas between: {known}")
+    group.add_argument(
+        "--hop", type=float, default=1.0, metavar="SECONDS", help="from one score to the next (default 1)"
+    )
+    around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
+    group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
+    group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
+    group.add_argument("--threshold", type=float, help="score from which on an event begins (default 0.5)")
+    cli.add_overrides(group, "smoothing_s=3, of apps/timeline.py")
+    group.add_argument("--out", metavar="FOLDER", help="where timelines are written (default: beside the sound)")
+    group.add_argument("--again", action="store_true", help="also recordings whose timelines are there already")
+    group.add_argument(
+        "--rate", type=cli.at_least_one, default=16000, metavar="HZ", help="of raw samples (default 16000)"
+    )
+    group.add_argument("--channels", type=cli.at_least_one, default=1, help="of raw samples (default 1)")
+
+
+def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) -> None:
+    """Score every recording along its time and write what was asked for. Those that are done are left out, one that was
+    cut goes on, one that is no sound is reported."""
+    formats = [name.strip() for name in options.timeline.split(",")]
+    if unknown := [name for name in formats if name not in WRITERS]:
+        raise ValueError(f"--timeline knows {', '.join(WRITERS)}, but got {', '.join(unknown)}")
+    changes = [*options.overrides, *([] if options.threshold is None else [f"threshold={options.threshold}"])]
+    try:
+        config = TimelineConfig.model_validate(apply_overrides({}, changes))
+    except ValidationError as error:
+        raise ConfigError(explain(error, "--set", TimelineConfig)) from error
+    config.check(tags.names if tags is not None else model.spec.tags)
+    listening = Listening(options.hop, options.left, options.right, config)
+    files, failed = sounds_below(options.files), 0
+    for number, (file, name) in enumerate(files, start=1):
+        places = outputs("stdin" if file == "-" else file, "stdin" if file == "-" else name, options.out, formats)
+        if file != "-" and not options.again and all(place.exists() for place in places.values()):
+            print(f"{number}/{len(files)} {file}: there already (--again writes it anew)", flush=True)
+            continue
+        first = next(iter(places.values()))
+        partial = first.with_name(f".{first.stem}.partial.npz")
+        try:
+            with raw_as_wav(standard_input(), options.rate, options.channels) if file == "-" else nullcontext() as raw:
+                where = "stdin" if file == "-" else file
+                timeline = timeline_of(model, where, listening, options.model, tags=tags, partial=partial, source=raw)
+        except AudioError as error:
+            failed += 1
+            print(f"error: {file}: {error}", file=sys.stderr)
+            continue
+        write_outputs(timeline, places)
+        said = f"{len(timeline.events)} events in {timeline.seconds:.1f} s"
+        print(f"{number}/{len(files)} {file}: {said}; {', '.join(map(str, places.values()))}", flush=True)
     if failed:
         raise SystemExit(2)
 

@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("report", "tag"),
+    *("report", "tag", "find"),
 )
 OPTIONS = {
     "prepare": {
@@ -42,7 +42,11 @@ OPTIONS = {
     "crossvalidate": {"config", "--store", "--workers", "--set", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
     "report": {"study", "--store", "--watch", "--score"},
-    "tag": {"model", "files", "--top", "--json"},
+    "tag": {
+        *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),
+        *("--set", "--out", "--again", "--rate", "--channels"),
+    },
+    "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}

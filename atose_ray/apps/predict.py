@@ -37,7 +37,7 @@ def tag_file(model: Model, file: str, crop_every_s: float | None = None, tags: T
     for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S):
         least = 1 if samples else model.run.data.eval_crops
         audio_BT = crops_of(model, part.audio_T, max(least, -(-len(part.audio_T) // step)))
-        total_C += summed_scores(model, torch.from_numpy(audio_BT), tags)
+        total_C += crop_scores(model, torch.from_numpy(audio_BT), tags).double().sum(dim=0)
         crops, samples = crops + len(audio_BT), samples + len(part.audio_T)
     ranked = sorted(zip(tags.names, (total_C / crops).tolist(), strict=True), key=lambda pair: -pair[1])
     return Tagging(file, samples / rate, tuple(ranked))
@@ -55,10 +55,10 @@ def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
     return audio_BT
 
 
-def summed_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet) -> torch.Tensor:
-    """[B, T] -> [C] float64: the crops' scores added up, in batches of the run's evaluation size."""
+def crop_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet) -> torch.Tensor:
+    """[B, T] -> [B, C]: the scores of every crop, in batches of the run's evaluation size."""
     parts = []
     for audio in torch.split(audio_BT, model.run.execution.eval_batch_size):
         batch = Batch(audio, torch.zeros(len(audio), len(tags.names)), torch.zeros(len(audio), dtype=torch.int64))
         parts.append(model.method.score(batch, tags, model.stage))
-    return torch.cat(parts).double().sum(dim=0)
+    return torch.cat(parts)
