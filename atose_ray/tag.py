@@ -83,7 +83,11 @@ def add_timeline(group: Any) -> None:
     around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
     group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
     group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
-    group.add_argument("--threshold", type=float, help="score from which on an event begins (default 0.5)")
+    text = (
+        "score from which on an event begins: a number, or a rule by which every tag's was fitted on validation, f1 or "
+    )
+    text += "precision (default: f1 where the model has it, else 0.5)"
+    group.add_argument("--threshold", metavar="RULE", help=text)
     cli.add_overrides(group, "smoothing_s=3, of apps/timeline.py")
     group.add_argument("--out", metavar="FOLDER", help="where timelines are written (default: beside the sound)")
     group.add_argument("--again", action="store_true", help="also recordings whose timelines are there already")
@@ -99,9 +103,9 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
     formats = [name.strip() for name in options.timeline.split(",")]
     if unknown := [name for name in formats if name not in WRITERS]:
         raise ValueError(f"--timeline knows {', '.join(WRITERS)}, but got {', '.join(unknown)}")
-    changes = [*options.overrides, *([] if options.threshold is None else [f"threshold={options.threshold}"])]
+    tree = thresholds_of(model, tags, options.threshold)
     try:
-        config = TimelineConfig.model_validate(apply_overrides({}, changes))
+        config = TimelineConfig.model_validate(apply_overrides(tree, options.overrides))
     except ValidationError as error:
         raise ConfigError(explain(error, "--set", TimelineConfig)) from error
     config.check(tags.names if tags is not None else model.spec.tags)
@@ -127,6 +131,23 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
         print(f"{number}/{len(files)} {file}: {said}; {', '.join(map(str, places.values()))}", flush=True)
     if failed:
         raise SystemExit(2)
+
+
+def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[str, Any]:
+    """What `--threshold` sets of a TimelineConfig. Raises ConfigError for a rule of which the model has none."""
+    fitted = model.metrics.get("thresholds", {}) if tags is None or set(tags.names) <= set(model.spec.tags) else {}
+    if rule is None:
+        rule = "f1" if "f1" in fitted else "0.5"
+    try:
+        return {"threshold": float(rule)}
+    except ValueError:
+        if rule not in fitted:
+            has = ", ".join(fitted) or "none: it was made by an older version, or scores other tags than its own"
+            raise ConfigError(
+                f"--threshold is a number or a rule that the model has ({has}), but got {rule!r}"
+            ) from None
+    scored = model.spec.tags if tags is None else tags.names
+    return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
 
 
 def asked_for(model: Model, words: str) -> TagSet:

@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atose_ray.apps.timeline import (
-    Event,
-    TimelineConfig,
-    active,
-    events_of,
-    fitted_thresholds,
-    highest,
-    joined,
-    smoothed,
-    without_losers,
-)
+from atose_ray.apps.timeline import Event, TimelineConfig, active, events_of, highest, joined, smoothed, without_losers
+from atose_ray.evaluation.thresholds import fitted_thresholds, thresholds_by_rule
 
 TAGS = ("rain", "wind", "dog")
 
@@ -108,4 +99,6 @@ def test_thresholds_by_f1_and_by_precision_are_the_best_there_are() -> None:
     good = [t for t in scores_N if precision_and_f1(t)[0] >= 0.8]
     assert by_precision == min(good)
     assert fitted_thresholds(scores_N[:, None], np.zeros((60, 1))) == [None]
+    both = thresholds_by_rule(("a", "b"), np.stack([scores_N] * 2, 1), np.stack([tags_N, 0 * tags_N], 1))
+    assert both["f1"] == {"a": by_f1} and set(both["precision"]) <= {"a"}
     assert fitted_thresholds(np.ones((4, 1)), np.array([[1], [0], [0], [0]]), precision=0.9) == [None]

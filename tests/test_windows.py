@@ -23,6 +23,7 @@ from atose_ray.config import run_config
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model, save_model
 from atose_ray.training.run import Job, open_run, resolve
+from atose_ray.types import TagSet
 
 RATE, CROP = 4000, 2400  # of the tiny model: 0.6 s
 
@@ -218,6 +219,21 @@ def test_raw_samples_from_standard_input(model_folder, tmp_path, monkeypatch) ->
     command.main([model_folder, str(path), *words])
     with np.load(tmp_path / "out" / "stdin.npz") as one, np.load(tmp_path / "out" / "night.npz") as other:
         assert np.array_equal(one["scores_SC"], other["scores_SC"])
+
+
+def test_thresholds_that_were_fitted_are_the_default(model, model_folder, tmp_path) -> None:
+    assert command.thresholds_of(model, None, None) == {"threshold": 0.5}
+    with pytest.raises(ValueError, match=r"a rule that the model has \(none: it was made by an older"):
+        command.thresholds_of(model, None, "f1")
+    first = model.spec.tags[0]
+    fitted = {"f1": {first: 0.2}, "precision": {}}
+    other = dataclasses.replace(model, metrics={**model.metrics, "thresholds": fitted})
+    assert command.thresholds_of(other, None, None) == {"thresholds": {first: 0.2}}
+    assert command.thresholds_of(other, None, "precision") == {"thresholds": {}}
+    assert command.thresholds_of(other, TagSet((model.spec.tags[1],)), None) == {"thresholds": {}}
+    assert command.thresholds_of(other, TagSet(("snow",)), None) == {"threshold": 0.5}
+    with pytest.raises(ValueError, match=r"has \(f1, precision\), but got 'recall'"):
+        command.thresholds_of(other, None, "recall")
 
 
 @pytest.mark.parametrize(

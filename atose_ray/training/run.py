@@ -19,6 +19,7 @@ from atose_ray.encoders import PretrainedConfig
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import Average, ClipScores, score_clips, tag_facts
 from atose_ray.evaluation.significance import score_intervals
+from atose_ray.evaluation.thresholds import thresholds_by_rule
 from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, save_model
@@ -218,15 +219,18 @@ def score_split(
 
 
 def finish_run(job: Job, best: Store) -> dict[str, Any]:
-    """Score the test split with the best epoch, and write the model folder `best`; returns the metrics.
+    """Score the test split with the best epoch, fit thresholds on the validation split, and write the model folder
+    `best`; returns the metrics.
 
     `best` may hold the winner before this one: then the test split was scored before, and `test_scorings` goes on."""
     model = best_model(RunFolder(Store(job.folder_uri)))
-    scores = score_split(model, view_for(job.run, Store(job.store_uri)), job.store_uri, "test", CLIP.windows)
+    view = view_for(job.run, Store(job.store_uri))
+    valid, scores = (score_split(model, view, job.store_uri, split, CLIP.windows) for split in ("valid", "test"))
     test = CLIP.metrics(scores, model.spec.exclusive)
     bounds = score_intervals(scores.scores_NC, scores.tags_NC, test)
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, "test_intervals": bounds}
     metrics |= tag_facts(model.method, scores)
+    metrics["thresholds"] = thresholds_by_rule(model.spec.tags, valid.scores_NC, valid.tags_NC)
     metrics["test_scorings"] = scorings_with(best, metrics["number"], job.run.metric, test)
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
