@@ -40,10 +40,13 @@ def train(job: Job) -> None:
 @pytest.mark.slow
 def test_a_training_on_a_node_with_notice_saves_itself_at_once(tiny_run, tiny_store, tmp_path: Path) -> None:
     run = tiny_run(execution={"threads": 1, "checkpoint_every": "100h"})
+    stages = (run.method.stages[0].model_copy(update={"epochs": 400}),)  # it must not end before the notice comes
+    run = run.model_copy(update={"method": run.method.model_copy(update={"stages": stages})})
     job = Job(run, tiny_store.uri, str(tmp_path / "run"), {})
     folder = RunFolder(Store(job.folder_uri))
 
     def midway() -> bool:
+        assert not ray.wait([running], timeout=0)[0], ray.get(running)
         kept = last_checkpoint(folder)
         return kept is not None and 0 < kept.position.step < kept.position.steps
 
