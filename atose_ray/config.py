@@ -17,10 +17,11 @@ from pydantic import BaseModel, Field, ValidationError, field_serializer, model_
 from atose_ray.data.memory import Residency
 from atose_ray.data.views import ViewConfig
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
+from atose_ray.execution import ExecutionConfig as ExecutionConfig
 from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
 from atose_ray.optim import AdamConfig, OptimizerConfigs
 from atose_ray.tags.vectors import AnyTagVectorsConfig
-from atose_ray.types import ByKind, Config, DataSpec, Duration, TagSet
+from atose_ray.types import ByKind, Config, DataSpec, TagSet
 
 SPEED: dict[str, Any] = {"execution": True, "data": {"residency": True}}  # how fast a run is; see RunConfig.signature
 OF_CLIPS = ("pr_auc_macro", "roc_auc_macro", "pr_auc_micro", "f1_macro_at_0.5", "accuracy")  # evaluation/metrics.py
@@ -66,32 +67,6 @@ class DataConfig(ViewConfig):
     sampling: Literal["uniform", "class_balanced"] = "uniform"
     residency: Residency = "auto"
     content_hash: str | None = None
-
-
-class ExecutionConfig(Config):
-    """How a run is executed: changes its speed, and no part of its identity but a precision that is named.
-
-    ingest: `local` reads shards in the training process, `ray_data` streams them through Ray Data.
-    precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
-        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
-    channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
-    checkpoint_every: a time such as `10min` or `30s`: within an epoch, a run that is cut short loses no more.
-    cuda_graphs: replay whole steps, and inference, as CUDA graphs (training/graphs.py). `auto` is where it can: on a
-        GPU, in a run of one process. Where a step cannot be recorded, the run says why and goes on without.
-    deterministic: on a GPU take only kernels that give the same bits every time, where PyTorch has one (it warns where
-        it has none). Slower. On a CPU that is so in any case."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    eval_batch_size: int = Field(default=64, ge=1, le=65_536)
-    ingest: Literal["local", "ray_data"] = "local"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    channels_last: bool = True
-    compile: bool = False
-    cuda_graphs: Literal["auto"] | bool = "auto"
-    deterministic: bool = False
-    checkpoint_every: Duration = "10min"
 
 
 class InitFrom(Config):

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "atose_ray"
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if "\ndef main(" in path.read_text()} | {"cli"}
 ORDER = [
     {"types", "ranks"},
-    {"storage"},
+    {"storage", "execution"},
     {"audio", "objectives", "optim", "tags"},
     {"encoders", "datasets"},
     {"data", "methods"},

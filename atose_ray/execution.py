@@ -1,0 +1,33 @@
+"""How a run is executed: device, precision, memory, graphs, and how often it is saved."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from atose_ray.types import Config, Duration
+
+
+class ExecutionConfig(Config):
+    """How a run is executed: changes its speed, and no part of its identity but a precision that is named.
+
+    ingest: `local` reads shards in the training process, `ray_data` streams them through Ray Data.
+    precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
+        bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
+    channels_last: the memory layout of 2-D convolutions; only speed depends on it.
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
+    checkpoint_every: a time such as `10min` or `30s`: within an epoch, a run that is cut short loses no more.
+    cuda_graphs: replay whole steps, and inference, as CUDA graphs (training/graphs.py). `auto` is where it can: on a
+        GPU, in a run of one process. Where a step cannot be recorded, the run says why and goes on without.
+    deterministic: on a GPU take only kernels that give the same bits every time, where PyTorch has one (it warns where
+        it has none). Slower. On a CPU that is so in any case."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    eval_batch_size: int = Field(default=64, ge=1, le=65_536)
+    ingest: Literal["local", "ray_data"] = "local"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    cuda_graphs: Literal["auto"] | bool = "auto"
+    deterministic: bool = False
+    checkpoint_every: Duration = "10min"
