@@ -36,7 +36,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "mel_cnn none": MelCNNConfig(channels=8, embedding=64, padding="none"),
     "coala_cnn": CoalaCNNConfig(channels=8),
     "coala_cnn overlap": CoalaCNNConfig(channels=8, hop_frames=40, pooling="mean_max", train_patch="loudest"),
-    "coala_cnn published": CoalaCNNConfig(channels=8, padding="published", last_patch="drop", scaler="published"),
+    "coala_cnn published": CoalaCNNConfig(channels=8, padding="published", last_patch="drop"),
     "tag_sinc_net direct": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=31),
     "tag_sinc_net fft": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=255),
     "tag_sinc_net honest": TagSincNetConfig(
