@@ -17,4 +17,12 @@ METHODS: dict[str, type[MethodConfig]] = by_kind(
 )
 AnyMethodConfig = Annotated[SerializeAsAny[MethodConfig], ByKind(METHODS)]
 
-__all__ = ["EmbeddingMethod", "JointEmbeddingConfig", "Method", "MethodConfig", "StageConfig", "SupervisedConfig"]
+__all__ = [
+    "EmbeddingMethod",
+    "JointEmbeddingConfig",
+    "Method",
+    "MethodConfig",
+    "ProbeConfig",
+    "StageConfig",
+    "SupervisedConfig",
+]
