@@ -63,6 +63,26 @@ def make_esc50(folder: Path) -> DatasetConfig:
     return dataset_config("esc50", source=str(root))
 
 
+def make_msd(folder: Path) -> DatasetConfig:
+    """Four tracks in each part, found by name or by id; one without tags, one of another duration, one broken."""
+    root = folder / "msd"
+    for at, split in enumerate(SPLITS):
+        ids = [f"TR{'ABC'[at]}{'XYZW'[i]}Q{at}{i}" for i in range(4)]
+        numbers, labels = [f"{100 * at + i}" for i in range(4)], np.zeros((4, 50))
+        labels[0, [0, 9]] = labels[1, 9] = labels[2, 1] = 1
+        if split == "train":
+            labels[3, 0] = 1
+            write(root / "MSD_split_for_tagging" / "train_x_7d_bad_duration_id.txt", f"{numbers[3]}\n")
+        names = [f"{number[-1]}/1/{number}.npy" for number in numbers]
+        for what, lines in (("msd_id", ids), ("7d_id", numbers), ("filename", names)):
+            write(root / "MSD_split_for_tagging" / f"{split}_x_{what}.txt", "\n".join(lines) + "\n")
+        np.save(root / "MSD_split_for_tagging" / f"{split}_y.npy", labels)
+        tone(root / f"{names[0].removesuffix('.npy')}.clip.mp3")
+        for track in ids[1:]:
+            tone(root / "/".join((*track[2:5], f"{track}.mp3")))
+    return dataset_config("msd", source=str(root), lists=str(root / "MSD_split_for_tagging"))
+
+
 def make_urbansound8k(folder: Path) -> DatasetConfig:
     """Two cuts of one recording of each of two classes in every fold."""
     root, lines = folder / "UrbanSound8K", ["slice_file_name,fsID,start,end,salience,fold,classID,class"]
@@ -194,7 +214,10 @@ def make_audioset(folder: Path) -> DatasetConfig:
     return dataset_config("audioset", source=str(root), valid_fraction=0.2)
 
 
-MAKERS = [make_audioset, make_esc50, make_fma, make_gtzan, make_mtg_jamendo, make_nsynth, make_urbansound8k]
+MAKERS = [
+    *(make_audioset, make_esc50, make_fma, make_gtzan, make_msd, make_mtg_jamendo, make_nsynth),
+    make_urbansound8k,
+]
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__.removeprefix("make_"))
@@ -591,4 +614,32 @@ def test_audioset_bad_lines(line: str, message: str, tmp_path: Path) -> None:
     with (tmp_path / "audioset/balanced_train_segments.csv").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(DatasetError, match=message):
+        config.list_clips()
+
+
+# The Million Song Dataset
+
+
+def test_msd_lists_and_tags(tmp_path: Path) -> None:
+    config = make_msd(tmp_path)
+    listing = config.list_clips()
+    assert summary(listing.clips)["TRAXQ00"] == (("rock", "jazz"), "train", None)
+    assert listing.tags == ("rock", "pop", "jazz") and dict(listing.left_out) == {
+        "no tags": 2,
+        "another duration than 30 s": 1,
+    }
+    files = {clip.name: Path(str(clip.source)) for clip in listing.clips}
+    assert files["TRAXQ00"].name == "0.clip.mp3" and files["TRAYQ01"].name == "TRAYQ01.mp3"
+    write(tmp_path / "words.csv", "track_id,tags\nTRAXQ00,sitar|tabla\nTRBXQ10,sitar\nTRCXQ20,tabla\n")
+    other = config.model_copy(update={"tags": str(tmp_path / "words.csv")}).list_clips()
+    assert other.tags == ("sitar", "tabla") and len(other.clips) == 3
+    lists = tmp_path / "msd" / "MSD_split_for_tagging"
+    np.save(lists / "test_y.npy", np.zeros((3, 50)))
+    with pytest.raises(DatasetError, match=r"test_y\.npy must be \[4, 50\].* but is \(3, 50\)"):
+        config.list_clips()
+    write(lists / "test_x_7d_id.txt", "1\n")
+    with pytest.raises(DatasetError, match="three lists of test must be of one length, but have 4, 1 and 4"):
+        config.list_clips()
+    (lists / "train_y.npy").write_bytes(b"text")
+    with pytest.raises(DatasetError, match=r"train_y\.npy is no array of numbers"):
         config.list_clips()

@@ -15,7 +15,7 @@ from atose_ray.config import run_config
 from atose_ray.encoders.mel_cnn import DEVIATION, MEAN, MelCNN, MelCNNConfig
 from atose_ray.methods.supervised import SupervisedConfig
 from atose_ray.methods.zero_shot import ZeroShot, ZeroShotConfig, draw, kernel_energy, ranking_terms, unit
-from atose_ray.optim import KerasSGDConfig
+from atose_ray.optim import KerasSGDConfig, after_plateaus
 from atose_ray.types import Batch, DataSpec, TagSet
 
 LAYERS = {**{f"am_conv_{n}": f"encoder.conv{n}" for n in range(1, 6)}, "word_dense": "towers.words"}
@@ -257,6 +257,14 @@ def test_optimizer_with_a_decaying_rate(rows: str, decay: float, drop: float | N
         weight.grad = grad.clone()
         optimizer.step()
         assert_close(weight, want, FORWARD, f"step {step}")
+
+
+@pytest.mark.parametrize("name", ["plateau", "min_delta", "constant"])
+def test_a_rate_that_falls_on_plateaus(name: str) -> None:
+    course = below(load("zsl_optim"), f"schedule/{name}")
+    losses, want = course["val_loss"].tolist(), course["lr_after_epoch"].tolist()
+    got = [after_plateaus(1e-3, losses[: epoch + 1]) for epoch in range(len(want))]
+    assert got == pytest.approx(want, rel=1e-6)
 
 
 def test_draws_are_even_and_never_of_the_other_side() -> None:

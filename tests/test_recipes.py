@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from atose_ray import prepare as prepare_verb
 from atose_ray import tune as tune_verb
 from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
 from atose_ray.datasets import KINDS, dataset_config
+from atose_ray.objectives import NTXentConfig
 from atose_ray.optim import KerasSGD
 from atose_ray.search.space import compose, find_study, load_study, load_tree, longest_run, probes
+from atose_ray.training import loop
 from atose_ray.training.loop import carry_state, fit, run_epochs
 from atose_ray.training.run import Job, open_run
 from atose_ray.types import DataSpec
@@ -52,6 +55,40 @@ def test_recipe_is_the_published_one(name, encoder) -> None:
     assert resolved(run, spec).model_spec(spec).input.length == CROPS[encoder]
 
 
+def test_zero_shot_recipe_is_the_published_one() -> None:
+    run = recipe("zero_shot", "data.tracks=B")
+    assert (run.method.margin, run.method.negatives, run.method.reduction, run.method.kernel_decay) == (
+        0.4,
+        1,
+        "sum",
+        1e-5,
+    )
+    assert (run.optim.kind, run.optim.lr, run.optim.decay, run.optim.momentum) == ("keras_sgd", 1e-3, 1e-6, 0.9)
+    assert (run.optim.nesterov, run.optim.schedule, run.data.batch_size, run.method.epochs) == (True, "plateau", 64, 20)
+    assert run.data.tracks == "B" and run.data.tag_split.draw == "published" and run.data.track_split.test == ("B", "C")
+    spec = DataSpec(sample_rate_hz=22_050, clip_samples=661_500, tags=("a", "b"), exclusive=False)
+    data = run.data.model_copy(update={"tag_split": None, "track_split": None})
+    crop = resolved(run.model_copy(update={"data": data, "tag_vectors": None}), spec)
+    assert crop.encoder.front_end.frames_of(crop.model_spec(spec).input.length) == 130
+
+
+def test_coala_recipe_is_the_published_one() -> None:
+    run = recipe("coala")
+    assert [(stage.name, stage.epochs) for stage in run.method.stages] == [("ae_c", 200)]
+    weights = run.method.audio_weight, run.method.tag_weight, run.method.contrast_weight
+    assert weights == (5, 5, 10) and run.method.objective == NTXentConfig(temperature=0.1, constant=1e-5)
+    assert (run.optim.kind, run.optim.lr, run.optim.momentum, run.optim.weight_decay) == ("sgd", 5e-3, 0, 0)
+    assert (run.data.batch_size, run.optim.schedule) == (128, "constant")
+    assert (run.encoder.dropout, run.method.dropout, run.encoder.scaler) == (0.25, 0.25, "none")
+    frames = {"kind": "frames", "frames": 96, "bins": 96, "frame_hop_seconds": 512 / 22_000}
+    spec = DataSpec(input=frames, tags=tuple(map(str, range(1000))), exclusive=False)
+    crop = resolved(run, spec)
+    assert crop.model_spec(spec).input.length == 96
+    assert sum(parameter.numel() for parameter in crop.build(spec).parameters()) == 7_499_451
+    searched = {parameter for parameter, _, _ in probes(load_study("published_coala").space)}
+    assert searched >= {"method[coala].audio_weight", "method[coala].tag_weight"}
+
+
 def test_without_joint_embedding_the_same_200_epochs() -> None:
     run = recipe("mtat", "encoder.kind=sample_cnn", "encoder.block=rese", "method.kind=supervised")
     assert [stage.epochs for stage in run.method.stages] == [60, 20, 20, 100]
@@ -77,7 +114,7 @@ SEARCHES = {
 
 
 def test_every_data_set_has_a_search() -> None:
-    for kind in set(KINDS) - {"frames", "made_up_frames"}:  # no encoder for frames is shipped yet
+    for kind in set(KINDS) - {"frames", "made_up_frames", "coala_hdf5"}:  # of the last published_coala
         assert compose(load_study(kind), {}).data.dataset == kind
 
 
@@ -169,6 +206,22 @@ def test_a_resume_between_two_phases_carries_too(tiny_run, tiny_store, tmp_path)
         again = open_run(Job(run, tiny_store.uri, folder, {}))
         records = list(run_epochs(run, again.method, again.batches, again.folder))
         assert [r.train_loss for r in records] == [r.train_loss for r in whole[stop_after - 1 :]]
+
+
+def test_a_rate_falls_where_validation_stands_still(tiny_run, tiny_store, tmp_path, monkeypatch) -> None:
+    """A fifth after five epochs that are no better, counted anew in every phase; a resumed run remembers them."""
+    tree = tiny_run().model_dump(mode="json")
+    phase = {"name": "classify", "epochs": 7, "optimizer": {"kind": "sgd", "lr": 0.01, "schedule": "plateau"}}
+    tree["method"]["stages"] = [phase, {**phase, "epochs": 2}]
+    run = run_config(tree)
+    monkeypatch.setattr(loop, "CLIP", SimpleNamespace(evaluate=lambda *_: {run.metric: 0.5}))
+    opened = open_run(Job(run, tiny_store.uri, str(tmp_path / "run"), {}))
+    epochs = run_epochs(run, opened.method, opened.batches, opened.folder)
+    first = [next(epochs).lr for _ in range(4)]
+    epochs.close()
+    again = open_run(Job(run, tiny_store.uri, str(tmp_path / "run"), {}))
+    rates = first[:-1] + [one.lr for one in run_epochs(run, again.method, again.batches, again.folder)]
+    assert rates == pytest.approx([0.01] * 6 + [0.002] + [0.01] * 2)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from conftest import TINY_TAGS, tiny_tree
 from atose_ray import evaluate, tag, train
 from atose_ray.config import OF_UNSEEN, ConfigError, run_config
 from atose_ray.data.shards import load_manifest
+from atose_ray.data.views import TagSplit, of_all_tags
+from atose_ray.evaluation.protocols import PROTOCOLS
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
 from atose_ray.training.record import RunFolder
@@ -84,6 +86,14 @@ def test_protocols_of_unseen_tags(trained: tuple[str, str], capsys: pytest.Captu
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert shown and all(line.endswith("[zero_shot]") for line in shown)
     assert any(re.search(r"retrieval_left_out +0  ", line) for line in shown)
+
+
+def test_more_tags_are_scored_than_the_model_has(trained: tuple[str, str]) -> None:
+    model, store = load_model(trained[0]), Store(trained[1])
+    data = model.run.data.model_copy(update={"tag_split": TagSplit(unseen=("low",))})  # as if none had been held out
+    view, unseen = of_all_tags(load_manifest(store, "folder"), data, store)
+    found = evaluate.score(model, view, store, "test", PROTOCOLS["generalised_zero_shot"], unseen)["metrics"]
+    assert len(view.manifest.data_spec.tags) == 4 > len(model.spec.tags) and found["tags_unseen"] == 1
 
 
 def test_words_of_anyones(trained: tuple[str, str], root: Path, tiny_source: Path, capsys) -> None:
@@ -160,3 +170,35 @@ def test_held_out_tags_do_not_reach_a_joint_embedding(tiny_manifest) -> None:
     with torch.no_grad():
         method.vectors_CV[at] += 1
     assert torch.equal(method.embedding_losses(embed_BE, changed, "joint")["loss"], first)
+
+
+STUDY = """
+base:
+  data: {dataset: folder, crop_seconds: 0.8, batch_size: 8, eval_crops: 1, tag_split: {unseen: [low], held_out: [loud]}}
+  encoder: {kind: mel_cnn, channels: 4, embedding: 8, mels: 12}
+  method: {kind: zero_shot}
+  tag_vectors: {kind: random, size: 8}
+space:
+  method:
+    one_of:
+      zero_shot: {negatives: {choice: [1, all]}, stages: [{name: align, epochs: 2}]}
+      joint_embedding: {tag_side: vectors, latent: 8, stages: [{name: joint, epochs: 2}]}
+search: {metric: harmonic_annotation_map, trials: 3, concurrency: 2, sampler: random, pruner: {kind: none}}
+"""
+
+
+@pytest.mark.ray
+def test_a_score_of_held_out_tags_is_searched_for(ray_cluster, root: Path, tmp_path: Path, capsys) -> None:
+    from atose_ray import tune
+    from atose_ray.search.record import load_study_record
+
+    (tmp_path / "unseen.yaml").write_text(STUDY)
+    store = str(root / "store")
+    tune.main([str(tmp_path / "unseen.yaml"), "--store", store])
+    record = load_study_record(Store(store), "unseen")
+    assert [trial.state for trial in record.trials] == ["complete"] * 3 and record.best is not None
+    best = max(trial.epochs[-1].objective for trial in record.trials)
+    assert record.best.metrics["valid"]["harmonic_annotation_map"] == best and 0 < best <= 1
+    assert "harmonic_annotation_map" in Path(store, "studies", "unseen", "report.html").read_text()
+    found = told(capsys, f"{store}/studies/unseen/best", store, "zero_shot")
+    assert found["metrics"]["tags_unseen"] == 1

@@ -75,7 +75,7 @@ VGGISH = LogMelConfig(
 
 
 def mel_bank(config: LogMelConfig, sample_rate_hz: int) -> torch.Tensor:
-    """[bins, M] float32. Raises ValueError where the highest frequency is not between the lowest and half the rate."""
+    """[bins, M]. Raises ValueError where the highest frequency is not between the lowest and half the rate."""
     bins, nyquist_hz = config.fft // 2 + 1, sample_rate_hz / 2
     highest_hz = nyquist_hz if config.highest_hz is None else config.highest_hz
     if not config.lowest_hz < highest_hz <= nyquist_hz:
@@ -100,7 +100,7 @@ def _straight_in_mel(bin_hz: torch.Tensor, lowest_hz: float, highest_hz: float, 
     fall = (edges[2:] - bin_mel[:, None]) / (edges[2:] - edges[1:-1])
     bank_XM = torch.minimum(rise, fall).clamp_min(0)
     bank_XM[0] = 0
-    return bank_XM.float()
+    return bank_XM.to(bin_hz.dtype)
 
 
 class LogMel(nn.Module):
@@ -112,7 +112,7 @@ class LogMel(nn.Module):
     def __init__(self, config: LogMelConfig, sample_rate_hz: int) -> None:
         super().__init__()
         self.config = config
-        dtype = torch.float64 if config.double else torch.float32
+        dtype = torch.float64 if config.double else torch.get_default_dtype()
         window = torch.hann_window(config.window_samples, periodic=True, dtype=torch.float64)
         self.register_buffer("window", window.to(dtype), persistent=False)
         self.register_buffer("bank_XM", mel_bank(config, sample_rate_hz).to(dtype), persistent=False)
@@ -128,10 +128,10 @@ class LogMel(nn.Module):
         return magnitude_BFX
 
     def forward(self, audio_BT: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, F, M] float32."""
+        """[B, T] -> [B, F, M], in the precision of the audio."""
         with torch.autocast(audio_BT.device.type, enabled=False):
             mel_BFM: torch.Tensor = self.magnitude(audio_BT) @ self.bank_XM
             natural = self.config.log == "ln"
             inside_BFM = mel_BFM + self.config.floor if natural else 1 + self.config.gain * mel_BFM
             log_BFM: torch.Tensor = inside_BFM.log() if natural else inside_BFM.log10()
-        return log_BFM.float()
+        return log_BFM.to(audio_BT.dtype)

@@ -22,7 +22,18 @@ from atose_ray.data.tag_splits import TagSplit, TrackSplit, ViewError, published
 from atose_ray.storage import Store
 from atose_ray.types import SPLITS, Config, Split
 
-__all__ = ["TagSplit", "TrackSplit", "View", "ViewConfig", "ViewError", "of_fold", "of_tags", "split_tracks", "view_of"]
+__all__ = [
+    "TagSplit",
+    "TrackSplit",
+    "View",
+    "ViewConfig",
+    "ViewError",
+    "of_all_tags",
+    "of_fold",
+    "of_tags",
+    "split_tracks",
+    "view_of",
+]
 
 Array = npt.NDArray[Any]
 Tracks = Literal["all", "A", "B", "AB"]

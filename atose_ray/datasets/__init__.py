@@ -16,6 +16,7 @@ from atose_ray.datasets.fma import FmaConfig
 from atose_ray.datasets.folder import FolderConfig
 from atose_ray.datasets.frames import FramesConfig
 from atose_ray.datasets.gtzan import GtzanConfig
+from atose_ray.datasets.msd import MsdConfig
 from atose_ray.datasets.mtat import MtatConfig
 from atose_ray.datasets.mtg_jamendo import MtgJamendoConfig
 from atose_ray.datasets.nsynth import NsynthConfig
@@ -26,18 +27,9 @@ from atose_ray.types import by_kind
 __all__ = ["KINDS", "DatasetConfig", "DatasetError", "dataset_config"]
 
 KINDS: dict[str, type[DatasetConfig]] = by_kind(
-    *(
-        AudioSetConfig,
-        CoalaHdf5Config,
-        Dcase2017Config,
-        DemoConfig,
-        Esc50Config,
-        FmaConfig,
-        FolderConfig,
-        FramesConfig,
-        GtzanConfig,
-    ),
-    *(MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig, UrbanSound8kConfig),
+    *(AudioSetConfig, CoalaHdf5Config, Dcase2017Config, DemoConfig, Esc50Config, FmaConfig, FolderConfig),
+    *(FramesConfig, GtzanConfig, MsdConfig, MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig),
+    *(UrbanSound8kConfig,),
 )
 
 

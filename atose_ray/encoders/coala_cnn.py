@@ -135,7 +135,7 @@ class CoalaCNN(Encoder):
             noise_BT = self.noise_T[from_BT.clamp_max(len(self.noise_T) - 1)]
             sound_BT = sound_BT + noise_BT * (length_B <= len(self.noise_T))[:, None]
         sound_BT = sound_BT * (place_T < whole_B[:, None] + half)
-        return cast(torch.Tensor, self.log_mel(sound_BT)), 1 + whole_B // COALA.hop_samples
+        return self.log_mel(sound_BT).to(inputs.dtype), 1 + whole_B // COALA.hop_samples
 
     def patches(self, features_BFM: torch.Tensor) -> torch.Tensor:
         """[B, F, M] -> [B, S, M, 96], not scaled yet; what the last one lacks is floor."""

@@ -69,7 +69,7 @@ def score_clips(
         encoded = method.embed(batch.to(device))
         if average == "embeddings":
             return tuple(one.cpu().numpy() for one in (encoded.clip_id_B, encoded.tags_BC, encoded.embed_BE.double()))
-        joint = method.joint_embeddings(encoded) or ()
+        joint = () if tags else method.joint_embeddings(encoded) or ()  # of the clips' own tags, which are others then
         tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, wanted, stage).double(), *joint)
         return tuple(tensor.cpu().numpy() for tensor in tensors)
 

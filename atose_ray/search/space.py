@@ -56,7 +56,7 @@ def probes(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, 
         node = parse(value, here)
         if isinstance(node, OneOf):
             for kind, arm in node.arms.items():
-                yield f"{here}.kind", kind, {**fixed, key: {"kind": kind}}
+                yield f"{here}.kind", kind, {**fixed, key: {"kind": kind, **walk(leave_open, arm, f"{here}[{kind}]")}}
                 for name, tried, partial in probes(arm, f"{here}[{kind}]"):
                     yield name, tried, {**fixed, key: {"kind": kind, **partial}}
         elif isinstance(node, (Range, Choice)):

@@ -6,7 +6,7 @@ the random generators: a resumed run is bitwise the uninterrupted one."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,11 +124,13 @@ def run_epochs(
             feed = batches
         elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
             feed = CachedEmbeddings(method, batches, span, run.seed, device)
+        scores = [one.valid[run.metric] for one in folder.epochs() if start < one.epoch <= done]
         for epoch in range(done, end):
             record = _run_epoch(
-                run, stage, module, method, optimizer, feed, epoch, epoch - start, best, device, accumulator
+                run, stage, module, method, optimizer, feed, epoch, epoch - start, best, device, accumulator, scores
             )
             done, best = record.epoch, record.objective
+            scores.append(record.valid[run.metric])
             yield record
         optimizer_state = optimizer.state_dict()
 
@@ -162,12 +164,13 @@ def _run_epoch(
     best: float,
     device: torch.device,
     accumulator: Accumulator,
+    scores: Sequence[float],
 ) -> EpochRecord:
-    """One epoch of training and its validation, made safe (training/checkpoint.py)."""
+    """One epoch of training and its validation, made safe (training/checkpoint.py). scores: of the stage's epochs."""
     started = time.time()
     method.train_only(run.method.trained_parts(stage))
     train_loss, lr = train_epoch(
-        run, stage, module, optimizer, batches, epoch, stage_epoch, device, accumulator.backward
+        run, stage, module, optimizer, batches, epoch, stage_epoch, device, accumulator.backward, scores
     )
     try:
         valid = CLIP.evaluate(method, batches.evaluate("valid"), stage.name, device)
@@ -200,9 +203,10 @@ def train_epoch(
     stage_epoch: int,
     device: torch.device,
     backward: Callable[[nn.Module, AnyBatch, str], float] = backward,
+    scores: Sequence[float] = (),
 ) -> tuple[float, float]:
     """One pass over the train split, after so many epochs of run and stage -> mean loss of this rank, last lr."""
-    schedule, steps = stage.optimizer_under(run.optim), batches.steps()
+    schedule, steps = stage.optimizer_under(run.optim).after(scores), batches.steps()
     total, lr = 0.0, 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((run.seed * 1_000_003 + epoch * 1009 + rank()) % 2**63)  # of dropout
