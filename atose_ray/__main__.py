@@ -11,6 +11,7 @@ COMMANDS = {
     "promote": "the best trials again with other seeds: is the winner better, or was it lucky?",
     "crossvalidate": "a configuration on every fold of its data set: scores, mean and spread",
     "evaluate": "score a chosen model under a named protocol, beside published figures",
+    "probe": "what a small classifier finds in a model's embeddings of other data, beside controls",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
     "find": "sounds of a folder by words, or by another sound",

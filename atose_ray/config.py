@@ -73,8 +73,8 @@ class InitFrom(Config):
     """Weights that a training begins with; which parts then train is for the method's stages to say.
 
     uri: a model folder, or a file of tensors (.safetensors, .pt without other objects, .npz), such as a published
-    checkpoint. parts: the method's, of the folder. prefix: what stands before the encoder's own names in the file.
-    sha256: of the file that is read; filled in when a run is resolved, so that other weights are another run."""
+    checkpoint; several of a folder as `*.pt`. parts: the method's, of the folder. prefix: what stands before the names
+    in the file. sha256: of what is read; filled in when a run is resolved, so that other weights are another run."""
 
     uri: str = Field(min_length=1)
     parts: tuple[str, ...] = ("encoder",)

@@ -3,7 +3,7 @@
 All take tag_embed_BD and audio_embed_BD, row i of both from clip i, and tags_BC in {0, 1}; D is the joint space."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -12,6 +12,8 @@ from torch.nn import functional
 from atose_ray.types import Config
 
 ZERO_NORM = 1e-12
+KL_CONSTANT = 1e-5
+ContrastT = TypeVar("ContrastT", bound="ContrastConfig")
 
 
 class PairwiseMarginConfig(Config):
@@ -53,6 +55,10 @@ class ContrastConfig(Config):
     targets, audio -> tags and tags -> audio, halved. temperature: small looks at hard pairs only."""
 
     temperature: float = Field(default=0.1, ge=0.005, le=10)
+
+    def at(self: ContrastT, temperature: torch.Tensor) -> ContrastT:
+        """The same with a temperature that is learned, a scalar."""
+        return self.model_copy(update={"temperature": temperature})
 
     @abstractmethod
     def targets(self, tags_BC: torch.Tensor) -> torch.Tensor:
@@ -96,9 +102,40 @@ class SoftTargetsConfig(ContrastConfig):
         return alike_BB / alike_BB.sum(dim=1, keepdim=True).clamp_min(ZERO_NORM)
 
 
-ObjectiveConfigs = Annotated[
-    PairwiseMarginConfig | CosineConfig | InfoNCEConfig | SoftTargetsConfig, Field(discriminator="kind")
-]
+class NTXentConfig(ContrastConfig):
+    """All 2B vectors of a batch in one heap: each looks for its partner among the 2B - 1 others, those of its own kind
+    among them; mean over 2B of -ln(softmax of cosine / temperature + constant).
+
+    Source: NT-Xent (Chen et al. 2020) with the constant of COALA (Favory et al. 2020), which bounds a clip's loss by
+    -ln(constant) = 11.5. Computed from logarithms: the published code gives NaN below a temperature of 0.0113 and for a
+    zero row; the same elsewhere. duplicates: what other clips with the same tag set are, negatives as published, or
+    positives, over which the loss of a row is then averaged."""
+
+    kind: Literal["nt_xent"] = "nt_xent"
+    constant: float = Field(default=1e-5, ge=0, le=1e-2)
+    duplicates: Literal["negatives", "positives"] = "negatives"
+
+    def targets(self, tags_BC: torch.Tensor) -> torch.Tensor:
+        if self.duplicates == "negatives":
+            return torch.eye(len(tags_BC), dtype=tags_BC.dtype, device=tags_BC.device)
+        return (tags_BC[:, None] == tags_BC[None]).all(dim=2).to(tags_BC.dtype)
+
+    def loss(self, tag_embed_BD: torch.Tensor, audio_embed_BD: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+        """[B, D], [B, D], [B, C] -> scalar."""
+        all_ND = torch.cat([audio_embed_BD, tag_embed_BD])
+        unit_ND = all_ND / _length(all_ND)[:, None]
+        itself_NN = torch.eye(len(unit_ND), dtype=torch.bool, device=unit_ND.device)
+        logits_NN = (unit_ND @ unit_ND.T / self.temperature).masked_fill(itself_NN, -torch.inf)
+        positive_NN = self.targets(tags_BC).to(torch.bool).repeat(2, 2) & ~itself_NN
+        share_NN = functional.log_softmax(logits_NN, dim=1)
+        if self.constant:
+            share_NN = torch.logaddexp(share_NN, share_NN.new_tensor(self.constant).log())
+        return -(share_NN.masked_fill(~positive_NN, 0).sum(dim=1) / positive_NN.sum(dim=1)).mean()
+
+
+CONTRASTS = InfoNCEConfig | SoftTargetsConfig | NTXentConfig
+ContrastConfigs = Annotated[CONTRASTS, Field(discriminator="kind")]
+ObjectiveConfigs = Annotated[PairwiseMarginConfig | CosineConfig | CONTRASTS, Field(discriminator="kind")]
 
 
 def tagging_loss(logits_BC: torch.Tensor, tags_BC: torch.Tensor, exclusive: bool) -> torch.Tensor:
@@ -114,3 +151,11 @@ def tagging_loss(logits_BC: torch.Tensor, tags_BC: torch.Tensor, exclusive: bool
 def reconstruction_loss(probabilities_BC: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
     """[B, C], [B, C] -> scalar: mean over B and C of (probability - tag)^2, the tag autoencoder's loss."""
     return functional.mse_loss(probabilities_BC, tags_BC)
+
+
+def generalised_kl(reconstruction_BMX: torch.Tensor, target_BMX: torch.Tensor) -> torch.Tensor:
+    """[B, M, X], [B, M, X] -> [B]: y ln(y / x) + x - y, summed over X and averaged over M.
+
+    Both have 1e-5 added in the logarithm; a target of less than -1e-5 gives NaN. Source: COALA (Favory et al. 2020)."""
+    x, y = reconstruction_BMX, target_BMX
+    return (y * ((y + KL_CONSTANT).log() - (x + KL_CONSTANT).log()) + x - y).sum(dim=2).mean(dim=1)

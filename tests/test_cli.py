@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("report", "tag", "find"),
+    *("probe", "report", "tag", "find"),
 )
 OPTIONS = {
     "prepare": {
@@ -41,6 +41,7 @@ OPTIONS = {
     "promote": {"study", "--store", "--trial", "--seeds", "--top", "--baseline", "--address", "--cpus"},
     "crossvalidate": {"config", "--store", "--workers", "--set", "--address", "--cpus"},
     "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
+    "probe": {"model", "dataset", "--store", "--classifier", "--whole", "--published", "--seeds", "--json"},
     "report": {"study", "--store", "--watch", "--score"},
     "tag": {
         *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),

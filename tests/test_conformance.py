@@ -37,6 +37,7 @@ from atose_ray.types import TagSet
 CPU = torch.device("cpu")
 STEPS = {"kind": "made_up_steps", "width": 8}
 SMALL = {"kind": "sample_cnn", "block": "basic", "channels": 4}
+PATCHES = {"kind": "coala_cnn", "channels": 2}
 LINEAR = {"head": {"kind": "linear"}}
 TREES: dict[str, dict[str, Any]] = {  # a method as a run has it
     "supervised": {"encoder": SMALL, "method": {"kind": "supervised", **LINEAR}},
@@ -50,6 +51,12 @@ TREES: dict[str, dict[str, Any]] = {  # a method as a run has it
     "zero_shot": {
         "encoder": SMALL,
         "method": {"kind": "zero_shot", "latent": 8},
+        "tag_vectors": {"kind": "random", "size": 8},
+    },
+    "coala": {"encoder": PATCHES, "method": {"kind": "coala", "latent": 8, "hidden": 8}},
+    "coala vectors": {
+        "encoder": PATCHES,
+        "method": {"kind": "coala", "tag_side": "vectors", "hidden": 8, "objective": {"kind": "info_nce"}},
         "tag_vectors": {"kind": "random", "size": 8},
     },
     "made_up_words": {

@@ -13,6 +13,7 @@ from atose_ray.audio.harmonic import HarmonicSTFT, frames_of, levels_of
 from atose_ray.audio.sinc import FFT_FROM_TAPS
 from atose_ray.encoders import (
     AnyEncoderConfig,
+    CoalaCNNConfig,
     Encoder,
     EncoderConfig,
     HarmonicCNNConfig,
@@ -33,6 +34,9 @@ ENCODERS: dict[str, EncoderConfig] = {
     "harmonic_cnn harmonic": HarmonicCNNConfig(channels=8, layout="harmonic"),
     "mel_cnn": MelCNNConfig(channels=8, embedding=64, mels=32),
     "mel_cnn none": MelCNNConfig(channels=8, embedding=64, padding="none"),
+    "coala_cnn": CoalaCNNConfig(channels=8),
+    "coala_cnn overlap": CoalaCNNConfig(channels=8, hop_frames=40, pooling="mean_max", train_patch="loudest"),
+    "coala_cnn published": CoalaCNNConfig(channels=8, padding="published", last_patch="drop"),
     "tag_sinc_net direct": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=31),
     "tag_sinc_net fft": TagSincNetConfig(channels=8, se_ratio=2, filters=12, filter_length=255),
     "tag_sinc_net honest": TagSincNetConfig(
@@ -68,7 +72,7 @@ def test_shape_and_rows_are_independent(config: EncoderConfig, samples: int) -> 
         embed_BE = encoder(audio_BT)
         alone_BE = torch.cat([encoder(row[None]) for row in audio_BT])
     assert embed_BE.shape == (3, encoder.embed_dim) and embed_BE.dtype == torch.float32
-    assert encoder.embed_dim == 8 * 8
+    assert encoder.embed_dim == (9 * 8 if config.kind == "coala_cnn" else 8 * 8)
     assert encoder.min_length <= samples
     peak = float(embed_BE.max())  # small where nine excitations halve the signal
     assert torch.allclose(embed_BE, alone_BE, rtol=0, atol=1e-5 * peak)
@@ -83,7 +87,7 @@ def test_every_parameter_moves(config: EncoderConfig, samples: int) -> None:
     (embed_BE * torch.randn(embed_BE.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        cancelled = name.endswith("bias") and ("conv" in name or name == "fc.bias")
+        cancelled = name.endswith("bias") and ("conv" in name or name == "fc.bias" or "audio_encoder" in name)
         assert cancelled or parameter.grad.abs().max() > 1e-7, name
 
 
@@ -99,8 +103,8 @@ def test_silence_is_finite(config: EncoderConfig, mode: str) -> None:
 def test_longer_audio_than_built_for(config: EncoderConfig) -> None:
     encoder = build(config, 16000).eval()
     with torch.no_grad():
-        assert encoder(noise_BT(2, 50_000)).shape == (2, 64)
-        assert encoder(noise_BT(2, encoder.min_length)).shape == (2, 64)
+        assert encoder(noise_BT(2, 50_000)).shape == (2, encoder.embed_dim)
+        assert encoder(noise_BT(2, encoder.min_length)).shape == (2, encoder.embed_dim)
 
 
 def test_shorter_audio_than_built_for(config: EncoderConfig) -> None:
@@ -113,7 +117,8 @@ def test_shorter_audio_than_built_for(config: EncoderConfig) -> None:
 def test_shortest_clip(config: EncoderConfig) -> None:
     least = config.least_length
     with torch.no_grad():
-        assert build(config, least).eval()(noise_BT(2, least)).shape == (2, 64)
+        encoder = build(config, least).eval()
+        assert encoder(noise_BT(2, least)).shape == (2, encoder.embed_dim)
     with pytest.raises(
         ValueError, match=rf"{config.kind} needs clips of at least {least} .* but got {least - 1}; use longer"
     ):
@@ -126,7 +131,10 @@ def test_same_seed_same_encoder(config: EncoderConfig) -> None:
 
 
 def test_initialisation(config: EncoderConfig) -> None:
-    """Uniform within sqrt(6 / fan_in) for 1-D convolutions, else sqrt(6 / (fan_in + fan_out)); biases are zero."""
+    """Uniform within sqrt(6 / fan_in) for 1-D convolutions, else sqrt(6 / (fan_in + fan_out)); biases are zero. COALA's
+    are torch's own, as published."""
+    if config.kind == "coala_cnn":
+        return
     for name, layer in build(config, 59049).named_modules():
         if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             continue

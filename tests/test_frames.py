@@ -310,3 +310,18 @@ def test_frames_behind_a_uri(tmp_path: Path) -> None:
     expected = prepared(tmp_path / "raw", here)
     config = dataset_config("frames", source=f"fsspec+file://{tmp_path / 'raw'}", frame_hop_seconds=HOP_S)
     assert prepare(config, there)[0].content_hash == expected.content_hash
+
+
+def test_matrices_of_bins_by_frames_are_turned(tmp_path: Path) -> None:
+    """`.T` behind a file, an array of it, or a row of that; an array that is called so is itself."""
+    from atose_ray.datasets.frames import read_matrix
+    from atose_ray.types import ClipRef
+
+    one, packed = matrix(1, frames=4), np.stack([matrix(i, frames=4) for i in range(3)])
+    np.save(tmp_path / "one.npy", one)
+    np.savez(tmp_path / "all.npz", packed=packed, **{"odd.T": one})
+    for name, wanted in (
+        ("one.npy#.T", one.T), ("one.npy", one), ("all.npz#packed/2.T", packed[2].T), ("all.npz#odd.T", one)
+    ):  # fmt: skip
+        source = str(tmp_path / name.partition("#")[0])
+        assert np.array_equal(read_matrix(source, ClipRef(source, name, (), "train")), wanted)

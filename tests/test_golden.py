@@ -77,8 +77,13 @@ OPTIMIZERS: dict[str, Curve] = {
     "keras_sgd": (SUPERVISED, {"kind": "keras_sgd", "lr": 0.03, "schedule": "cosine"}, False),
     "keras_adam": (SUPERVISED, {"kind": "keras_adam", "lr": 3e-3, "steps_before": 100, "warmup_steps": 5}, False),
 }
+COALA: dict[str, Curve] = {
+    "ae_c": ({"kind": "coala", "hidden": 6, "dropout": 0.0}, SGD, False),
+    "info_nce": ({"kind": "coala", "hidden": 6, "dropout": 0.0, "objective": {"kind": "info_nce"}}, SGD, True),
+}
 FILES: dict[str, tuple[dict[str, Any], dict[str, Curve]]] = {
     **{name: (encoder, MAIN) for name, encoder in ENCODERS.items()},
+    "coala": ({"kind": "coala_cnn", "channels": 2, "dropout": 0.0}, COALA),
     "objectives": (ENCODERS["sample_cnn_basic"], OBJECTIVES),
     "optimizers": (ENCODERS["sample_cnn_basic"], OPTIMIZERS),
 }

@@ -18,6 +18,7 @@ from atose_ray import prepare as prepare_verb
 from atose_ray import tune as tune_verb
 from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
 from atose_ray.datasets import KINDS, dataset_config
+from atose_ray.objectives import NTXentConfig
 from atose_ray.optim import KerasSGD
 from atose_ray.search.space import compose, find_study, load_study, load_tree, longest_run, probes
 from atose_ray.training import loop
@@ -71,6 +72,23 @@ def test_zero_shot_recipe_is_the_published_one() -> None:
     assert crop.encoder.front_end.frames_of(crop.model_spec(spec).input.length) == 130
 
 
+def test_coala_recipe_is_the_published_one() -> None:
+    run = recipe("coala")
+    assert [(stage.name, stage.epochs) for stage in run.method.stages] == [("ae_c", 200)]
+    weights = run.method.audio_weight, run.method.tag_weight, run.method.contrast_weight
+    assert weights == (5, 5, 10) and run.method.objective == NTXentConfig(temperature=0.1, constant=1e-5)
+    assert (run.optim.kind, run.optim.lr, run.optim.momentum, run.optim.weight_decay) == ("sgd", 5e-3, 0, 0)
+    assert (run.data.batch_size, run.optim.schedule) == (128, "constant")
+    assert (run.encoder.dropout, run.method.dropout, run.encoder.scaler) == (0.25, 0.25, "none")
+    frames = {"kind": "frames", "frames": 96, "bins": 96, "frame_hop_seconds": 512 / 22_000}
+    spec = DataSpec(input=frames, tags=tuple(map(str, range(1000))), exclusive=False)
+    crop = resolved(run, spec)
+    assert crop.model_spec(spec).input.length == 96
+    assert sum(parameter.numel() for parameter in crop.build(spec).parameters()) == 7_499_451
+    searched = {parameter for parameter, _, _ in probes(load_study("published_coala").space)}
+    assert searched >= {"method[coala].audio_weight", "method[coala].tag_weight"}
+
+
 def test_without_joint_embedding_the_same_200_epochs() -> None:
     run = recipe("mtat", "encoder.kind=sample_cnn", "encoder.block=rese", "method.kind=supervised")
     assert [stage.epochs for stage in run.method.stages] == [60, 20, 20, 100]
@@ -96,7 +114,7 @@ SEARCHES = {
 
 
 def test_every_data_set_has_a_search() -> None:
-    for kind in set(KINDS) - {"frames", "made_up_frames"}:  # no encoder for frames is shipped yet
+    for kind in set(KINDS) - {"frames", "made_up_frames", "coala_hdf5"}:  # of the last published_coala
         assert compose(load_study(kind), {}).data.dataset == kind
 
 

@@ -122,6 +122,9 @@ def test_shipped_studies_load_and_search_what_the_mission_names(name: str) -> No
     if name == "published_zero_shot":  # one encoder, one method: its three trainings
         assert names >= {"data.tracks", "method[zero_shot].margin"} and longest_run(loaded) == 20
         return
+    if "coala" in name:
+        assert "method[coala].audio_weight" in names and longest_run(loaded) >= 20
+        return
     assert {"encoder.kind", "encoder[sample_cnn].block", "method.kind", "method[joint_embedding].latent"} <= names
     if not name.startswith("published_"):  # a recipe fixes the rest
         assert {"optim.lr", "method[joint_embedding].objective.kind"} <= names

@@ -8,6 +8,7 @@ from typing import Any
 
 from atose_ray.datasets.audioset import AudioSetConfig
 from atose_ray.datasets.base import DatasetConfig, DatasetError
+from atose_ray.datasets.coala_hdf5 import CoalaHdf5Config
 from atose_ray.datasets.dcase2017 import Dcase2017Config
 from atose_ray.datasets.demo import DemoConfig
 from atose_ray.datasets.esc50 import Esc50Config
@@ -26,8 +27,9 @@ from atose_ray.types import by_kind
 __all__ = ["KINDS", "DatasetConfig", "DatasetError", "dataset_config"]
 
 KINDS: dict[str, type[DatasetConfig]] = by_kind(
-    *(AudioSetConfig, Dcase2017Config, DemoConfig, Esc50Config, FmaConfig, FolderConfig, FramesConfig, GtzanConfig),
-    *(MsdConfig, MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig, UrbanSound8kConfig),
+    *(AudioSetConfig, CoalaHdf5Config, Dcase2017Config, DemoConfig, Esc50Config, FmaConfig, FolderConfig),
+    *(FramesConfig, GtzanConfig, MsdConfig, MtatConfig, MtgJamendoConfig, NsynthConfig, SpeechCommandsConfig),
+    *(UrbanSound8kConfig,),
 )
 
 

@@ -6,7 +6,8 @@
     all.h5#features/12,test,slow,Cem
 
 A path is a `.npy` file, an array of an `.npz`, or a data set of an HDF5 file (`.h5`, `.hdf5`; it needs h5py), named
-behind `#` where the file holds several. Of a packed array [N, frames, bins] the last part of the name is the row.
+behind `#` where the file holds several. Of a packed array [N, frames, bins] the last part of the name is the row. A
+matrix [bins, frames] is turned by a `.T` at the end: `one.npy#.T`, `all.h5#features/12.T`.
 Shards hold uint8 as it is (the encoder knows what its numbers mean), everything else as float32. Not stored in any of
 these files is the time from one frame to the next: say it, `--option frame_hop_seconds=0.96`.
 """
@@ -121,8 +122,10 @@ def _arrays_of(file: Any) -> list[str]:
 
 
 def _pick(arrays: Mapping[str, Any], key: str, names: Callable[[], list[str]]) -> Matrix:
-    """The array called `key`, or a row of one: `NAME/ROW`; the only one where no name is given."""
+    """The array called `key`, or a row of one: `NAME/ROW`; the only one where no name is given. Turned after `.T`."""
     name, row = key.strip("/"), ""
+    if name.endswith(".T") and not hasattr(arrays.get(name), "shape"):
+        return _pick(arrays, name.removesuffix(".T"), names).T
     if not name and len(there := names()) == 1:
         name = there[0]
     array: Any = arrays.get(name)

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from atose_ray.encoders.base import Encoder, EncoderConfig
+from atose_ray.encoders.coala_cnn import CoalaCNNConfig
 from atose_ray.encoders.harmonic_cnn import HarmonicCNNConfig
 from atose_ray.encoders.mel_cnn import MelCNNConfig
 from atose_ray.encoders.pretrained import PretrainedConfig
@@ -13,11 +14,12 @@ from atose_ray.encoders.tag_sinc_net import TagSincNetConfig
 from atose_ray.types import ByKind, by_kind
 
 ENCODERS: dict[str, type[EncoderConfig]] = by_kind(
-    SampleCNNConfig, HarmonicCNNConfig, TagSincNetConfig, MelCNNConfig, PretrainedConfig
+    SampleCNNConfig, HarmonicCNNConfig, TagSincNetConfig, MelCNNConfig, CoalaCNNConfig, PretrainedConfig
 )
 AnyEncoderConfig = Annotated[SerializeAsAny[EncoderConfig], ByKind(ENCODERS)]
 
 __all__ = [
+    "CoalaCNNConfig",
     "Encoder",
     "EncoderConfig",
     "HarmonicCNNConfig",

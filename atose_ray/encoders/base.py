@@ -3,7 +3,7 @@
 A new encoder is one file with an `EncoderConfig` and an `Encoder`, and one line in `encoders/__init__.py`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, TypeVar
 
 import torch
@@ -72,6 +72,10 @@ class Encoder(nn.Module, ABC):
     def fit(self, total: torch.Tensor) -> None:
         """Fill the buffers (of a scaler, say) from the sums of `statistics` over the train split."""
         raise NotImplementedError(f"{type(self).__name__} gives statistics, so it must say what follows from them")
+
+    def from_published(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of a published checkpoint under this encoder's names. Of itself as they come."""
+        return dict(tensors)
 
 
 EncoderT = TypeVar("EncoderT", bound=Encoder)

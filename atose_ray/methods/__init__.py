@@ -5,13 +5,24 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from atose_ray.methods.base import EmbeddingMethod, Method, MethodConfig
+from atose_ray.methods.coala import CoalaConfig
 from atose_ray.methods.joint_embedding import JointEmbeddingConfig
 from atose_ray.methods.stages import StageConfig
 from atose_ray.methods.supervised import ProbeConfig, SupervisedConfig
 from atose_ray.methods.zero_shot import ZeroShotConfig
 from atose_ray.types import ByKind, by_kind
 
-METHODS: dict[str, type[MethodConfig]] = by_kind(SupervisedConfig, JointEmbeddingConfig, ProbeConfig, ZeroShotConfig)
+METHODS: dict[str, type[MethodConfig]] = by_kind(
+    SupervisedConfig, JointEmbeddingConfig, ProbeConfig, ZeroShotConfig, CoalaConfig
+)
 AnyMethodConfig = Annotated[SerializeAsAny[MethodConfig], ByKind(METHODS)]
 
-__all__ = ["EmbeddingMethod", "JointEmbeddingConfig", "Method", "MethodConfig", "StageConfig", "SupervisedConfig"]
+__all__ = [
+    "EmbeddingMethod",
+    "JointEmbeddingConfig",
+    "Method",
+    "MethodConfig",
+    "ProbeConfig",
+    "StageConfig",
+    "SupervisedConfig",
+]

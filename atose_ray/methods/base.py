@@ -4,7 +4,7 @@ A new method is one file with a `MethodConfig` and a `Method` (or an `EmbeddingM
 it needs), and one line in `methods/__init__.py`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -119,6 +119,10 @@ class Method(nn.Module, ABC):
     def tag_embeddings(self) -> torch.Tensor | None:
         """[C, D] unit embeddings of the single tags, or None for a method that has none."""
         return None
+
+    def from_published(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of a published checkpoint under this method's names. Of itself they are all the encoder's."""
+        return {f"encoder.{key}": value for key, value in self.encoder.from_published(tensors).items()}
 
     def train_only(self, parts: tuple[str, ...]) -> list[nn.Parameter]:
         """Freeze all parts but these: no gradient, and eval(), so that BatchNorm and dropout stand still.

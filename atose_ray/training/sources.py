@@ -2,6 +2,7 @@
 (training/run.py) looks them up, each with a hash; a training loads what was found then, or says that it is gone."""
 
 import dataclasses
+import fnmatch
 import hashlib
 import io
 import pickle
@@ -18,7 +19,7 @@ from torch import nn
 from atose_ray.config import ConfigError, InitFrom, RunConfig, explain
 from atose_ray.data.views import View
 from atose_ray.methods import Method
-from atose_ray.storage import Store, StoreError, read_uri
+from atose_ray.storage import Store, StoreError, folder_of, read_uri
 from atose_ray.tags.vectors import TagVectorsConfig
 from atose_ray.training.checkpoint import WEIGHTS, Model
 from atose_ray.types import DataSpec, TagSet
@@ -57,33 +58,47 @@ def with_hash(init: InitFrom) -> InitFrom:
     return init.model_copy(update={"sha256": _weights(init)[1]})
 
 
-def _weights(init: InitFrom) -> tuple[bytes, str]:
-    """The file and its hash, which is held against the one that `init` was resolved with."""
+def _weights(init: InitFrom) -> tuple[list[bytes], str]:
+    """The files and their hash, which is held against the one that `init` was resolved with."""
     uri = init.uri if init.uri.partition("?")[0].endswith(TENSOR_FILES) else f"{init.uri}/{WEIGHTS}"
     try:
-        content = read_uri(uri)
+        contents = [read_uri(one) for one in files_of(uri)]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(
             f"init_from.uri is a model folder or a file of tensors ({', '.join(TENSOR_FILES)}), but got "
             f"{init.uri}: {error}"
         ) from error
-    digest = hashlib.sha256(content).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()[:16]
     if init.sha256 not in (None, digest):
         raise ConfigError(
             f"init_from {init.uri} holds other weights than this run was resolved with ({digest}, not {init.sha256}); "
             "bring the file back, or leave init_from.sha256 out to train from the new ones"
         )
-    return content, digest
+    return contents, digest
+
+
+def files_of(uri: str) -> list[str]:
+    """A file, or those of a folder that a name with `*` fits, as checkpoints are published in parts; sorted. Raises
+    FileNotFoundError where none does."""
+    folder, name = folder_of(uri)
+    if "*" not in name:
+        return [uri]
+    folder = folder or "."
+    found = fnmatch.filter(Store(folder).names(), name)
+    if not found:
+        raise FileNotFoundError(f"no file fits {uri}")
+    return [Store(folder).uri_of(one) for one in found]
 
 
 def begin_with(method: Method, init: InitFrom) -> None:
     """Load the weights into the method's parts, in place. Raises ConfigError where they do not fit."""
-    content, _ = _weights(init)
+    contents, _ = _weights(init)
     if init.uri.partition("?")[0].endswith(TENSOR_FILES):
-        tensors = {f"encoder.{key}": value for key, value in read_tensors(init, content).items()}
-        wanted: tuple[str, ...] = ("encoder",)
+        found = {key: value for content in contents for key, value in read_tensors(init, content).items()}
+        tensors = method.from_published(found)
+        wanted = tuple(dict.fromkeys(key.partition(".")[0] for key in tensors)) or ("encoder",)
     else:
-        tensors, wanted = load_tensors(content), init.parts
+        tensors, wanted = load_tensors(contents[0]), init.parts
     children: dict[str, nn.Module] = dict(method.named_children())
     for part in wanted:
         own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
