@@ -100,7 +100,7 @@ def test_bfloat16_is_near_float32(name: str, mode: str, with_bfloat16: None) -> 
     """
     encoder = build(ENCODERS[name], SAMPLES).train(mode == "train")
     for module in encoder.modules():
-        if isinstance(module, ReluDropout):
+        if isinstance(module, (ReluDropout, nn.Dropout, nn.Dropout2d)):
             module.p = 0.0
     half = copy.deepcopy(encoder)
     assert prepare_encoder(half, ExecutionConfig(), CPU) == "bfloat16"
