@@ -13,6 +13,8 @@ from atose_ray.encoders import SampleCNNConfig
 from atose_ray.encoders.coala_cnn import CoalaCNN, CoalaCNNConfig, extent, reflected
 from atose_ray.methods.coala import Coala, CoalaConfig
 from atose_ray.objectives import InfoNCEConfig, NTXentConfig
+from atose_ray.training.loop import run_epochs
+from atose_ray.training.run import Job, open_run, resolve
 from atose_ray.types import Batch, DataSpec, TagSet
 
 RATE = 22_000
@@ -257,3 +259,22 @@ def test_unseen_tags_are_scored_from_vectors_and_held_out_ones_are_not_trained_o
         assert torch.allclose(audio_BD.norm(dim=1), torch.ones(4)) and tag_BD.shape == audio_BD.shape
     with pytest.raises(ValueError, match="set tag_vectors"):
         run_config({"encoder": {"kind": "coala_cnn"}, "method": {"kind": "coala", "tag_side": "vectors"}})
+
+
+def test_a_probe_of_the_frozen_encoder_is_a_stage(tiny_store, tiny_manifest, tmp_path) -> None:
+    """Stage cnn with `trains: [classifier]`, after the alignment: what a search may score by."""
+    stages = [{"name": "e_c", "epochs": 1}, {"name": "cnn", "epochs": 2, "trains": ["classifier"]}]
+    tree = {
+        "data": {"dataset": "folder", "crop_seconds": 0.6, "batch_size": 8, "eval_crops": 2},
+        "encoder": {"kind": "coala_cnn", "channels": 2},
+        "method": {"kind": "coala", "hidden": 8, "stages": stages},
+    }
+    run = resolve(run_config(tree), tiny_store, tiny_manifest)
+    opened = open_run(Job(run, tiny_store.uri, str(tmp_path), {}))
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for record in run_epochs(run, opened.method, opened.batches, opened.folder):
+        kept[record.stage] = {key: value.clone() for key, value in opened.method.state_dict().items()}
+    moved = {key.split(".")[0] for key, value in kept["cnn"].items() if not torch.equal(value, kept["e_c"][key])}
+    assert moved == {"classifier"}
+    with pytest.raises(ValueError, match="zither"):
+        opened.method.score(batch(), TagSet(("zither",)), "cnn")
