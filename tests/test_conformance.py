@@ -52,6 +52,7 @@ TREES: dict[str, dict[str, Any]] = {  # a method as a run has it
         "method": {"kind": "zero_shot", "latent": 8},
         "tag_vectors": {"kind": "random", "size": 8},
     },
+    "multi_level_attention": {"encoder": STEPS, "method": {"kind": "multi_level_attention", "width": 12}},
     "made_up_words": {
         "encoder": STEPS,
         "method": {"kind": "made_up_words"},
