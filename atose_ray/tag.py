@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from atose_ray import cli
 from atose_ray.apps.predict import Tagging, tag_file
+from atose_ray.apps.published_tagger import rule_for, second_scores, srt_text, summary_text, with_vggish
 from atose_ray.apps.recordings import (
     Listening,
     outputs,
@@ -24,6 +25,7 @@ from atose_ray.apps.timeline import TimelineConfig
 from atose_ray.apps.writers import WRITERS
 from atose_ray.audio.io import AudioError
 from atose_ray.config import ConfigError, apply_overrides, explain
+from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.sources import tags_with_vectors
 from atose_ray.types import TagSet
@@ -46,6 +48,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=cli.at_least_one, default=5, help="how many tags to print (default 5)")
     words = "score these instead of the model's own, with commas between; a model with tag vectors knows any word"
     parser.add_argument("--tags", metavar="WORDS", help=words)
+    text = "weights of VGGish and its PCA, for a model of its stored features: .npz or .safetensors"
+    parser.add_argument("--vggish", metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object per file, with the scores of all tags")
     add_timeline(parser.add_argument_group("what sounds when"))
     return parser
@@ -55,6 +59,11 @@ def main(argv: list[str] | None = None) -> None:
     """Load the model once, tag every file; a file that is not sound is reported and the others go on."""
     options = arguments().parse_args(argv)
     model = load_model(options.model)
+    if options.vggish:
+        model = with_vggish(model, options.vggish)
+    if options.published:
+        published(model, options)
+        return
     tags = None if options.tags is None else asked_for(model, options.tags)
     if options.timeline:
         timelines(model, tags, options)
@@ -94,6 +103,10 @@ def add_timeline(group: Any) -> None:
     group.add_argument(
         "--rate", type=cli.at_least_one, default=16000, metavar="HZ", help="of raw samples (default 16000)"
     )
+    text = "with --timeline srt: AudioTagger's own windows, rule, names and text (apps/published_tagger.py)"
+    group.add_argument("--published", action="store_true", help=text)
+    text = "with --published: keep the tags Speech and Music"
+    group.add_argument("--show-music-speech", action="store_true", help=text)
     group.add_argument("--channels", type=cli.at_least_one, default=1, help="of raw samples (default 1)")
 
 
@@ -148,6 +161,38 @@ def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[s
             ) from None
     scored = model.spec.tags if tags is None else tags.names
     return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
+
+
+def published(model: Model, options: argparse.Namespace) -> None:
+    """Subtitles as AudioTagger writes them, and its summary of every file. Raises ValueError for what it cannot do."""
+    left, right = (
+        default if seconds is None else seconds for seconds, default in ((options.left, 10), (options.right, 0))
+    )
+    whole = min(left, right) >= 0 and left == int(left) and right == int(right)
+    if options.timeline != "srt" or options.tags is not None or options.hop != 1 or options.overrides or not whole:
+        raise ValueError(
+            "--published writes what AudioTagger wrote: --timeline srt, with --threshold, --left, --right (whole "
+            "seconds) and --show-music-speech, and no other setting; leave it out for those"
+        )
+    try:
+        threshold = 0.05 if options.threshold is None else float(options.threshold)
+    except ValueError:
+        raise ValueError(f"--threshold of --published is a number, but got {options.threshold!r}") from None
+    rule, failed = rule_for(model.spec.tags, threshold, options.show_music_speech), 0
+    for file, name in sounds_below(options.files):
+        inside = "stdin" if file == "-" else file
+        place = outputs(inside, "stdin" if file == "-" else name, options.out, ["srt"])["srt"]
+        try:
+            with raw_as_wav(standard_input(), options.rate, options.channels) if file == "-" else nullcontext() as raw:
+                prob_SC = second_scores(model, raw or inside, int(left), int(right), inside)
+        except AudioError as error:
+            failed += 1
+            print(f"error: {file}: {error}", file=sys.stderr)
+            continue
+        Store(str(place.parent)).write(place.name, srt_text(prob_SC, rule).encode())
+        print(summary_text(prob_SC.mean(axis=0), rule) if len(prob_SC) else f"{file}: shorter than 0.975 s", flush=True)
+    if failed:
+        raise SystemExit(2)
 
 
 def asked_for(model: Model, words: str) -> TagSet:

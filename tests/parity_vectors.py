@@ -22,12 +22,40 @@ _KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
 
 def load(name: str) -> dict[str, torch.Tensor]:
-    """All arrays of one file. Skips the test where the vectors are not at hand."""
+    """All arrays of numbers of one file. Skips the test where the vectors are not at hand."""
+    arrays = load_arrays(name)
+    numbers = {key: np.atleast_1d(array) for key, array in arrays.items() if array.dtype.kind != "U"}
+    return {key: torch.from_numpy(array) for key, array in numbers.items()}
+
+
+def load_arrays(name: str) -> dict[str, np.ndarray]:
+    """All arrays of one file, text as well, as numpy has them."""
     path = PARITY / f"{name}.npz"
     if not path.exists():
         pytest.skip(f"needs {path}")
     with np.load(path) as arrays:
-        return {key: torch.from_numpy(np.atleast_1d(arrays[key])) for key in arrays.files}
+        return {key: arrays[key] for key in arrays.files}
+
+
+def form(shape: tuple[int, ...], stream: int, log2_scale: int, offset: float = 0.0) -> torch.Tensor:
+    """The weights that the formula of audiotagger_* and vggish_* gives, bit for bit; i counts the tensor in C order."""
+    i, mask = np.arange(np.prod(shape), dtype=np.uint64), np.uint64(0xFFFFFFFF)
+    h = (i * np.uint64(2654435761) + np.uint64(stream * 1013904223 % 2**32)) & mask
+    h = ((h ^ (h >> np.uint64(16))) * np.uint64(73244475)) & mask
+    value = offset + (((h >> np.uint64(24)) % np.uint64(17)).astype(np.float64) - 8) * 2.0 ** -int(log2_scale)
+    return torch.from_numpy(value.astype(np.float32).reshape(shape))
+
+
+def vggish_weights(widths: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """The nine layers of vggish_net under TensorFlow's names, in its layouts."""
+    numbers, before, tensors = load_arrays("vggish_net"), (1, *widths), {}
+    shapes = [(3, 3, before[i], widths[i]) for i in range(6)]
+    shapes += [(24 * widths[5], widths[6]), (widths[6], widths[7]), (widths[7], widths[8])]
+    for at, (name, shape) in enumerate(zip(numbers["layer_names"].tolist(), shapes, strict=True)):
+        for what, of in (("weights", shape), ("biases", shape[-1:])):
+            stream, scale = (int(numbers[f"{key}_{what}"][at]) for key in ("stream_id_S", "log2_scale_p"))
+            tensors[f"vggish/{name}/{what}"] = form(of, stream, scale)
+    return tensors
 
 
 def below(arrays: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -45,7 +45,7 @@ OPTIONS = {
     "report": {"study", "--store", "--watch", "--score"},
     "tag": {
         *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),
-        *("--set", "--out", "--again", "--rate", "--channels"),
+        *("--set", "--out", "--again", "--rate", "--channels", "--vggish", "--published", "--show-music-speech"),
     },
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }

@@ -59,6 +59,7 @@ TREES: dict[str, dict[str, Any]] = {  # a method as a run has it
         "method": {"kind": "coala", "tag_side": "vectors", "hidden": 8, "objective": {"kind": "info_nce"}},
         "tag_vectors": {"kind": "random", "size": 8},
     },
+    "multi_level_attention": {"encoder": STEPS, "method": {"kind": "multi_level_attention", "width": 12}},
     "made_up_words": {
         "encoder": STEPS,
         "method": {"kind": "made_up_words"},

@@ -22,9 +22,10 @@ from atose_ray.data.prepare import PrepareError, prepare, run_here
 from atose_ray.data.resident import ResidentBatches, gather_crops
 from atose_ray.data.shards import Manifest, data_store, load_manifest, read_row_group, unit_of
 from atose_ray.datasets import DatasetError, dataset_config
+from atose_ray.encoders import FramesConfig as EncoderFramesConfig
 from atose_ray.prepare import summary
 from atose_ray.storage import Store
-from atose_ray.types import Batch, FrameInput
+from atose_ray.types import Batch, DataSpec, FrameInput
 
 BINS, HOP_S = 6, 0.5
 SPLITS = ("train", "train", "train", "valid", "test")
@@ -325,3 +326,25 @@ def test_matrices_of_bins_by_frames_are_turned(tmp_path: Path) -> None:
     ):  # fmt: skip
         source = str(tmp_path / name.partition("#")[0])
         assert np.array_equal(read_matrix(source, ClipRef(source, name, (), "train")), wanted)
+
+
+@pytest.mark.parametrize(("context", "width"), [("none", 128), ("gru", 5), ("gru", 7)])
+def test_encoder_of_frames(context: str, width: int) -> None:
+    """Bytes around 0, float32 as it is; a row does not depend on its neighbours; every parameter gets a gradient."""
+    for dtype in ("uint8", "float32"):
+        spec = DataSpec(
+            input=FrameInput(frames=7, bins=BINS, frame_hop_seconds=HOP_S, dtype=dtype), tags=("a",), exclusive=False
+        )
+        torch.manual_seed(0)
+        encoder = EncoderFramesConfig(context=context, width=width).build(spec)
+        frames_BFM = torch.from_numpy(np.stack([matrix(i, "uint8", 7) for i in range(3)])).float()
+        seq_BSE = encoder.sequence(encoder.front_end(frames_BFM))
+        assert encoder.hop_seconds == HOP_S and seq_BSE.shape == (3, 7, BINS if context == "none" else 2 * width)
+        embed_BE = encoder(frames_BFM)
+        assert torch.allclose(embed_BE[1:2], encoder(frames_BFM[1:2]), atol=1e-6)
+        if context == "none":
+            want = (frames_BFM - 128) / 128 if dtype == "uint8" else frames_BFM
+            assert torch.equal(seq_BSE, want) and torch.equal(embed_BE, want.mean(dim=1))
+        else:
+            embed_BE.square().sum().backward()
+            assert all(p.grad is not None and p.grad.abs().max() > 0 for p in encoder.parameters())

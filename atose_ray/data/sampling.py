@@ -4,7 +4,7 @@ Laws (tested): an epoch is a permutation of the split; ranks share nothing and h
 in an epoch is the same however the data is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +101,34 @@ def balanced_draws(tags_NC: Array, chosen_N: Array, seed: int, epoch: int) -> Ar
             of_round = drawn_d[drawn_d // len(members_n) == round_] % len(members_n)
             np.add.at(times_N, order_n[of_round], 1)
     return times_N
+
+
+def class_queue(tags_NC: Array, batch_size: int, seed: int) -> Iterator[Array]:
+    """{0, 1} [N, C] -> clip indices of one batch after another, without end: AudioTagger's balanced sampler, exactly.
+
+    Classes queue up, all in a new order whenever fewer than a batch are left; a batch takes the next `batch_size` of
+    them and, class by class, that many clips from the class's own shuffled list. Source: ZhicunXu/AudioTagger, after
+    Kong et al. 2018. Kept for comparison, beside `balanced_draws`: a list is shuffled anew when it has just enough
+    clips left, so that its last one is never drawn; a class with too few clips makes the batch shorter, one without
+    any is passed over; and the order follows from a single stream of random numbers."""
+    rng = np.random.RandomState(seed)
+    members = [np.flatnonzero(column_N) for column_N in tags_NC.T]
+    for clips in members:
+        rng.shuffle(clips)
+    taken, classes, queue = [0] * len(members), np.arange(len(members)), np.zeros(0, np.int64)
+    while True:
+        while len(queue) < batch_size:
+            rng.shuffle(classes)
+            queue = np.concatenate([queue, classes])
+        batch, queue = queue[:batch_size], queue[batch_size:]
+        drawn = []
+        for number, count in zip(*np.unique(batch, return_counts=True), strict=True):
+            if taken[number] + count >= len(members[number]):
+                taken[number] = 0
+                rng.shuffle(members[number])
+            drawn.append(members[number][taken[number] : taken[number] + count].copy())
+            taken[number] += count
+        yield np.concatenate(drawn)
 
 
 def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:

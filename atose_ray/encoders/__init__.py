@@ -6,15 +6,24 @@ from pydantic import SerializeAsAny
 
 from atose_ray.encoders.base import Encoder, EncoderConfig
 from atose_ray.encoders.coala_cnn import CoalaCNNConfig
+from atose_ray.encoders.frames import FramesConfig
 from atose_ray.encoders.harmonic_cnn import HarmonicCNNConfig
 from atose_ray.encoders.mel_cnn import MelCNNConfig
 from atose_ray.encoders.pretrained import PretrainedConfig
 from atose_ray.encoders.sample_cnn import SampleCNNConfig
 from atose_ray.encoders.tag_sinc_net import TagSincNetConfig
+from atose_ray.encoders.vggish import VGGishConfig
 from atose_ray.types import ByKind, by_kind
 
 ENCODERS: dict[str, type[EncoderConfig]] = by_kind(
-    SampleCNNConfig, HarmonicCNNConfig, TagSincNetConfig, MelCNNConfig, CoalaCNNConfig, PretrainedConfig
+    SampleCNNConfig,
+    HarmonicCNNConfig,
+    TagSincNetConfig,
+    MelCNNConfig,
+    CoalaCNNConfig,
+    VGGishConfig,
+    FramesConfig,
+    PretrainedConfig,
 )
 AnyEncoderConfig = Annotated[SerializeAsAny[EncoderConfig], ByKind(ENCODERS)]
 
@@ -22,9 +31,11 @@ __all__ = [
     "CoalaCNNConfig",
     "Encoder",
     "EncoderConfig",
+    "FramesConfig",
     "HarmonicCNNConfig",
     "MelCNNConfig",
     "PretrainedConfig",
     "SampleCNNConfig",
     "TagSincNetConfig",
+    "VGGishConfig",
 ]
