@@ -45,6 +45,7 @@ def test_readme_names_the_commands_of_a_first_hour() -> None:
         "promote",
         "crossvalidate",
         "evaluate",
+        "find",
     }
 
 
