@@ -262,5 +262,6 @@ def test_settings_that_cannot_be() -> None:
     for levels in ((3, 2), (2, 2), (), (0,)):
         with pytest.raises(ValidationError):
             MultiLevelAttentionConfig(levels=levels)
+    assert MultiLevelAttentionConfig(levels="1 3").levels == (1, 3)
     with pytest.raises(ValidationError, match="keeps no embeddings"):
         MultiLevelAttentionConfig(stages=[{"name": "attend", "epochs": 1, "cache": 4, "trains": ["attention"]}])

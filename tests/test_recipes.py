@@ -23,7 +23,7 @@ from atose_ray.search.space import compose, find_study, load_study, load_tree, l
 from atose_ray.training import loop
 from atose_ray.training.loop import carry_state, fit, run_epochs
 from atose_ray.training.run import Job, open_run
-from atose_ray.types import DataSpec
+from atose_ray.types import DataSpec, FrameInput
 
 SETS = {
     "mtat": (128, tuple(f"tag {i}" for i in range(50)), False, 16000 * 29),
@@ -69,6 +69,19 @@ def test_zero_shot_recipe_is_the_published_one() -> None:
     data = run.data.model_copy(update={"tag_split": None, "track_split": None})
     crop = resolved(run.model_copy(update={"data": data, "tag_vectors": None}), spec)
     assert crop.encoder.front_end.frames_of(crop.model_spec(spec).input.length) == 130
+
+
+def test_audiotagger_recipe_is_the_published_one() -> None:
+    """Its space on data as the published: every arm is built, with the parameters that the published one has."""
+    frames = FrameInput(frames=10, bins=128, frame_hop_seconds=1.0, dtype="uint8")
+    spec = DataSpec(input=frames, tags=tuple(f"tag {i}" for i in range(527)), exclusive=False)
+    study = load_study("audioset_frames")
+    run = resolved(compose(study, {}), spec)
+    assert (run.method.levels, run.method.width, run.method.dropout, run.method.loss) == ((2, 3), 600, 0.4, "clipped")
+    assert (run.optim.kind, run.optim.lr, run.data.batch_size) == ("keras_adam", 1e-3, 500)
+    assert sum(p.numel() for p in run.build(spec).parameters()) == 2_630_619
+    arms = [partial for name, _, partial in probes(study.space) if name.endswith(("levels", "pooling", "context"))]
+    assert len(arms) == 13 and all(resolved(compose(study, partial), spec).build(spec) for partial in arms)
 
 
 def test_without_joint_embedding_the_same_200_epochs() -> None:
