@@ -99,7 +99,10 @@ def test_figures_stand_only_beside_their_own_protocol() -> None:
     assert published_figures("speech_commands", 35, "test", "clip") is None
     for figures in [one for of in all_figures().values() for one in of.values() if one.systems]:
         assert {len(scores) for scores in figures.systems.values()} == {len(figures.metrics)}
-        assert all(0.3 < score < 1 for scores in figures.systems.values() for score in scores)
+        for name, score in (
+            (n, s) for row in figures.systems.values() for n, s in zip(figures.metrics, row, strict=True)
+        ):
+            assert score is None or 0.25 < score < (3 if name == "d_prime" else 1), name
         if len(figures.metrics) == 2:
             assert all(roc_auc > pr_auc for roc_auc, pr_auc in figures.systems.values())
 
