@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atose_ray import evaluate, train
 from atose_ray.data.batches import CropSettings, LocalBatches
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import unit_of
 from atose_ray.datasets import DatasetConfig, DatasetError, audioset_frames, dataset_config
 from atose_ray.datasets.base import SourceError
 from atose_ray.datasets.tfrecord import context, embedding, fields, varints
+from atose_ray.evaluation.audioset import d_prime
 from atose_ray.storage import Store
 
 NAMES = ("Speech", "Male speech, man speaking", 'Say "ah"', "Music", "Silence")
@@ -186,3 +189,34 @@ def test_the_wire() -> None:
         context(whole[:20])
     with pytest.raises(SourceError):
         list(fields(b"\x80"))
+
+
+def test_from_the_files_to_the_three_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prepared, trained on the published recipe made small, scored with --protocol audioset: it learns."""
+    h5py = pytest.importorskip("h5py")
+    folder = write_packed(tmp_path)
+    means = np.random.default_rng(0).normal(0, 60, (len(NAMES), 128))
+    for part in COUNTS:
+        with h5py.File(folder / f"{part}.h5", "r+") as file:
+            file["x"][...] = (128 + (file["y"][...] @ means)[:, None] + np.zeros((1, 10, 1))).clip(0, 255)
+    store = str(tmp_path / "store")
+    prepare(dataset_config("audioset_frames", source=str(folder), valid_share=0.2), Store(store))
+    small = ["method.width=16", "method.stages=[{name: attend, epochs: 25}]", "data.batch_size=20", "optim.lr=0.01"]
+    train.main(["audioset_frames", "--store", store, *(word for one in small for word in ("--set", one))])
+    (run,) = (tmp_path / "store" / "runs").iterdir()
+    capsys.readouterr()
+    evaluate.main([str(run / "best"), "--store", store, "--protocol", "audioset", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    found = result["metrics"]
+    assert result["protocol"] == "audioset" and found["clips"] == 20 and found["tags_scored"] == len(NAMES)
+    assert found["roc_auc_macro"] > 0.9 and found["d_prime"] == pytest.approx(d_prime(found["roc_auc_macro"]))
+    assert result["published"] is None  # those are of 527 labels
+
+
+def test_published_figures_stand_beside_ours_and_gaps_are_gaps() -> None:
+    published = evaluate.beside("audioset_frames", 527, "test", "audioset")
+    assert published is not None
+    ours = {"metrics": {"pr_auc_macro": 0.3, "roc_auc_macro": 0.95, "d_prime": 2.3}, "published": published}
+    lines = "\n".join(evaluate.published_lines([ours], ["this model"], "[audioset]"))
+    assert "multi-level 2018" in lines and "0.3600              -        -  [audioset]" in lines
+    assert "this model                     0.3000         0.9500   2.3000  [audioset]" in lines
