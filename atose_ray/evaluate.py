@@ -210,7 +210,8 @@ def published_lines(results: list[dict[str, Any]], names: list[str], mark: str) 
     ours = [{"system": name, **result["metrics"]} for name, result in zip(names, results, strict=True)]
     lines = [f"published: {published['source']}", f"  {'':<24} {'  '.join(metrics)}  {mark}"]
     for row in [*published["systems"], *ours]:
-        cells = "  ".join(f"{row[metric]:>{len(metric)}.4f}" for metric in metrics)
+        numbers = ((row[metric], len(metric)) for metric in metrics)
+        cells = "  ".join(f"{'-':>{width}}" if one is None else f"{one:>{width}.4f}" for one, width in numbers)
         lines.append(f"  {row['system']:<24} {cells}  {mark}")
     return lines
 

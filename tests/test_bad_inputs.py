@@ -79,10 +79,7 @@ def rewrite(table: Path, change: Callable[[list[str]], list[str]]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["mtta"],
-            r"unknown dataset 'mtta'; known: audioset, .*, urbansound8k; did you mean mtat\?",
-        ),
+        (["mtta"], r"unknown dataset 'mtta'; known: audioset, .*, urbansound8k; did you mean mtat\?"),
         (["mtat"], r"mtat needs the folder of its audio.*--source DIR"),
         (["mtat", "--source", "/no/such/folder"], r"/no/such/folder does not exist.*--source DIR"),
         (["demo", "--source", "s3://bucket/audio"], r"local folder, but got s3://bucket/audio; leave --source out"),

@@ -15,6 +15,7 @@ from made_up import write_frames
 from pydantic import ValidationError
 from test_dataset_adapters import MAKERS as PUBLISHED
 from test_dataset_adapters import make_gtzan, make_msd
+from test_dataset_audioset_frames import make_audioset_frames
 from test_dataset_coala import write_coala
 from test_dataset_dcase2017 import make_dcase2017
 
@@ -108,6 +109,7 @@ MAKERS = [
     make_folder_without_split,
     make_frames,
     make_coala_hdf5,
+    make_audioset_frames,
     make_made_up,
     *PUBLISHED,
 ]
@@ -123,7 +125,8 @@ def test_listing_obeys_the_laws(maker: Callable[[Path], DatasetConfig], tmp_path
     listing = config.list_clips()
     names = [clip.name for clip in listing.clips]
     assert len(set(names)) == len(names) > 0
-    assert len({clip.source for clip in listing.clips}) == (2 if maker is make_coala_hdf5 else len(names))
+    packed = {make_coala_hdf5: 2, make_audioset_frames: 3}
+    assert len({clip.source for clip in listing.clips}) == packed.get(maker, len(names))
     assert len(set(listing.tags)) == len(listing.tags)
     assert {clip.split for clip in listing.clips} == set(SPLITS)
     assert {tag for clip in listing.clips for tag in clip.tags} == set(listing.tags)
@@ -140,8 +143,8 @@ def test_a_source_behind_a_uri_is_listed_as_the_folder_it_is(
     config = maker(tmp_path)
     if config.renders:
         pytest.skip("it makes its audio itself")
-    if maker is make_coala_hdf5:
-        with pytest.raises(DatasetError, match="must be a local folder"):
+    if maker in (make_coala_hdf5, make_audioset_frames):
+        with pytest.raises(DatasetError, match=r"must be a local folder|into a local folder"):
             list_source(config.model_copy(update={"source": f"fsspec+file://{config.source}"}))
         return
     here = config.list_clips()
@@ -209,8 +212,8 @@ def test_every_kind_is_in_the_table_and_in_the_suite(tmp_path: Path) -> None:
 def test_unknown_dataset_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match="unknown dataset 'mtta'; known: audioset, coala_hdf5, dcase2017, demo, esc50, fma, folder, frames, "
-        "gtzan, made_up_frames, msd, mtat, mtg_jamendo, nsynth, speech_commands, urbansound8k; did you mean mtat",
+        match="unknown dataset 'mtta'; known: audioset, audioset_frames, coala_hdf5, dcase2017, demo, esc50, fma, "
+        "folder, frames, gtzan, made_up_frames, msd, mtat, mtg_jamendo, nsynth, speech_commands, urbansound8k; did you mean mtat",
     ):
         dataset_config("mtta")
 

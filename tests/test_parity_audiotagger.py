@@ -21,6 +21,8 @@ from pydantic import ValidationError
 
 from atose_ray.data.sampling import class_queue
 from atose_ray.encoders import FramesConfig
+from atose_ray.evaluation.audioset import audioset_metrics, d_prime
+from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.methods.multi_level_attention import (
     MultiLevelAttention,
     MultiLevelAttentionConfig,
@@ -222,6 +224,30 @@ def test_published_sampler() -> None:
             assert np.array_equal(next(draws), wanted[:length]), case
 
 
+def test_published_metrics() -> None:
+    arrays = load_arrays("audiotagger_metrics")
+    tags_NC = np.unpackbits(arrays["y_packed_axis1"], axis=1)[:, : int(arrays["n_classes"])].astype(float)
+    scores, table = [], arrays["get_avg_stats/iter_mAP_AUC_dprime_as_printed"]
+    for row, iteration in enumerate((0, 1000, 2000)):
+        scores_NC = arrays[f"iter{iteration}/scores_times_256_uint8"].astype(float) / 256
+        scores.append(scores_NC)
+        per_tag = per_tag_table(scores_NC, tags_NC, tuple(map(str, range(527))))
+        for ours, theirs in (("average_precision", "AP"), ("roc_auc", "AUC")):
+            assert np.allclose([one[ours] for one in per_tag], arrays[f"iter{iteration}/{theirs}"], rtol=0, atol=1e-12)
+        got = audioset_metrics(scores_NC, tags_NC)
+        assert got["pr_auc_macro"] == pytest.approx(float(arrays[f"iter{iteration}/mAP_returned_by_eval"]), abs=1e-12)
+        assert got["d_prime"] == pytest.approx(float(arrays["get_avg_stats/dprime_full"][row]), abs=1e-9)
+        named = [got[name] for name in ("pr_auc_macro", "roc_auc_macro", "d_prime")]
+        assert np.allclose(named, table[row, 1:], atol=1e-6) and got["tags_scored"] == 527
+    ensemble = audioset_metrics(np.mean(scores, axis=0), tags_NC)
+    named = [ensemble[name] for name in ("pr_auc_macro", "roc_auc_macro", "d_prime")]
+    assert np.allclose(named, arrays["upstream_ensemble/mAP_AUC_dprime"], rtol=0, atol=1e-9)
+    pieces = load_arrays("audiotagger_pieces")
+    for auc, want in zip(pieces["dprime/auc"], pieces["dprime/dprime"], strict=True):
+        assert d_prime(float(auc)) == pytest.approx(float(want), abs=1e-12)
+    assert d_prime(1.0) == pytest.approx(-d_prime(0.0)) and d_prime(1.0) > 8
+
+
 @pytest.mark.parametrize("pooling", ["attention", "mean", "max", "linear_softmax"])
 def test_poolings_are_what_they_say(pooling: str) -> None:
     """Of equal frames each gives that frame; linear softmax weighs by the probability itself."""
@@ -262,5 +288,6 @@ def test_settings_that_cannot_be() -> None:
     for levels in ((3, 2), (2, 2), (), (0,)):
         with pytest.raises(ValidationError):
             MultiLevelAttentionConfig(levels=levels)
+    assert MultiLevelAttentionConfig(levels="1 3").levels == (1, 3)
     with pytest.raises(ValidationError, match="keeps no embeddings"):
         MultiLevelAttentionConfig(stages=[{"name": "attend", "epochs": 1, "cache": 4, "trains": ["attention"]}])

@@ -24,7 +24,7 @@ from atose_ray.search.space import compose, find_study, load_study, load_tree, l
 from atose_ray.training import loop
 from atose_ray.training.loop import carry_state, fit, run_epochs
 from atose_ray.training.run import Job, open_run
-from atose_ray.types import DataSpec
+from atose_ray.types import DataSpec, FrameInput
 
 SETS = {
     "mtat": (128, tuple(f"tag {i}" for i in range(50)), False, 16000 * 29),
@@ -87,6 +87,19 @@ def test_coala_recipe_is_the_published_one() -> None:
     assert sum(parameter.numel() for parameter in crop.build(spec).parameters()) == 7_499_451
     searched = {parameter for parameter, _, _ in probes(load_study("published_coala").space)}
     assert searched >= {"method[coala].audio_weight", "method[coala].tag_weight"}
+
+
+def test_audiotagger_recipe_is_the_published_one() -> None:
+    """Its space on data as the published: every arm is built, with the parameters that the published one has."""
+    frames = FrameInput(frames=10, bins=128, frame_hop_seconds=1.0, dtype="uint8")
+    spec = DataSpec(input=frames, tags=tuple(f"tag {i}" for i in range(527)), exclusive=False)
+    study = load_study("audioset_frames")
+    run = resolved(compose(study, {}), spec)
+    assert (run.method.levels, run.method.width, run.method.dropout, run.method.loss) == ((2, 3), 600, 0.4, "clipped")
+    assert (run.optim.kind, run.optim.lr, run.data.batch_size) == ("keras_adam", 1e-3, 500)
+    assert sum(p.numel() for p in run.build(spec).parameters()) == 2_630_619
+    arms = [partial for name, _, partial in probes(study.space) if name.endswith(("levels", "pooling", "context"))]
+    assert len(arms) == 13 and all(resolved(compose(study, partial), spec).build(spec) for partial in arms)
 
 
 def test_without_joint_embedding_the_same_200_epochs() -> None:

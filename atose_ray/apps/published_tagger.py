@@ -12,7 +12,7 @@ second. Its peculiarities, all of them only here:
 - Cues begin a millisecond late, are never merged, and their clock goes round after 24 h.
 
 Departures: any format and any number of channels is read (the published code fails on mono), samples have their true
-scale, every recording is a stream in bounded memory, and other rates become 16 kHz by our resampler, not resampy's."""
+scale, and a recording is a stream in bounded memory. Other rates become 16 kHz as by resampy 0.2, of its time."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -23,8 +23,8 @@ import torch
 
 from atose_ray.apps.predict import PART_S
 from atose_ray.audio.io import decode_parts
+from atose_ray.audio.kaiser import KaiserBest
 from atose_ray.audio.mel import VGGISH
-from atose_ray.audio.resample import Resampler
 from atose_ray.config import ConfigError, InitFrom
 from atose_ray.encoders import VGGishConfig
 from atose_ray.encoders.vggish import FRAMES, VGGish
@@ -142,11 +142,11 @@ def examples(pieces: Iterable[Array], rate_hz: int) -> Iterator[Array]:
 
 
 def resampled(pieces: Iterable[Array], rate_hz: int) -> Iterator[Array]:
-    """[T] after [T] at 16 kHz."""
+    """[T] after [T] at 16 kHz, by the resampler of 2018."""
     if rate_hz == RATE_HZ:
         yield from pieces
         return
-    stream = Resampler(rate_hz, RATE_HZ)
+    stream = KaiserBest(rate_hz, RATE_HZ)
     for piece_T in pieces:
         yield stream.push(piece_T)
     yield stream.finish()

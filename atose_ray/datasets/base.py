@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from atose_ray.storage import is_uri
 from atose_ray.types import AudioInput, ClipRef, Config, Input, Listing, Split
 
-MATRIX_SUFFIXES = frozenset((".npy", ".npz", ".h5", ".hdf5"))
+MATRIX_SUFFIXES = frozenset((".npy", ".npz", ".h5", ".hdf5", ".tfrecord"))
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".aif", ".aiff", ".au")
 )

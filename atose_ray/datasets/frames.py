@@ -7,14 +7,18 @@
 
 A path is a `.npy` file, an array of an `.npz`, or a data set of an HDF5 file (`.h5`, `.hdf5`; it needs h5py), named
 behind `#` where the file holds several. Of a packed array [N, frames, bins] the last part of the name is the row. A
-matrix [bins, frames] is turned by a `.T` at the end: `one.npy#.T`, `all.h5#features/12.T`.
+matrix [bins, frames] is turned by a `.T` at the end: `one.npy#.T`, `all.h5#features/12.T`. Of a `.tfrecord` file
+(datasets/tfrecord.py) it is the byte where a record begins.
 Shards hold uint8 as it is (the encoder knows what its numbers mean), everything else as float32. Not stored in any of
 these files is the time from one frame to the next: say it, `--option frame_hop_seconds=0.96`.
 """
 
+import functools
 import io
+import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -25,6 +29,7 @@ from pydantic import Field
 from atose_ray.datasets.base import MATRIX_SUFFIXES, DatasetError, SourceError
 from atose_ray.datasets.folder import Row, TableConfig
 from atose_ray.datasets.remote import open_source
+from atose_ray.datasets.tfrecord import frames_at
 from atose_ray.types import ClipRef, FrameInput, Input
 
 Matrix = npt.NDArray[Any]
@@ -105,13 +110,27 @@ def _read(source: str | BinaryIO, suffix: str, key: str) -> Matrix:
             import h5py
         except ImportError as error:
             raise DatasetError('HDF5 files need h5py: pip install "atose_ray[hdf5]"') from error
+        if isinstance(source, str):
+            kept = _opened(source, os.stat(source).st_mtime_ns)
+            return _pick(kept, key, lambda: _arrays_of(kept))
         with h5py.File(source, "r") as file:
             return _pick(file, key, lambda: _arrays_of(file))
+    if suffix == ".tfrecord":
+        with open(source, "rb") if isinstance(source, str) else nullcontext(source) as records:
+            return frames_at(records, int(key or 0))
     loaded = np.load(source, mmap_mode="r" if isinstance(source, str) else None, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return _pick({"": loaded}, key, lambda: [""])
     with loaded:
         return _pick(loaded, key, lambda: list(loaded))
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: str, mtime_ns: int) -> Any:
+    """A local HDF5 file, kept open for its next row, as opening takes longer than reading one; not locked."""
+    import h5py
+
+    return h5py.File(path, "r", locking=False)
 
 
 def _arrays_of(file: Any) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from atose_ray.data.sampling import Windows, eval_starts, published_starts
+from atose_ray.evaluation.audioset import audioset_metrics
 from atose_ray.evaluation.choi import choi_metrics, segment_starts
 from atose_ray.evaluation.jetatag import jetatag_metrics
 from atose_ray.evaluation.metrics import WHOLE, clip_metrics, joint_space_metrics
@@ -107,8 +108,15 @@ CHOI = Protocol(
     unseen=True,
     average="embeddings",
 )
+AUDIOSET = Protocol(
+    "audioset",
+    "mAP (pr_auc_macro), mean AUC and d' of that mean, a clip's score being the mean of its crops' (AudioSet)",
+    eval_starts,
+    lambda scores, exclusive: audioset_metrics(scores.scores_NC, scores.tags_NC),
+)
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for protocol in (CLIP, JETATAG, RETRIEVAL, ANNOTATION, ZERO_SHOT, GENERALISED, CHOI)
+    protocol.name: protocol
+    for protocol in (CLIP, JETATAG, RETRIEVAL, ANNOTATION, ZERO_SHOT, GENERALISED, CHOI, AUDIOSET)
 }
 FORMER_NAMES = {"published": "jetatag"}  # in what `evaluate --json` printed up to 0.1.0
 ALIKE = {

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 from torch.nn import functional
 
@@ -35,6 +35,11 @@ EPSILON = 1e-7  # Keras' own: of the attention and of the probabilities in the l
 NORM_EPSILON, NORM_MOMENTUM, FREEDOM = 1e-3, 0.01, 1.001
 Statistics = Literal["debiased", "plain"]
 Gather = Callable[[torch.Tensor], torch.Tensor]
+Levels = Annotated[  # also as text, `2 3`: a choice of a search is a plain value
+    tuple[Annotated[int, Field(ge=1, le=8)], ...],
+    BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
+    Field(min_length=1),
+]
 
 
 class MultiLevelAttentionConfig(MethodConfig):
@@ -48,7 +53,7 @@ class MultiLevelAttentionConfig(MethodConfig):
     COMPARABLE: ClassVar[tuple[str, ...]] = ("attend",)
 
     kind: Literal["multi_level_attention"] = "multi_level_attention"
-    levels: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field(default=(2, 3), min_length=1)
+    levels: Levels = (2, 3)
     width: int = Field(default=600, ge=1, le=8192)
     dropout: float = Field(default=0.4, ge=0, lt=1)
     pooling: Literal["attention", "mean", "max", "linear_softmax"] = "attention"
