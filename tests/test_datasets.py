@@ -213,7 +213,8 @@ def test_unknown_dataset_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
         match="unknown dataset 'mtta'; known: audioset, audioset_frames, coala_hdf5, dcase2017, demo, esc50, fma, "
-        "folder, frames, gtzan, made_up_frames, msd, mtat, mtg_jamendo, nsynth, speech_commands, urbansound8k; did you mean mtat",
+        "folder, frames, gtzan, made_up_frames, msd, mtat, mtg_jamendo, nsynth, speech_commands, urbansound8k; "
+        "did you mean mtat",
     ):
         dataset_config("mtta")
 
