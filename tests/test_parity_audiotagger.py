@@ -24,6 +24,7 @@ from atose_ray.encoders import FramesConfig
 from atose_ray.evaluation.audioset import audioset_metrics, d_prime
 from atose_ray.evaluation.metrics import per_tag_table
 from atose_ray.methods.multi_level_attention import (
+    FrameNorm,
     MultiLevelAttention,
     MultiLevelAttentionConfig,
     clipped_cross_entropy,
@@ -282,6 +283,21 @@ def test_published_choices_can_be_changed(change: dict[str, object]) -> None:
             method.attention.out_bn.weight.fill_(30.0)
         losses.append(method.train()(batch, "attend")["loss"].item())
     assert losses[0] != pytest.approx(losses[1], rel=1e-5)
+
+
+def test_statistics_are_of_all_workers() -> None:
+    """Two workers with the same rows are one worker with both: outputs, gradients and running statistics."""
+    x_XC = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    norms = [FrameNorm(5, "debiased") for _ in range(2)]
+    for norm, rows_XC, gather in (
+        (norms[0], x_XC, lambda rows: torch.cat([rows, rows])),
+        (norms[1], torch.cat([x_XC, x_XC]), lambda rows: rows),
+    ):
+        for _ in range(3):
+            norm(rows_XC, gather)[:4].square().sum().backward()
+    for name, value in norms[0].state_dict().items():
+        assert torch.allclose(value, norms[1].state_dict()[name], atol=1e-6), name
+    assert torch.allclose(norms[0].weight.grad, norms[1].weight.grad, rtol=1e-5)
 
 
 def test_settings_that_cannot_be() -> None:

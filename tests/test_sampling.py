@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from atose_ray.data import sampling
 from atose_ray.data.sampling import (
     RowGroup,
     batch_sizes,
@@ -146,3 +147,16 @@ def test_no_batch_is_of_one_clip() -> None:
         sizes = batch_sizes(clips, size)
         assert sum(sizes) == clips and min(sizes) > 1 and max(sizes) - min(sizes) <= 1
         assert max(sizes) <= max(size, 3)
+
+
+def test_members_of_tags_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the columns of the whole matrix have them, however many rows are looked through at a time."""
+    rng = np.random.default_rng(0)
+    tags_NC, chosen_N = (rng.random((50, 6)) < 0.2).astype(np.uint8), rng.random(50) < 0.7
+    tags_NC[:, 4] = 0
+    wanted = [np.flatnonzero(column_N & chosen_N) for column_N in tags_NC.T.astype(bool)]
+    wanted.append(np.flatnonzero(chosen_N & ~tags_NC.any(axis=1)))
+    for rows in (7, 50, 1000):
+        monkeypatch.setattr(sampling, "TAG_ROWS", rows)
+        found = sampling.members_of(tags_NC, chosen_N)
+        assert len(found) == 7 and all(map(np.array_equal, found, wanted))

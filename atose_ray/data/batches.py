@@ -174,7 +174,7 @@ class LocalBatches:
         self.tags_NC: Array | None = None
         if self.balanced:
             folder, stored = Store(self.settings.folder_uri), self.settings.n_tags
-            self.tags_NC = self.settings.seen(shards.read_tags(folder, self.manifest, "train", stored))
+            self.tags_NC = self.settings.seen(shards.read_tags(folder, self.manifest, "train", stored, np.uint8))
         chosen = int(self.chosen_N.sum())
         if chosen < 2 * self.world:
             raise StoreError(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Windows = Callable[[int, int, int], list[int]]  # units of a clip, of a crop, and how many crops -> their first units
+TAG_ROWS = 1 << 16  # clips whose tags are looked through at a time
 SHARE_SALT = 0x5348415245  # "SHARE": stands where an epoch number stands for crops, and no run has as many epochs
 
 
@@ -88,9 +89,7 @@ def balanced_draws(tags_NC: Array, chosen_N: Array, seed: int, epoch: int) -> Ar
     Classes take turns over the whole training (draw i of it is of class i mod C), and so do the clips of a class: each
     once, in an order of its own for every round, before any comes again. By (seed, epoch, tags) alone. The idea is that
     of AudioSet's balanced sampling (Kong et al., arXiv:1912.10211, section III.D)."""
-    chosen_NC = tags_NC.astype(bool) & chosen_N[:, None]
-    chosen_NC = np.column_stack([chosen_NC, chosen_N & ~chosen_NC.any(axis=1)])
-    classes = [np.flatnonzero(column_N) for column_N in chosen_NC.T if column_N.any()]
+    classes = [members_n for members_n in members_of(tags_NC, chosen_N) if len(members_n)]
     draws = int(chosen_N.sum())
     turn_D = epoch * draws + np.arange(draws)
     times_N = np.zeros(len(tags_NC), np.int64)
@@ -101,6 +100,20 @@ def balanced_draws(tags_NC: Array, chosen_N: Array, seed: int, epoch: int) -> Ar
             of_round = drawn_d[drawn_d // len(members_n) == round_] % len(members_n)
             np.add.at(times_N, order_n[of_round], 1)
     return times_N
+
+
+def members_of(tags_NC: Array, chosen_N: Array) -> list[Array]:
+    """The chosen clips of every tag, ascending, and last those without one. Of two million clips with 527 tags, a part
+    at a time: what is made on the way is not N x C."""
+    parts = [np.nonzero(tags_NC[first : first + TAG_ROWS]) for first in range(0, len(tags_NC), TAG_ROWS)]
+    row_P = np.concatenate([row_p + number * TAG_ROWS for number, (row_p, _) in enumerate(parts)])
+    column_P = np.concatenate([column_p for _, column_p in parts])
+    row_P, column_P = row_P[chosen_N[row_P]], column_P[chosen_N[row_P]]
+    order_P = np.argsort(column_P, kind="stable")
+    ends_C = np.searchsorted(column_P[order_P], np.arange(1, tags_NC.shape[1]))
+    without_N = chosen_N.copy()
+    without_N[row_P] = False
+    return [*np.split(row_P[order_P], ends_C), np.flatnonzero(without_N)]
 
 
 def class_queue(tags_NC: Array, batch_size: int, seed: int) -> Iterator[Array]:

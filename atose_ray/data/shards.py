@@ -209,13 +209,15 @@ def read_lengths(folder: Store, groups: list[RowGroup]) -> npt.NDArray[np.int32]
     return np.concatenate([np.empty(0, np.int32), *lengths])
 
 
-def read_tags(folder: Store, manifest: Manifest, split: Split, stored: int | None = None) -> npt.NDArray[np.float64]:
+def read_tags(
+    folder: Store, manifest: Manifest, split: Split, stored: int | None = None, dtype: npt.DTypeLike = np.float64
+) -> npt.NDArray[Any]:
     """Tags of every clip of a split, {0, 1} [N, C]; reads no content. stored: how many tags the shards have, where the
     manifest is a view with fewer. Raises as `read_row_group`."""
     n_tags = stored or len(manifest.data_spec.tags)
     shards = [shard.places() for shard in manifest.shards if shard.split == split]
     tags = [_tags_of(_read_columns(folder, places, ["tags"]), n_tags) for places in shards]
-    return np.concatenate([np.empty((0, n_tags)), *tags])
+    return np.concatenate([np.empty((0, n_tags), np.uint8), *tags], dtype=dtype)
 
 
 def _read_columns(folder: Store, groups: list[RowGroup], columns: list[str] | None) -> pa.Table:
