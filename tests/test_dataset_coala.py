@@ -77,7 +77,7 @@ def test_patches_come_as_frames_by_bands_with_their_words(source: Path, store: S
     batch = next(iter(make_batches(run, manifest, store.uri).evaluate("test")))
     clip = listing.clips[int(batch.clip_id_B[0])]
     row = int(clip.name.rpartition("/")[2].removesuffix(".T"))
-    with h5py.File(clip.source, "r") as file:
+    with h5py.File(clip.source, "r", locking=False) as file:
         mel_by_time, label = file["dataset/data"][row], file["dataset/label"][row]
     assert clip.split == "test" and np.array_equal(batch.inputs[0].numpy(), mel_by_time.T)
     assert np.array_equal(batch.tags_BC[0].numpy(), label)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def long_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def no_host_room(monkeypatch) -> None:
-    """Every other place but streaming is full."""
+    """Every other place but streaming is full, and holds nothing of the tests before."""
+    monkeypatch.setattr(resident, "_IN_MEMORY", WeakValueDictionary())
     monkeypatch.setattr(resident, "choose_residency", lambda *_: "stream")
 
 

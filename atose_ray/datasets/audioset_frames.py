@@ -101,7 +101,7 @@ def packed_rows(path: Path, labels: int) -> Iterator[Row]:
     except ImportError as error:
         raise DatasetError('HDF5 files need h5py: pip install "atose_ray[hdf5]"') from error
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             x, y, ids = file["x"], file["y"], file["video_id_list"]
             if x.shape[1:] != (FRAMES, BINS) or y.shape != (len(x), labels) or len(ids) != len(x):
                 raise DatasetError(

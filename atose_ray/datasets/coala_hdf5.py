@@ -90,7 +90,7 @@ def read_labels(path: Path, tags: int) -> Iterator[tuple[Any, Any]]:
     except ImportError as error:
         raise DatasetError('HDF5 files need h5py: pip install "atose_ray[hdf5]"') from error
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             group = file["dataset"]
             shapes = {key: group[key].shape for key in ("id", "data", "label")}
             rows = shapes["id"][0]

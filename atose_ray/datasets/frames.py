@@ -113,7 +113,7 @@ def _read(source: str | BinaryIO, suffix: str, key: str) -> Matrix:
         if isinstance(source, str):
             kept = _opened(source, os.stat(source).st_mtime_ns)
             return _pick(kept, key, lambda: _arrays_of(kept))
-        with h5py.File(source, "r") as file:
+        with h5py.File(source, "r", locking=False) as file:
             return _pick(file, key, lambda: _arrays_of(file))
     if suffix == ".tfrecord":
         with open(source, "rb") if isinstance(source, str) else nullcontext(source) as records:
