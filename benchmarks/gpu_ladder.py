@@ -34,7 +34,7 @@ import torch
 from benchmarks import gpu_recipe, gpu_steps
 from benchmarks.timing import processor
 
-LIMITS_S = {1: 100, 2: 150, 3: 110, 4: 50, 5: 70}
+LIMITS_S = {1: 90, 2: 140, 3: 110, 4: 50, 5: 90}
 QUICK_LIMIT_S = 600  # on a CPU that others use too
 LAWS = ["tests/test_training.py", "tests/test_cached.py", "tests/test_graphs.py", "tests/test_feed.py"]
 ROOT = Path(__file__).resolve().parent.parent
