@@ -206,19 +206,15 @@ class Rows(NamedTuple):
 
 
 def read_rows(store: Store) -> Iterator[Rows]:
-    """The windows of an index, part by part, of every file those of its last version."""
-    newest: dict[str, tuple[str, int, int]] = {}
-    for name in part_names(store):  # later parts win
-        with store.child(PARTS).reading(name) as file:
-            columns = pq.read_table(file, columns=["path", "size", "mtime_ns"]).to_pydict()
-        for stamp in zip(columns["path"], columns["size"], columns["mtime_ns"], strict=True):
-            newest[stamp[0]] = stamp
-    for name in part_names(store):
+    """The windows of an index, part by part from the last one on, of every file those of its last version: a file
+    stands in a part once, so what a later part has is newer."""
+    newer = set[str]()
+    for name in reversed(part_names(store)):
         with store.child(PARTS).reading(name) as file:
             table = pq.read_table(file)
-        stamps = zip(*(table[key].to_pylist() for key in ("path", "size", "mtime_ns")), strict=True)
-        last_R = np.array([newest[stamp[0]] == stamp for stamp in stamps], bool)
-        table = table.filter(pa.array(last_R))
+        paths = table["path"].to_pylist()
+        table = table.filter(pa.array([path not in newer for path in paths], pa.bool_()))
+        newer.update(paths)
         if len(table):
             lists = table["embedding"].combine_chunks()
             embed_RE = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
