@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from contextlib import nullcontext
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,15 +11,7 @@ from pydantic import ValidationError
 from atose_ray import cli
 from atose_ray.apps.predict import Tagging, tag_file
 from atose_ray.apps.published_tagger import rule_for, second_scores, srt_text, summary_text, with_vggish
-from atose_ray.apps.recordings import (
-    Listening,
-    outputs,
-    raw_as_wav,
-    sounds_below,
-    standard_input,
-    timeline_of,
-    write_outputs,
-)
+from atose_ray.apps.recordings import Listening, opened, outputs, sounds_below, timeline_of, write_outputs
 from atose_ray.apps.timeline import TimelineConfig
 from atose_ray.apps.writers import WRITERS
 from atose_ray.audio.io import AudioError
@@ -125,15 +116,14 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
     listening = Listening(options.hop, options.left, options.right, config)
     files, failed = sounds_below(options.files), 0
     for number, (file, name) in enumerate(files, start=1):
-        places = outputs("stdin" if file == "-" else file, "stdin" if file == "-" else name, options.out, formats)
+        places = outputs(name if file == "-" else file, name, options.out, formats)
         if file != "-" and not options.again and all(place.exists() for place in places.values()):
             print(f"{number}/{len(files)} {file}: there already (--again writes it anew)", flush=True)
             continue
         first = next(iter(places.values()))
         partial = first.with_name(f".{first.stem}.partial.npz")
         try:
-            with raw_as_wav(standard_input(), options.rate, options.channels) if file == "-" else nullcontext() as raw:
-                where = "stdin" if file == "-" else file
+            with opened(file, options.rate, options.channels) as (where, raw):
                 timeline = timeline_of(model, where, listening, options.model, tags=tags, partial=partial, source=raw)
         except AudioError as error:
             failed += 1
@@ -180,11 +170,10 @@ def published(model: Model, options: argparse.Namespace) -> None:
         raise ValueError(f"--threshold of --published is a number, but got {options.threshold!r}") from None
     rule, failed = rule_for(model.spec.tags, threshold, options.show_music_speech), 0
     for file, name in sounds_below(options.files):
-        inside = "stdin" if file == "-" else file
-        place = outputs(inside, "stdin" if file == "-" else name, options.out, ["srt"])["srt"]
+        place = outputs(name if file == "-" else file, name, options.out, ["srt"])["srt"]
         try:
-            with raw_as_wav(standard_input(), options.rate, options.channels) if file == "-" else nullcontext() as raw:
-                prob_SC = second_scores(model, raw or inside, int(left), int(right), inside)
+            with opened(file, options.rate, options.channels) as (where, raw):
+                prob_SC = second_scores(model, raw or where, int(left), int(right), where)
         except AudioError as error:
             failed += 1
             print(f"error: {file}: {error}", file=sys.stderr)

@@ -171,6 +171,21 @@ def tiny_run(tiny_store: Store, tiny_manifest: Manifest):
     return build
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tiny_store: Store, tiny_manifest: Manifest) -> str:
+    """A model folder with weights as they are drawn: what is asked of it is that it always says the same."""
+    from atose_ray.training.checkpoint import save_model
+    from atose_ray.training.run import Job, open_run
+
+    place = tmp_path_factory.mktemp("model")
+    run = resolve(run_config(tiny_tree()), tiny_store, tiny_manifest)
+    opened = open_run(Job(run, tiny_store.uri, str(place / "run")))
+    method = opened.method.eval()
+    metrics = {"stage": "classify", "epoch": 1, "number": 0}
+    save_model(Store(str(place / "best")), method, run, method.spec, metrics)
+    return str(place / "best")
+
+
 SHARED_RAY = contextlib.ExitStack()
 
 

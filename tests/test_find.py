@@ -17,23 +17,6 @@ from atose_ray.apps.predict import tag_file
 from atose_ray.apps.retrieve import Term, find, parse, weighed
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model, save_model
-from atose_ray.training.run import Job, open_run
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory, tiny_store, tiny_manifest) -> str:
-    """A model with made-up weights: what is asked of it is that it always says the same."""
-    from conftest import tiny_tree
-
-    from atose_ray.config import run_config
-    from atose_ray.training.run import resolve
-
-    place = tmp_path_factory.mktemp("model")
-    run = resolve(run_config(tiny_tree()), tiny_store, tiny_manifest)
-    opened = open_run(Job(run, tiny_store.uri, str(place / "run")))
-    method = opened.method.eval()
-    save_model(Store(str(place / "best")), method, run, method.spec, {"stage": "classify", "epoch": 1, "number": 0})
-    return str(place / "best")
 
 
 @pytest.fixture

@@ -19,26 +19,10 @@ from atose_ray.apps import recordings, windows
 from atose_ray.apps.predict import crops_of, tag_file
 from atose_ray.apps.windows import hearing_of, iter_windows
 from atose_ray.audio.io import AudioError
-from atose_ray.config import run_config
-from atose_ray.storage import Store
-from atose_ray.training.checkpoint import load_model, save_model
-from atose_ray.training.run import Job, open_run, resolve
+from atose_ray.training.checkpoint import load_model
 from atose_ray.types import TagSet
 
 RATE, CROP = 4000, 2400  # of the tiny model: 0.6 s
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory, tiny_store, tiny_manifest) -> str:
-    from conftest import tiny_tree
-
-    place = tmp_path_factory.mktemp("model")
-    run = resolve(run_config(tiny_tree()), tiny_store, tiny_manifest)
-    opened = open_run(Job(run, tiny_store.uri, str(place / "run")))
-    method = opened.method.eval()
-    metrics = {"stage": "classify", "epoch": 1, "number": 0}
-    save_model(Store(str(place / "best")), method, run, method.spec, metrics)
-    return str(place / "best")
 
 
 @pytest.fixture(scope="module")

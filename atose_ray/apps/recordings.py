@@ -27,6 +27,7 @@ from atose_ray.types import Array, TagSet
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
 SAVE_EVERY = 512  # hops after which what was scored so far is written down
 BLOCK = 1 << 20
+STDIN = "stdin"  # the name of what comes from standard input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Listening:
 
 
 def sounds_below(places: list[str]) -> list[tuple[str, str]]:
-    """Files and folders -> (file, its path below the folder that was named). A folder stands for the sound and video
-    files below it. Raises ValueError for a folder without any."""
+    """Files and folders -> (file, its path below the folder that was named; STDIN for `-`). A folder stands for the
+    sound and video files below it. Raises ValueError for a folder without any."""
     found: list[tuple[str, str]] = []
     for place in places:
         if not os.path.isdir(place):
-            found.append((place, Path(place).name))
+            found.append((place, STDIN if place == "-" else Path(place).name))
             continue
         inside = sorted(stamp.name for stamp in Store(place).files() if is_sound(stamp.name))
         if not inside:
@@ -161,6 +162,11 @@ def write_outputs(timeline: Timeline, places: dict[str, Path]) -> None:
         Store(str(place.parent)).write(place.name, WRITERS[one].write(timeline))
 
 
-def standard_input() -> BinaryIO:
-    """Where raw samples come from."""
-    return sys.stdin.buffer
+@contextlib.contextmanager
+def opened(file: str, rate_hz: int, channels: int) -> Iterator[tuple[str, BinaryIO | None]]:
+    """What a recording is called, and for `-` the raw samples of standard input as an open file."""
+    if file != "-":
+        yield file, None
+        return
+    with raw_as_wav(sys.stdin.buffer, rate_hz, channels) as raw:
+        yield STDIN, raw
