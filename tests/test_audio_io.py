@@ -542,3 +542,24 @@ def test_pcm16_of_silence(audio_T: np.ndarray, peak_normalize: bool) -> None:
 def test_pcm16_refuses_nan() -> None:
     with pytest.raises(AudioError, match="finite"):
         to_pcm16(np.array([0.1, np.nan], np.float32), peak_normalize=False)
+
+
+def test_without_pyav_only_what_needs_it_is_refused_by_name(tmp_path: Path) -> None:
+    """A lent GPU machine has PyTorch and no PyAV: what libsndfile reads is read there."""
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    (tmp_path / "a.m4a").write_bytes(encoded_by_av(tmp_path / "b", tone(44100), "ipod", "aac", 44100))
+    script = """
+import sys
+sys.modules["av"] = None
+from atose_ray.audio.io import AudioError, decode
+print(len(decode("a.wav", sample_rate_hz=16000).audio_T))
+try:
+    decode("a.m4a", sample_rate_hz=16000)
+except AudioError as error:
+    print(error)
+"""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    length, refused = ran.stdout.splitlines()
+    assert int(length) == round(RATE * SECONDS)
+    assert "PyAV" in refused and "pip install av" in refused, refused

@@ -4,7 +4,11 @@ soundfile (libsndfile) reads wav, flac, ogg and mp3, and seeks in all of them; P
 aac, webm. Neither reports a file that was cut off, so the last block says how many samples were declared. An MP3 that
 declares no length (no Xing, Info or VBRI tag) goes to PyAV at once: libsndfile estimates its length from the first
 frame's bit rate, and silently stops there, which for variable bit rates may be after a sixth of the file.
+
+Where PyAV is not installed, what needs it is refused by name, and everything else is read.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -15,13 +19,17 @@ from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-import av
 import numpy as np
 import soundfile
 
 from atose_ray.audio.guard import AudioError, GuardedFile, silent_stderr
 from atose_ray.audio.part import LONGEST_S, Part
 from atose_ray.types import package_yaml
+
+try:
+    import av
+except ModuleNotFoundError:  # a machine with PyTorch and little else; the package declares it
+    av = None
 
 BLOCK_SAMPLES, BLOCK_VALUES = 1 << 20, 1 << 21  # per channel (24 s at 44.1 kHz), and of all channels together
 LOWEST_HZ, HIGHEST_HZ, MOST_CHANNELS = 1000, 768_000, 256
@@ -168,6 +176,8 @@ def _lost_samples(opened: soundfile.SoundFile) -> int:
 
 def _av_blocks(file: GuardedFile, part: Part, declares: bool) -> Blocks:
     """declares: the file's own word about its length can be trusted, where its container has one."""
+    if av is None:
+        raise Refused("FFmpeg: PyAV, which reads this format, is not installed here (pip install av)")
     try:
         with _av_container(file) as container:
             stream = _audio_stream(container)
