@@ -36,7 +36,7 @@ from benchmarks.timing import processor
 
 LIMITS_S = {1: 90, 2: 140, 3: 110, 4: 50, 5: 90}
 QUICK_LIMIT_S = 600  # on a CPU that others use too
-LAWS = ["tests/test_training.py", "tests/test_cached.py", "tests/test_graphs.py", "tests/test_feed.py"]
+LAWS = [f"tests/test_{name}.py" for name in ("training", "cached", "graphs", "feed", "fused")]
 ROOT = Path(__file__).resolve().parent.parent
 
 

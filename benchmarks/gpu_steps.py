@@ -12,6 +12,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from atose_ray import gpu
 from atose_ray.config import ExecutionConfig
 from atose_ray.encoders import EncoderConfig, HarmonicCNNConfig, SampleCNNConfig, TagSincNetConfig
 from atose_ray.encoders.blocks import BlockKind
@@ -76,9 +78,10 @@ def plain_step(method: Method, batch: Batch, autocast: bool) -> Form:
     def run() -> None:
         method.train()
         optimizer.zero_grad()
-        with torch.autocast(kind, torch.bfloat16, enabled=autocast):
-            loss = method(batch, "classify")["loss"]
-        loss.backward()
+        with torchs_kernels():
+            with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+                loss = method(batch, "classify")["loss"]
+            loss.backward()
         optimizer.step()
 
     return run
@@ -105,10 +108,20 @@ def plain_inference(method: Method, batch: Batch, autocast: bool) -> Form:
     @torch.no_grad()
     def run() -> None:
         method.eval()
-        with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+        with torchs_kernels(), torch.autocast(kind, torch.bfloat16, enabled=autocast):
             method.encoder(batch.inputs)
 
     return run
+
+
+@contextmanager
+def torchs_kernels() -> Iterator[None]:
+    """Without the kernels of this package: what is plain is PyTorch's."""
+    devices, gpu.DEVICES = gpu.DEVICES, set()
+    try:
+        yield
+    finally:
+        gpu.DEVICES = devices
 
 
 def timed(form: Form, steps: int, device: str) -> float:

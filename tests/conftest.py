@@ -30,6 +30,7 @@ TESTS = str(Path(__file__).parent)  # where Ray's workers find made_up.py
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RATE = 4000
+ON_GPU = {"precision": "float32"} if torch.cuda.is_available() else {}
 TINY_TAGS = ("low", "high", "loud", "steady")
 
 
@@ -150,7 +151,7 @@ def tiny_tree(method: str = "supervised", **changes: object) -> dict:
         "encoder": {"kind": "sample_cnn", "block": "basic", "channels": 4, "se_ratio": 1},
         "method": {"kind": method, "head": {"kind": "mlp", "hidden": 8}, "stages": stages[method]},
         "optim": {"kind": "adam", "lr": 3e-3},
-        "execution": {"deterministic": True},  # of what is equal on a CPU, equal on a GPU too
+        "execution": {"deterministic": True, **ON_GPU},  # of what is equal on a CPU, equal on a GPU too
         **changes,
     }
 

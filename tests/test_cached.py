@@ -41,7 +41,7 @@ def train(run, store: Store, folder):
     opened = open_run(Job(run, store.uri, str(folder), {}))
     records, heard = [], []
     opened.method.encoder.register_forward_hook(lambda _, args, out: heard.append(len(args[0])))
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append)
+    fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append, device=opened.device)
     return opened, records, heard
 
 
@@ -73,7 +73,7 @@ def test_a_cached_run_cut_short_goes_on_bitwise(tiny_run, tiny_store, tmp_path) 
     for stop_after in (2, 3, 4):
         folder = tmp_path / f"cut{stop_after}"
         opened = open_run(Job(run, tiny_store.uri, str(folder), {}))
-        epochs = run_epochs(run, opened.method, opened.batches, opened.folder)
+        epochs = run_epochs(run, opened.method, opened.batches, opened.folder, device=opened.device)
         for _ in range(stop_after):
             next(epochs)
         epochs.close()
@@ -123,7 +123,7 @@ def test_too_many_embeddings_are_refused_before_the_first_epoch(tiny_run, tiny_s
     need = 36 * 2 * (4 * width + tags) + valid * 4 * (width + tags)
     monkeypatch.setattr(cached, "free_host_bytes", lambda: need)
     with pytest.raises(ValueError, match=r"would keep .* GB of embeddings \(2 crops .*, or `cache: off`"):
-        next(run_epochs(opened.run, opened.method, opened.batches, opened.folder))
+        next(run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device))
     assert not opened.folder.epochs()
     monkeypatch.setattr(cached, "free_host_bytes", lambda: int(2 * need / cached.ROOM))
     monkeypatch.setattr(cached, "world", lambda: 4)  # of which each takes a quarter of the memory
@@ -131,7 +131,7 @@ def test_too_many_embeddings_are_refused_before_the_first_epoch(tiny_run, tiny_s
         cached.check_room(opened.run, opened.method, [9], torch.device("cpu"))
     monkeypatch.setattr(cached, "world", lambda: 1)
     monkeypatch.setattr(cached, "free_host_bytes", lambda: int(need / cached.ROOM) + 1)
-    assert next(run_epochs(opened.run, opened.method, opened.batches, opened.folder)).epoch == 1
+    assert next(run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)).epoch == 1
 
 
 class Made(TorchDispatchMode):

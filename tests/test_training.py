@@ -33,7 +33,7 @@ def job(run, tiny_store: Store, folder: Path) -> Job:
 def train(run, tiny_store: Store, folder: Path):
     opened = open_run(job(run, tiny_store, folder))
     records = []
-    result = fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append)
+    result = fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append, device=opened.device)
     return opened, records, result
 
 
@@ -68,7 +68,7 @@ def test_resume_is_bitwise_the_uninterrupted_run(method, stop_after, tiny_run, t
     run = tiny_run(method, optim={"kind": "adam", "lr": 3e-3, "schedule": "cosine", "warmup_steps": 4})
     whole, _, result = train(run, tiny_store, tmp_path / "whole")
     opened = open_run(job(run, tiny_store, tmp_path / "cut"))
-    epochs = run_epochs(run, opened.method, opened.batches, opened.folder)
+    epochs = run_epochs(run, opened.method, opened.batches, opened.folder, device=opened.device)
     for _ in range(stop_after):
         next(epochs)
     epochs.close()
@@ -88,7 +88,7 @@ def test_a_report_lost_in_a_crash_is_made_up_for(tiny_run, tiny_store, tmp_path)
     lines = log.read_text().splitlines()
     log.write_text("\n".join(lines[:2]) + '\n{"event": "epo')  # the last epoch and the end are lost, a line is torn
     again = open_run(job(run, tiny_store, tmp_path))
-    repeated = list(run_epochs(run, again.method, again.batches, again.folder))
+    repeated = list(run_epochs(run, again.method, again.batches, again.folder, device=again.device))
     assert repeated[0] == records[1], "the last one on record, once more"
     found, wanted = (dataclasses.replace(r, seconds=0, time=0) for r in (repeated[1], records[2]))
     assert found == wanted and len(repeated) == 2
@@ -112,7 +112,7 @@ def test_each_stage_moves_exactly_its_parts(method, stage, trains, moves, tiny_r
     run = run.model_copy(update={"method": run.method.model_copy(update={"stages": stages})})
     opened = open_run(job(run, tiny_store, tmp_path))
     before = weights(opened.method)
-    fit(run, opened.method, opened.batches, opened.folder)
+    fit(run, opened.method, opened.batches, opened.folder, device=opened.device)
     after = weights(opened.method)
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == moves
@@ -157,7 +157,7 @@ def test_overfits_eight_clips(method, objective, head, tiny_run, tiny_store, tin
 def test_divergence_stops_before_the_update_and_keeps_the_best(tiny_run, tiny_store, tmp_path) -> None:
     run = tiny_run(optim={"kind": "sgd", "lr": 3e-3})
     opened = open_run(job(run, tiny_store, tmp_path))
-    epochs = run_epochs(run, opened.method, opened.batches, opened.folder)
+    epochs = run_epochs(run, opened.method, opened.batches, opened.folder, device=opened.device)
     best = next(epochs).objective
     with torch.no_grad():
         next(opened.method.classifier.parameters()).fill_(float("nan"))
@@ -180,7 +180,7 @@ def test_fit_records_a_divergence(tiny_run, tiny_store, tmp_path) -> None:
                 yield batch._replace(inputs=batch.inputs * float("nan")) if epoch == 1 and number == 2 else batch
 
     opened.batches.__class__ = Poisoned
-    result = fit(run, opened.method, opened.batches, opened.folder)
+    result = fit(run, opened.method, opened.batches, opened.folder, device=opened.device)
     assert result.state == "diverged" and result.epochs == 1 and result.objective is not None
     ending = opened.folder.ending()
     assert ending["state"] == "diverged" and "step 3" in ending["reason"]
@@ -299,7 +299,7 @@ def test_a_training_runs_without_the_test_split_and_cannot_ask_for_it(
     for name in hidden:
         Path(tiny_manifest.folder(Store(str(tmp_path / "store"))).path(name)).unlink()
     opened = open_run(Job(tiny_run(), str(tmp_path / "store"), str(tmp_path / "run")))
-    result = fit(opened.run, opened.method, opened.batches, opened.folder)
+    result = fit(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
     assert hidden and result.state == "complete"
     with pytest.raises(StoreError, match="cannot read the test split"):
         list(opened.batches.evaluate("test"))

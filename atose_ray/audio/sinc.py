@@ -19,6 +19,7 @@ has a third of the length too. The bank's own S x T output, a hundred times the 
 Letters here: S sinc filters, L taps, C channels of the stem, P the three phases, J taps of a phase, K frequencies.
 """
 
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +29,8 @@ from scipy.fft import next_fast_len
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from atose_ray.gpu import takes_kernels
 
 PUBLISHED_RATE_HZ = 22050
 LOWEST_MEL = 80.0
@@ -177,12 +180,10 @@ class _FFTConv(torch.autograd.Function):
         audio_spectrum = _audio_spectrum(audio_BT, blocks)
         ctx.save_for_backward(audio_spectrum, kernel_CL)
         ctx.samples = audio_BT.shape[1]
-        kernel_CPK = _kernel_spectrum(kernel_CL, blocks.size).conj_physical()  # correlation, as all of torch's
+        kernel_CPK = _kernel_spectrum(kernel_CL, blocks.size)
         out_BCF = audio_BT.new_empty(audio_BT.shape[0], kernel_CL.shape[0], blocks.frames)
         for block, audio_BPK in enumerate(audio_spectrum):
-            product_BCK = audio_BPK[:, None, 0] * kernel_CPK[:, 0]
-            for phase in range(1, STRIDE):
-                product_BCK.addcmul_(audio_BPK[:, None, phase], kernel_CPK[:, phase])
+            product_BCK = _product(audio_BPK, kernel_CPK)
             part_BCF = out_BCF[:, :, blocks.span(block)]
             whole_BCF = torch.fft.irfft(product_BCK, n=blocks.size)
             torch.add(whole_BCF[:, :, : part_BCF.shape[2]], bias_C[:, None], out=part_BCF)
@@ -198,6 +199,31 @@ class _FFTConv(torch.autograd.Function):
         return grad_audio, grad_kernel, grad_BCF.sum(dim=(0, 2)) if wants_bias else None
 
 
+def _product(audio_BPK: torch.Tensor, kernel_CPK: torch.Tensor) -> torch.Tensor:
+    """[B, C, K]: the sum over the phases of audio times conj(kernel), so a correlation, as all of torch's."""
+    if takes_kernels(audio_BPK) and audio_BPK.dtype == torch.complex64:
+        return cast(torch.Tensor, _kernels().product(audio_BPK, kernel_CPK))
+    kernel_CPK = kernel_CPK.conj_physical()
+    product_BCK = audio_BPK[:, None, 0] * kernel_CPK[:, 0]
+    for phase in range(1, STRIDE):
+        product_BCK.addcmul_(audio_BPK[:, None, phase], kernel_CPK[:, phase])
+    return product_BCK
+
+
+def _correlate_(total_CPK: torch.Tensor, grad_BCK: torch.Tensor, audio_BPK: torch.Tensor) -> None:
+    """Add the sum over the clips of audio times conj(grad). A clip at a time on a CPU, which stays in its cache."""
+    if takes_kernels(grad_BCK) and grad_BCK.dtype == torch.complex64:
+        _kernels().correlate_(total_CPK, grad_BCK, audio_BPK)
+        return
+    for audio_PK, grad_CK in zip(audio_BPK, grad_BCK.conj_physical_(), strict=True):
+        total_CPK.addcmul_(grad_CK[:, None], audio_PK)
+
+
+def _kernels() -> Any:
+    """audio/sinc_kernels.py, for which Triton must be there."""
+    return importlib.import_module("atose_ray.audio.sinc_kernels")
+
+
 def _grad_kernel(
     grad_BCF: torch.Tensor, audio_spectrum: torch.Tensor, blocks: _Blocks, kernel_CL: torch.Tensor
 ) -> torch.Tensor:
@@ -205,9 +231,7 @@ def _grad_kernel(
     channels, taps = kernel_CL.shape
     total_CPK = audio_spectrum.new_zeros(channels, STRIDE, audio_spectrum.shape[-1])
     for block, audio_BPK in enumerate(audio_spectrum):
-        grad_BCK = torch.fft.rfft(grad_BCF[:, :, blocks.span(block)], n=blocks.size).conj_physical_()
-        for audio_PK, grad_CK in zip(audio_BPK, grad_BCK, strict=True):
-            total_CPK.addcmul_(grad_CK[:, None], audio_PK)
+        _correlate_(total_CPK, torch.fft.rfft(grad_BCF[:, :, blocks.span(block)], n=blocks.size), audio_BPK)
     phases_CPJ: torch.Tensor = torch.fft.irfft(total_CPK, n=blocks.size)[:, :, : -(-taps // STRIDE)]
     return phases_CPJ.transpose(1, 2).reshape(channels, -1)[:, :taps]
 

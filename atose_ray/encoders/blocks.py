@@ -16,46 +16,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from atose_ray.encoders.convolution import FlatConv1d, SameConv2d
+from atose_ray.encoders.fused import After, fuses, normalise
+from atose_ray.encoders.norm import batch_norm_1d, batch_norm_2d
 from atose_ray.tags.autoencoder import glorot
 
 BlockKind = Literal["basic", "se", "res", "rese"]
 POOL_1D = 3
-BN_EPS, BN_MOMENTUM = 1e-3, 0.01
-
-
-class BiasedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over [B, C, ...] whose running variance is the biased one: divided by n, not by n - 1, values."""
-
-    def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Any number of dimensions; torch.batch_norm itself refuses less than two."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(input)
-        assert self.running_var is not None and self.momentum is not None and self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        unbiased_C = self.running_var.clone()
-        out = functional.batch_norm(
-            input, self.running_mean, unbiased_C, self.weight, self.bias, True, self.momentum, self.eps
-        )
-        biased_variance_(self.running_var, unbiased_C, self.momentum, input.numel() // input.shape[1])
-        return out
-
-
-@torch.no_grad()
-def biased_variance_(running_C: torch.Tensor, unbiased_C: torch.Tensor, momentum: float, count: int) -> None:
-    """Update the biased `running_C` in place; `unbiased_C` is torch's after the same `count` values a channel."""
-    running_C.mul_((1 - momentum) / count).add_(unbiased_C, alpha=(count - 1) / count)
-
-
-def batch_norm_1d(channels: int) -> BiasedBatchNorm:
-    """BatchNorm over [B, C] or [B, C, 1, T] with the published constants."""
-    return BiasedBatchNorm(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
-
-
-def batch_norm_2d(channels: int) -> nn.BatchNorm2d:
-    """BatchNorm over [B, C, H, W] with the published constants."""
-    return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
 
 
 def conv_1d(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> FlatConv1d:
@@ -103,6 +69,49 @@ class _ReluDropout(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(grad, out, 0).mul_(ctx.scale), None
 
 
+def conv_norm(
+    x: torch.Tensor,
+    conv: FlatConv1d | SameConv2d,
+    norm: nn.Module,
+    pool: tuple[int, int] = (1, 1),
+    relu: bool = True,
+    dropout: ReluDropout | None = None,
+    short: torch.Tensor | None = None,
+    excite: tuple[nn.Linear, nn.Linear] | None = None,
+) -> torch.Tensor:
+    """[B, C, H, W] -> [B, C', H // p, W // q]: pool(dropout(relu(gate * norm(conv(x)) + short))).
+
+    excite: the dense layers of the gate, which stands with a shortcut only. On a GPU all behind the convolution is one
+    operator (encoders/fused.py)."""
+    if fuses(x, norm, pool):
+        after = After(relu, pool, dropout.p if dropout is not None else 0.0)
+        return normalise(conv.without_bias(x), norm, conv.bias, after, short, excite)
+    x = norm(conv(x))
+    if excite is not None:
+        assert short is not None
+        x = torch.addcmul(short, x, gate_of(x, *excite))
+    elif short is not None:
+        x = x.add_(short)
+    if dropout is not None:
+        x = dropout(x)
+    elif relu:
+        x = functional.relu(x, inplace=True)
+    return x if pool == (1, 1) else functional.max_pool2d(x, pool)
+
+
+def norm_relu(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """[B, C, H, W] -> the same: BatchNorm, ReLU."""
+    if fuses(x, norm):
+        return normalise(x, norm, None, After())
+    return functional.relu(norm(x), inplace=True)
+
+
+def gate_of(x_BC1T: torch.Tensor, one: nn.Linear, two: nn.Linear) -> torch.Tensor:
+    """[B, C, 1, T] -> [B, C, 1, 1]: a factor in (0, 1) for every channel, from the mean of all channels."""
+    mean_BC = x_BC1T.squeeze(2).transpose(1, 2).mean(dim=1)  # over [B, T, C]: so its gradient is channels last
+    return torch.sigmoid(two(functional.relu(one(mean_BC))))[:, :, None, None]
+
+
 class Stem1d(nn.Module):
     """[B, T] -> [B, C, 1, T // 3]: convolution of width and stride 3, BN, ReLU."""
 
@@ -115,7 +124,8 @@ class Stem1d(nn.Module):
         frames = audio_BT.shape[1] // 3
         triples_BF3 = audio_BT[:, : 3 * frames].reshape(-1, frames, 3)
         x_BFC = functional.linear(triples_BF3, self.conv.weight.squeeze(1), self.conv.bias)
-        return functional.relu(self.bn(x_BFC.transpose(1, 2)[:, :, None]), inplace=True)
+        x_BC1F = x_BFC.transpose(1, 2)[:, :, None]
+        return norm_relu(x_BC1F, self.bn)
 
 
 class Block1d(nn.Module):
@@ -131,10 +141,10 @@ class Block1d(nn.Module):
             self.fc1 = glorot(nn.Linear(channels, se_ratio * channels))
             self.fc2 = glorot(nn.Linear(se_ratio * channels, channels))
 
-    def gate(self, x_BC1T: torch.Tensor) -> torch.Tensor:
-        """[B, C, 1, T] -> [B, C, 1, 1]: a factor in (0, 1) for every channel, from the mean of all channels."""
-        mean_BC = x_BC1T.squeeze(2).transpose(1, 2).mean(dim=1)  # over [B, T, C]: so its gradient is channels last
-        return torch.sigmoid(self.fc2(functional.relu(self.fc1(mean_BC))))[:, :, None, None]
+    @property
+    def dense(self) -> tuple[nn.Linear, nn.Linear] | None:
+        """The layers of the gate, where there is one."""
+        return (self.fc1, self.fc2) if self.se_ratio else None
 
 
 class PlainBlock1d(Block1d):
@@ -145,9 +155,8 @@ class PlainBlock1d(Block1d):
         self.conv, self.bn = conv_1d(in_channels, out_channels), batch_norm_1d(out_channels)
 
     def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
-        x_BC1T = functional.relu(self.bn(self.conv(x_BC1T)), inplace=True)
-        x_BC1T = functional.max_pool2d(x_BC1T, (1, POOL_1D))
-        return x_BC1T * self.gate(x_BC1T) if self.se_ratio else x_BC1T
+        x_BC1T = conv_norm(x_BC1T, self.conv, self.bn, (1, POOL_1D))
+        return x_BC1T if self.dense is None else x_BC1T * gate_of(x_BC1T, *self.dense)
 
 
 class ResidualBlock1d(Block1d):
@@ -164,13 +173,9 @@ class ResidualBlock1d(Block1d):
         self.conv2, self.bn2 = conv_1d(out_channels, out_channels), batch_norm_1d(out_channels)
 
     def forward(self, x_BC1T: torch.Tensor) -> torch.Tensor:
-        shortcut_BC1T = self.sc_bn(self.sc_conv(x_BC1T)) if self.changes_channels else x_BC1T
-        main_BC1T = self.bn2(self.conv2(self.relu_dropout(self.bn1(self.conv1(x_BC1T)))))
-        if self.se_ratio:
-            main_BC1T = torch.addcmul(shortcut_BC1T, main_BC1T, self.gate(main_BC1T))
-        else:
-            main_BC1T = main_BC1T.add_(shortcut_BC1T)
-        return functional.max_pool2d(functional.relu(main_BC1T, inplace=True), (1, POOL_1D))
+        short_BC1T = conv_norm(x_BC1T, self.sc_conv, self.sc_bn, relu=False) if self.changes_channels else x_BC1T
+        main_BC1T = conv_norm(x_BC1T, self.conv1, self.bn1, dropout=self.relu_dropout)
+        return conv_norm(main_BC1T, self.conv2, self.bn2, (1, POOL_1D), short=short_BC1T, excite=self.dense)
 
 
 def block_1d(kind: BlockKind, in_channels: int, out_channels: int, se_ratio: int, dropout: float) -> Block1d:
@@ -190,7 +195,7 @@ class ConvBlock2d(nn.Module):
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return functional.max_pool2d(functional.relu(self.bn(self.conv(x_BCHW)), inplace=True), self.pool)
+        return conv_norm(x_BCHW, self.conv, self.bn, self.pool)
 
 
 class ResidualBlock2d(nn.Module):
@@ -203,6 +208,5 @@ class ResidualBlock2d(nn.Module):
         self.pool = pool
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        main_BCHW = functional.relu(self.bn_1(self.conv_1(x_BCHW)), inplace=True)
-        main_BCHW = self.bn_2(self.conv_2(main_BCHW)).add_(x_BCHW)
-        return functional.max_pool2d(functional.relu(main_BCHW, inplace=True), self.pool)
+        main_BCHW = conv_norm(x_BCHW, self.conv_1, self.bn_1)
+        return conv_norm(main_BCHW, self.conv_2, self.bn_2, self.pool, short=x_BCHW)

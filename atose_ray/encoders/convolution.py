@@ -28,6 +28,10 @@ class FlatConv1d(nn.Conv1d):
             return same_convolution(x_BC1T, self.weight[:, :, None], self.bias)
         return functional.conv2d(x_BC1T, self.weight[:, :, None], self.bias, (1, self.stride[0]))
 
+    def without_bias(self, x_BC1T: torch.Tensor) -> torch.Tensor:
+        """`forward` at stride 1 on a GPU, without the bias."""
+        return dense_convolution(x_BC1T, self.weight[:, :, None])
+
 
 class SameConv2d(nn.Conv2d):
     """[B, C, H, W] -> [B, C', H, W]: a convolution that keeps the size."""
@@ -35,12 +39,25 @@ class SameConv2d(nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return same_convolution(input, self.weight, self.bias)
 
+    def without_bias(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """`forward` on a GPU, without the bias."""
+        return dense_convolution(x_BCHW, self.weight)
+
 
 def same_convolution(x_BCHW: torch.Tensor, weight_DCIJ: torch.Tensor, bias_D: torch.Tensor | None) -> torch.Tensor:
     """[B, C, H, W] -> [B, D, H, W]: zeros around, stride 1, kernels of 1 x J or J x J, J odd."""
     if x_BCHW.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return functional.conv2d(x_BCHW, weight_DCIJ, bias_D, padding=padding_of(weight_DCIJ))
     return cast(torch.Tensor, _SameConvolution.apply(x_BCHW, weight_DCIJ, bias_D))
+
+
+def dense_convolution(x_BCHW: torch.Tensor, weight_DCIJ: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] -> [B, D, H, W] on a GPU: zeros are added to the channels until 8 divides them, as cuDNN's fast
+    kernels need (six channels of HarmonicCNN at batch 128 took 4.3 ms of 54, H100)."""
+    if missing := -x_BCHW.shape[1] % 8:
+        x_BCHW = functional.pad(x_BCHW, (0, 0, 0, 0, 0, missing))
+        weight_DCIJ = functional.pad(weight_DCIJ, (0, 0, 0, 0, 0, missing))
+    return functional.conv2d(x_BCHW, weight_DCIJ, padding=padding_of(weight_DCIJ))
 
 
 def padding_of(weight_DCIJ: torch.Tensor) -> list[int]:

@@ -19,7 +19,9 @@ from pydantic import Field
 
 from atose_ray.audio.harmonic import HARMONICS, HOP_SAMPLES, HarmonicSTFT, Layout, frames_of, levels_of
 from atose_ray.encoders.base import Encoder, EncoderConfig
-from atose_ray.encoders.blocks import ConvBlock2d, ResidualBlock2d, batch_norm_2d
+from atose_ray.encoders.blocks import ConvBlock2d, ResidualBlock2d
+from atose_ray.encoders.fused import After, fuses, normalise
+from atose_ray.encoders.norm import batch_norm_2d
 from atose_ray.types import DataSpec
 
 ROW_POOLS = (2, 2, 2, 2, 2, 2, 2)
@@ -79,7 +81,10 @@ class HarmonicCNN(Encoder):
 
     def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, 6, rows, frames]."""
-        return cast(torch.Tensor, self.hstft_bn(self.hstft(inputs)))
+        heard_BCHW = self.hstft(inputs)
+        if fuses(heard_BCHW, self.hstft_bn):
+            return normalise(heard_BCHW, self.hstft_bn, None, After(relu=False))
+        return cast(torch.Tensor, self.hstft_bn(heard_BCHW))
 
     def sequence(self, features: torch.Tensor) -> torch.Tensor:
         """[B, 6, rows, frames] -> [B, 1, 8 * channels]."""

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from atose_ray.encoders.base import Encoder, EncoderConfig
-from atose_ray.encoders.blocks import BlockKind, Stem1d, batch_norm_1d, block_1d
+from atose_ray.encoders.blocks import BlockKind, Stem1d, block_1d
+from atose_ray.encoders.norm import batch_norm_1d
 from atose_ray.tags.autoencoder import glorot
 from atose_ray.types import DataSpec
 

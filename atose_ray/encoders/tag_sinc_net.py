@@ -13,10 +13,10 @@ from typing import Literal, cast
 import torch
 from pydantic import Field, field_validator
 from torch import nn
-from torch.nn import functional
 
 from atose_ray.audio.sinc import PUBLISHED_RATE_HZ, SincBank, mel_bands_hz, sinc_stem
-from atose_ray.encoders.blocks import BlockKind, batch_norm_1d, conv_1d
+from atose_ray.encoders.blocks import BlockKind, conv_1d, norm_relu
+from atose_ray.encoders.norm import batch_norm_1d
 from atose_ray.encoders.sample_cnn import SampleBody, SampleBodyConfig
 from atose_ray.types import DataSpec
 
@@ -64,7 +64,7 @@ class SincStem(nn.Module):
         device = audio_BT.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BC1F.dtype
         x_BC1F = x_BC1F.to(dtype, memory_format=torch.channels_last)  # the front end is float32, the blocks are not
-        return functional.relu(self.bn(x_BC1F), inplace=True)
+        return norm_relu(x_BC1F, self.bn)
 
 
 class TagSincNet(SampleBody):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 LEAKY_SLOPE = 0.3
 ZERO_NORM = 1e-12
-LayerT = TypeVar("LayerT", nn.Linear, nn.Conv1d, nn.Conv2d)
+LayerT = TypeVar("LayerT", bound=nn.Linear | nn.Conv1d | nn.Conv2d)
 
 
 def glorot(layer: LayerT) -> LayerT:

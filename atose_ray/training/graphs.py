@@ -68,6 +68,8 @@ class Graphs:
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """What `function` gives. Raises what it raises."""
+        if self.record is CudaRecording and inputs[0].device.type != "cuda":
+            return self.function(*inputs)  # a model made for a GPU, and used on the host
         shape = (tuple((tensor.shape, tensor.dtype) for tensor in inputs), self._place())
         if shape in self.recordings:
             return self.recordings[shape].replay(inputs)

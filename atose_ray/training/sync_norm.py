@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from atose_ray.encoders.blocks import BiasedBatchNorm, biased_variance_
+from atose_ray.encoders.norm import BiasedBatchNorm, biased_variance_
 from atose_ray.methods.base import Method
 from atose_ray.ranks import sum_over_all_ranks
 
