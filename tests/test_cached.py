@@ -37,11 +37,12 @@ def with_stages(tiny_run, phases: list[dict]):
     return type(run).model_validate(tree)
 
 
-def train(run, store: Store, folder):
+def train(run, store: Store, folder, device: torch.device | None = None):
+    """On the device that the run picks; the tests that count what the encoder hears name the host."""
     opened = open_run(Job(run, store.uri, str(folder), {}))
     records, heard = [], []
     opened.method.encoder.register_forward_hook(lambda _, args, out: heard.append(len(args[0])))
-    fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append, device=opened.device)
+    fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append, device=device or opened.device)
     return opened, records, heard
 
 
@@ -61,7 +62,7 @@ def test_with_enough_crops_nothing_changes_but_the_time(tiny_run, tiny_store, tm
 
 def test_each_crop_is_heard_once(tiny_run, tiny_store, tmp_path) -> None:
     run = with_stages(tiny_run, stages((4, 2), (3, 2)))
-    opened, records, heard = train(run, tiny_store, tmp_path)
+    opened, records, heard = train(run, tiny_store, tmp_path, torch.device("cpu"))
     train_clips, valid_crops = 36, sum(len(batch.clip_id_B) for batch in opened.batches.evaluate("valid"))
     assert sum(heard) == 3 * train_clips + 2 * valid_crops  # stage embed: both once; then two crops, and valid once
     assert len(records) == 8 and len({record.train_loss for record in records}) == 8
@@ -78,8 +79,9 @@ def test_a_cached_run_cut_short_goes_on_bitwise(tiny_run, tiny_store, tmp_path) 
             next(epochs)
         epochs.close()
         train(run, tiny_store, folder)
-        again = [dataclasses.replace(r, seconds=0, time=0) for r in RunFolder(Store(str(folder))).epochs()]
-        assert again == [dataclasses.replace(r, seconds=0, time=0) for r in whole]
+        times = {"seconds": 0, "time": 0, "gpu_memory": 0}
+        again = [dataclasses.replace(record, **times) for record in RunFolder(Store(str(folder))).epochs()]
+        assert again == [dataclasses.replace(record, **times) for record in whole]
 
 
 def test_spans(tiny_run) -> None:
@@ -123,7 +125,7 @@ def test_too_many_embeddings_are_refused_before_the_first_epoch(tiny_run, tiny_s
     need = 36 * 2 * (4 * width + tags) + valid * 4 * (width + tags)
     monkeypatch.setattr(cached, "free_host_bytes", lambda: need)
     with pytest.raises(ValueError, match=r"would keep .* GB of embeddings \(2 crops .*, or `cache: off`"):
-        next(run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device))
+        next(run_epochs(opened.run, opened.method, opened.batches, opened.folder))
     assert not opened.folder.epochs()
     monkeypatch.setattr(cached, "free_host_bytes", lambda: int(2 * need / cached.ROOM))
     monkeypatch.setattr(cached, "world", lambda: 4)  # of which each takes a quarter of the memory
@@ -131,7 +133,7 @@ def test_too_many_embeddings_are_refused_before_the_first_epoch(tiny_run, tiny_s
         cached.check_room(opened.run, opened.method, [9], torch.device("cpu"))
     monkeypatch.setattr(cached, "world", lambda: 1)
     monkeypatch.setattr(cached, "free_host_bytes", lambda: int(need / cached.ROOM) + 1)
-    assert next(run_epochs(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)).epoch == 1
+    assert next(run_epochs(opened.run, opened.method, opened.batches, opened.folder)).epoch == 1
 
 
 class Made(TorchDispatchMode):
@@ -204,7 +206,7 @@ def test_two_ranks_hear_their_shares_and_hold_one_table(tiny_run, tiny_store, tm
 def test_several_crops_of_a_clip_in_an_epoch(tiny_run, tiny_store, tmp_path) -> None:
     run = with_stages(tiny_run, stages((4, 2)))
     run = run.model_copy(update={"data": run.data.model_copy(update={"crops_per_clip": 3})})
-    opened, records, heard = train(run, tiny_store, tmp_path)
+    opened, records, heard = train(run, tiny_store, tmp_path, torch.device("cpu"))
     valid_crops = sum(len(batch.clip_id_B) for batch in opened.batches.evaluate("valid"))
     assert sum(heard) == 3 * 36 * 3 + 2 * valid_crops
     source = opened.batches

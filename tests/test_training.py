@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ON_GPU
 
 from atose_ray.data.batches import LocalBatches, StoreError, rebatch
 from atose_ray.evaluation.protocols import CLIP
@@ -38,7 +39,7 @@ def train(run, tiny_store: Store, folder: Path):
 
 
 def weights(method) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in method.state_dict().items()}
+    return {name: value.cpu().clone() for name, value in method.state_dict().items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -76,7 +77,7 @@ def test_resume_is_bitwise_the_uninterrupted_run(method, stop_after, tiny_run, t
     assert same(weights(whole.method), weights(resumed.method)) and result == again
 
     def history(folder):
-        return [dataclasses.replace(r, seconds=0, time=0) for r in RunFolder(Store(str(folder))).epochs()]
+        return [dataclasses.replace(r, seconds=0, time=0, gpu_memory=0) for r in RunFolder(Store(str(folder))).epochs()]
 
     assert history(tmp_path / "whole") == history(tmp_path / "cut")
 
@@ -90,7 +91,7 @@ def test_a_report_lost_in_a_crash_is_made_up_for(tiny_run, tiny_store, tmp_path)
     again = open_run(job(run, tiny_store, tmp_path))
     repeated = list(run_epochs(run, again.method, again.batches, again.folder, device=again.device))
     assert repeated[0] == records[1], "the last one on record, once more"
-    found, wanted = (dataclasses.replace(r, seconds=0, time=0) for r in (repeated[1], records[2]))
+    found, wanted = (dataclasses.replace(r, seconds=0, time=0, gpu_memory=0) for r in (repeated[1], records[2]))
     assert found == wanted and len(repeated) == 2
     assert [r.epoch for r in again.folder.epochs()] == [1, 2, 3]
 
@@ -166,7 +167,8 @@ def test_divergence_stops_before_the_update_and_keeps_the_best(tiny_run, tiny_st
         DivergedError, match=r"loss is nan in stage 'classify', epoch 2, step 1 of \d+.*smaller optim\.lr"
     ):
         next(epochs)
-    assert torch.equal(before["encoder.stem.conv.weight"], opened.method.state_dict()["encoder.stem.conv.weight"])
+    if opened.device.type == "cpu":  # elsewhere a look at every loss would make the host wait
+        assert torch.equal(before["encoder.stem.conv.weight"], opened.method.state_dict()["encoder.stem.conv.weight"])
     assert best > 0
 
 
@@ -253,7 +255,7 @@ def test_model_folder_scores_as_the_run_did(tiny_run, tiny_store, tiny_manifest,
     assert model.metrics["valid"][run.metric] == result.objective == max(r.valid[run.metric] for r in records)
     batches = make_batches(model.run, tiny_manifest, tiny_store.uri)
     again = CLIP.evaluate(model.method, batches.evaluate("valid"), model.stage, torch.device("cpu"))
-    assert again == pytest.approx(model.metrics["valid"], abs=1e-9)
+    assert again == pytest.approx(model.metrics["valid"], **({"rel": 2e-3} if ON_GPU else {"abs": 1e-9}))
     assert 0 <= model.metrics["test"]["pr_auc_macro"] <= 1 and len(model.metrics["per_tag"]) == 4
     assert np.allclose(np.diag(model.metrics["tag_embedding_cosine_CC"]), 1, atol=1e-5)
     with pytest.raises(ValueError, match=r"not a model folder: it lacks model\.safetensors"):
