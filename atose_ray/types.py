@@ -246,6 +246,11 @@ class Listing:
     left_out: tuple[tuple[str, int], ...] = ()
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor there. A GPU is not waited for; the host, which would read what has not come yet, is."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
 class Batch(NamedTuple):
     """inputs: audio_BT float32 in [-1, 1], or frames_BFM float32 as stored; tags_BC float32 {0, 1}; clip_id_B int64
     (rows of one clip share its id)."""
@@ -255,7 +260,7 @@ class Batch(NamedTuple):
     clip_id_B: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Batch(*(moved(tensor, device) for tensor in self))
 
 
 class EmbeddedBatch(NamedTuple):
@@ -266,7 +271,7 @@ class EmbeddedBatch(NamedTuple):
     clip_id_B: torch.Tensor
 
     def to(self, device: torch.device) -> EmbeddedBatch:
-        return EmbeddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return EmbeddedBatch(*(moved(tensor, device) for tensor in self))
 
 
 AnyBatch = Batch | EmbeddedBatch

@@ -2,8 +2,9 @@
 
 Clips of 29.1 s at 16 kHz with 50 tags, written as WAV files of noise and tones, prepared as any folder is. Of every
 phase of the recipe a few epochs are trained, resident and streamed; the whole recipe at MTAT's 15,247 training clips is
-reckoned from their seconds: what the first epoch of a phase takes beyond the others (recording, compiling) counts once
-and does not grow with the clips; of the second stage 16 epochs encode, and the others read what was encoded.
+reckoned from their seconds: what trains and what validates grows with the clips (the splits are as large as MTAT's);
+what is left of an epoch, and what the first one of a phase takes beyond the others (recording, compiling), does not. Of
+the second stage 16 epochs encode, and the others read what was encoded.
 `benchmarks/gpu_ladder.py` runs it.
 """
 
@@ -13,9 +14,11 @@ import csv
 import statistics
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -23,10 +26,13 @@ from atose_ray.config import RunConfig, apply_overrides, run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
+from atose_ray.evaluation.protocols import CLIP
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
+from atose_ray.training import loop
 from atose_ray.training.folds import begin
 from atose_ray.training.run import Job, resolve
+from benchmarks.timing import seconds
 
 MTAT_CLIPS, RATE_HZ, TAGS = 15_247, 16_000, 50
 CROPS, CROPS_HERE = 16, 2  # of every clip that the second stage encodes: as published here, and in what is measured
@@ -75,18 +81,54 @@ def recipe(residency: str, args: Any) -> RunConfig:
     return run.model_copy(update={"method": run.method.model_copy(update={"stages": stages})})
 
 
-def reckoned(published: RunConfig, phases: list[list[float]], scale: float) -> float:
-    """Seconds of the whole recipe, with `scale` times as many clips. phases: seconds of the measured epochs."""
-    total, encoding, recalled = 0.0, list[float](), list[float]()
+class Seconds(NamedTuple):
+    """Of an epoch: what grows with the clips, and what does not."""
+
+    grows: float
+    stays: float
+
+    def at(self, scale: float) -> float:
+        """With `scale` times as many clips."""
+        return self.grows * scale + self.stays
+
+
+def middle(epochs: Sequence[Seconds]) -> Seconds:
+    """The median of both."""
+    return Seconds(*(statistics.median(column) for column in zip(*epochs, strict=True)))
+
+
+def reckoned(published: RunConfig, phases: Sequence[Sequence[Seconds]], scale: float) -> float:
+    """Seconds of the whole recipe, with `scale` times as many clips. phases: the measured epochs."""
+    total, encoding, recalled = 0.0, list[Seconds](), list[Seconds]()
     for stage, measured in zip(published.method.stages, phases, strict=True):
         if stage.cache == CROPS:
             first = CROPS_HERE - len(encoding)
-            encoding, recalled = encoding + measured[:first], recalled + measured[first:]
+            encoding, recalled = [*encoding, *measured[:first]], [*recalled, *measured[first:]]
             continue
-        each = statistics.median(measured[1:] or measured)
-        total += max(0.0, measured[0] - each) + stage.epochs * each * scale
+        each = middle(measured[1:] or measured)
+        total += max(0.0, measured[0].at(1) - each.at(1)) + stage.epochs * each.at(scale)
     epochs = sum(stage.epochs for stage in published.method.stages if stage.cache == CROPS)
-    return total + scale * (CROPS * statistics.median(encoding) + (epochs - CROPS) * statistics.median(recalled))
+    return total + CROPS * middle(encoding).at(scale) + (epochs - CROPS) * middle(recalled).at(scale)
+
+
+@contextmanager
+def timed(device: str) -> Iterator[list[float]]:
+    """Seconds of everything that trains or validates meanwhile, in turns."""
+    found = list[float]()
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **named: Any) -> Any:
+            start = seconds(device)
+            result = function(*args, **named)
+            found.append(seconds(device) - start)
+            return result
+
+        return run
+
+    protocol = type(CLIP)
+    trains = mock.patch.object(loop, "train_epoch", wrapped(loop.train_epoch))
+    with trains, mock.patch.object(protocol, "evaluate", wrapped(protocol.evaluate)):
+        yield found
 
 
 def measure(args: Any, folder: Path) -> Iterator[dict[str, Any]]:
@@ -105,18 +147,27 @@ def measure(args: Any, folder: Path) -> Iterator[dict[str, Any]]:
     resident = "device" if args.device == "cuda" else "host"
     for residency in (resident, "stream"):
         run = resolve(recipe(residency, args), store, manifest)
-        opened, epochs = begin(Job(run, store.uri, str(folder / residency)))
-        records = list(epochs)
+        with timed(args.device) as spans:
+            opened, epochs = begin(Job(run, store.uri, str(folder / residency)))
+            records = list(epochs)
         trained = manifest.data_spec.counts["train"]
-        phases = [
-            [record.seconds for record in records[at : at + args.epochs]] for at in range(0, len(records), args.epochs)
+        parts = list(zip(spans[::2], spans[1::2], strict=True))
+        each = [
+            Seconds(train + valid, max(0.0, record.seconds - train - valid))
+            for record, (train, valid) in zip(records, parts, strict=True)
         ]
+        phases = [each[at : at + args.epochs] for at in range(0, len(each), args.epochs)]
         notes = [event["text"] for event in opened.events() if event.get("event") == "note"]
         yield {
             "what": f"recipe, {residency}",
             "train_clips": trained,
-            "phase_seconds": phases,
-            "clips_per_s": [trained / statistics.median(phase[1:] or phase) for phase in phases],
+            "train_s": [train for train, _ in parts],
+            "valid_s": [valid for _, valid in parts],
+            "rest_s": [one.stays for one in each],
+            "clips_per_s": [
+                trained / statistics.median(train for train, _ in parts[at : at + args.epochs])
+                for at in range(0, len(parts), args.epochs)
+            ],
             "whole_recipe_s": reckoned(published, phases, MTAT_CLIPS / trained),
             "losses": [record.train_loss for record in records],
             "valid": records[-1].valid[run.metric],
@@ -131,6 +182,6 @@ def line_of(row: dict[str, Any]) -> str:
         return f"{row['clips']} clips written in {row['written_s']:.1f} s, prepared in {row['prepared_s']:.1f} s"
     speeds = ", ".join(f"{speed:.0f}" for speed in row["clips_per_s"])
     return (
-        f"{row['what']}: {speeds} clips/s by phase; the whole recipe at {MTAT_CLIPS} clips is reckoned at "
+        f"{row['what']}: trains {speeds} clips/s by phase; the whole recipe at {MTAT_CLIPS} clips is reckoned at "
         f"{row['whole_recipe_s']:.0f} s; {row['precision']}; {'; '.join(row['notes']) or 'no notes'}"
     )

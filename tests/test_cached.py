@@ -112,9 +112,9 @@ def test_a_clip_that_one_epoch_left_out_is_served_by_another_crop() -> None:
     table = Table(embed_RE, [(np.array([5, 3]), torch.ones(2, 3)), (np.array([3, 9]), torch.ones(2, 3))])
     assert table.clip_id_N.tolist() == [3, 5, 9]
     for epoch in range(20):
-        batch = table.batch(np.arange(3), seed=0, epoch=epoch)
+        batch = table.batch(*table.draw(np.arange(3), seed=0, epoch=epoch))
         assert batch.embed_BE[1, 0] == 1.0 and batch.embed_BE[2, 0] == 2.0
-    drawn = {float(table.batch(np.array([0]), 0, epoch).embed_BE[0, 0]) for epoch in range(20)}
+    drawn = {float(table.batch(*table.draw(np.array([0]), 0, epoch)).embed_BE[0, 0]) for epoch in range(20)}
     assert drawn == {1.0, 2.0}
 
 

@@ -119,6 +119,8 @@ def test_each_stage_moves_exactly_its_parts(method, stage, trains, moves, tiny_r
     assert moved == moves
     for part in moves:
         parameters = [name for name, _ in opened.method.named_parameters() if name.split(".")[0] == part]
+        if ON_GPU:  # where a bias in front of BatchNorm gets no gradient; elsewhere it gets the rounding of one
+            parameters = [name for name in parameters if not name.endswith("conv.bias")]
         still = [name for name in parameters if torch.equal(before[name], after[name])]
         assert not still, f"{still} did not move"
 

@@ -24,6 +24,7 @@ from atose_ray.gpu import takes_kernels
 LARGEST_WINDOW = 12  # values that one output may look at: the loop over them is unrolled
 TILE = 2048  # values that a program holds of a tensor
 PROGRAMS = 1056  # that a reduction is cut into at least, eight for each processor of an H100
+PARTIAL = {"BP": 256, "BC": 16, "num_warps": 8}  # how their results are added up
 
 
 @dataclass(frozen=True)
@@ -230,11 +231,11 @@ class Plan:
         stats = torch.empty(4, self.channels, device=x.device, dtype=torch.float32)
         count = self.clips * self.height * self.width
         correction = 1.0 if isinstance(norm, BiasedBatchNorm) else count / (count - 1)
-        kernels().finish[(-(-self.channels // 32),)](
+        kernels().finish[(-(-self.channels // 16),)](
             *(x, sums, sums.shape[0] * sums.shape[1], self.channels, float(count), norm.weight, norm.bias),
             *(norm.bias if conv_bias is None else conv_bias, norm.running_mean, norm.running_var),
             *(norm.num_batches_tracked, norm.momentum, norm.eps, correction, stats),
-            **{"HAS_BIAS": conv_bias is not None, "BP": 64, "BC": 32},
+            **{"HAS_BIAS": conv_bias is not None, **PARTIAL},
         )
         return stats
 
@@ -278,9 +279,9 @@ class Plan:
     def grad_finish(self, partial: torch.Tensor, clips: torch.Tensor | None) -> torch.Tensor:
         """[2, C]: gradients of bias and weight."""
         grads = torch.empty(2, self.channels, device=partial.device, dtype=torch.float32)
-        kernels().grad_finish[(-(-self.channels // 32),)](
+        kernels().grad_finish[(-(-self.channels // 16),)](
             *(partial, partial.shape[0] * partial.shape[1], self.channels, grads, grads if clips is None else clips),
-            **{"HAS_CLIPS": clips is not None, "BP": 64, "BC": 32},
+            **{"HAS_CLIPS": clips is not None, **PARTIAL},
         )
         return grads
 

@@ -2,6 +2,7 @@
 
 The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic)."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from atose_ray.ranks import world
 from atose_ray.types import AnyBatch, Array, EmbeddedBatch, TagSet
 
 COLLAPSE_COSINE = 0.9
+BATCHES_ON_DEVICE = 32
 Average = Literal["scores", "embeddings"]
 
 
@@ -65,16 +67,15 @@ def score_clips(
     wanted = tags or TagSet(method.spec.tags)
     unseen_C = np.array([name in method.spec.held_out for name in wanted.names]) if method.spec.held_out else None
 
-    def scored(batch: AnyBatch) -> tuple[Array, ...]:
+    def scored(batch: AnyBatch) -> tuple[torch.Tensor, ...]:
         encoded = method.embed(batch.to(device))
         if average == "embeddings":
-            return tuple(one.cpu().numpy() for one in (encoded.clip_id_B, encoded.tags_BC, encoded.embed_BE.double()))
+            return encoded.clip_id_B, encoded.tags_BC, encoded.embed_BE.double()
         joint = () if tags else method.joint_embeddings(encoded) or ()  # of the clips' own tags, which are others then
-        tensors = (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, wanted, stage).double(), *joint)
-        return tuple(tensor.cpu().numpy() for tensor in tensors)
+        return (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, wanted, stage).double(), *joint)
 
     in_parts = Parts()  # where execution.eval_batch_size is more than memory holds
-    rows = [row for batch in batches for row in in_parts(batch, scored)]
+    rows = list(on_the_host(row for batch in batches for row in in_parts(batch, scored)))
     mine = tuple(np.concatenate(column) for column in zip(*rows, strict=True)) if rows else None
     gathered: list[Any] = [mine] * world()
     if world() > 1:
@@ -86,14 +87,20 @@ def score_clips(
     clip_id_N, first, clip_R = np.unique(clip_id, return_index=True, return_inverse=True)
     scores_NC, *joint_ND = (_mean_over_windows(clip_R, part) for part in values)
     if average == "embeddings":
-        columns = (scores_NC.astype(np.float32), labels[first], clip_id_N)
-        whole = EmbeddedBatch(*(torch.from_numpy(one).to(device) for one in columns))
+        of_clips = (scores_NC.astype(np.float32), labels[first], clip_id_N)
+        whole = EmbeddedBatch(*(torch.from_numpy(one).to(device) for one in of_clips))
         scores_NC = method.score(whole, wanted, stage).double().cpu().numpy()
         return ClipScores(clip_id_N, scores_NC, labels[first], unseen_C=unseen_C)
     audio_ND, tag_ND = joint_ND or (None, None)
     order_R = np.argsort(clip_R, kind="stable")
     windows = (values[0][order_R], clip_R[order_R])
     return ClipScores(clip_id_N, scores_NC, labels[first], audio_ND, tag_ND, *windows, unseen_C)
+
+
+def on_the_host(rows: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[Array, ...]]:
+    """The same rows, some batches joined: a GPU is waited for once in so many."""
+    while some := list(itertools.islice(rows, BATCHES_ON_DEVICE)):
+        yield tuple(torch.cat(column).cpu().numpy() for column in zip(*some, strict=True))
 
 
 def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:

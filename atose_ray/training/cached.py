@@ -137,8 +137,10 @@ class CachedEmbeddings:
         clips = len(table.clip_id_N)
         order_N = np.random.default_rng((self.seed, epoch)).permutation(clips * table.per_epoch)
         mine_N = order_N[rank() * (len(order_N) // world()) :]
-        for some_B in np.split(mine_N[: sum(self.sizes)], np.cumsum(self.sizes)[:-1]):
-            yield table.batch(some_B % clips, self.seed, epoch * table.per_epoch + some_B // clips)
+        mine_N = mine_N[: sum(self.sizes)]
+        drawn = table.draw(mine_N % clips, self.seed, epoch * table.per_epoch + mine_N // clips)
+        for some in zip(*(torch.split(rows, self.sizes) for rows in drawn), strict=True):
+            yield table.batch(*some)
 
 
 class Table:
@@ -162,14 +164,21 @@ class Table:
             first += len(row_N)
         self.first_N = self.has_NK.argmax(axis=1)
 
-    def batch(self, row_B: Array, seed: int, epoch: int | Array) -> EmbeddedBatch:
-        """One of the encoded crops of each clip, drawn by (seed, epoch, clip id)."""
+    def draw(self, row_B: Array, seed: int, epoch: int | Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One of the encoded crops of each clip, drawn by (seed, epoch, clip id): rows of embed_RE, of tags_NC, and
+        the clips' ids, where the embeddings lie."""
         clip_id_B = self.clip_id_N[row_B]
         crop_B = (uniform(seed ^ CROP_SALT, epoch, clip_id_B) * self.has_NK.shape[1]).astype(np.int64)
         crop_B = np.where(self.has_NK[row_B, crop_B], crop_B, self.first_N[row_B])
-        device = self.embed_RE.device
-        crops, clips = (torch.from_numpy(index).to(device) for index in (self.row_NK[row_B, crop_B], row_B))
-        return EmbeddedBatch(self.embed_RE[crops], self.tags_NC[clips], torch.from_numpy(clip_id_B))
+        crops, clips, ids = (
+            torch.from_numpy(rows_B).to(self.embed_RE.device)
+            for rows_B in (self.row_NK[row_B, crop_B], row_B, clip_id_B)
+        )
+        return crops, clips, ids
+
+    def batch(self, crop_B: torch.Tensor, row_B: torch.Tensor, clip_id_B: torch.Tensor) -> EmbeddedBatch:
+        """What was drawn."""
+        return EmbeddedBatch(self.embed_RE[crop_B], self.tags_NC[row_B], clip_id_B)
 
 
 def _occurrence(row_N: Array) -> Array:
