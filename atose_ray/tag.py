@@ -86,6 +86,8 @@ def add_timeline(group: Any) -> None:
     around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
     group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
     group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
+    text = "score a hop by the whole window around it, or by its own frames (default: frames where the model has them)"
+    group.add_argument("--scores", choices=("window", "frame"), default="auto", help=text)
     text = (
         "score from which on an event begins: a number, or a rule by which every tag's was fitted on validation, f1 or "
     )
@@ -118,7 +120,7 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
     except ValidationError as error:
         raise ConfigError(explain(error, "--set", TimelineConfig)) from error
     config.check(tags.names if tags is not None else model.spec.tags)
-    listening = Listening(options.hop, options.left, options.right, config)
+    listening = Listening(options.hop, options.left, options.right, config, options.scores)
     review = Review(options.clips) if options.clips else None
     files, failed = sounds_below(options.files), 0
     if review is not None:

@@ -46,7 +46,7 @@ OPTIONS = {
     "tag": {
         *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),
         *("--set", "--out", "--again", "--rate", "--channels", "--vggish", "--published", "--show-music-speech"),
-        *("--clips",),
+        *("--clips", "--scores"),
     },
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
