@@ -2,7 +2,8 @@
 
 The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic)."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +95,20 @@ def score_clips(
     order_R = np.argsort(clip_R, kind="stable")
     windows = (values[0][order_R], clip_R[order_R])
     return ClipScores(clip_id_N, scores_NC, labels[first], audio_ND, tag_ND, *windows, unseen_C)
+
+
+def mean_of_models(several: Iterable[ClipScores]) -> ClipScores:
+    """The scores of several models on the same clips -> their means (of probabilities, where these are scored): of one
+    model after another, of which none is kept."""
+    first: ClipScores | None = None
+    scores_NC, windows_RC, count = np.zeros(()), np.zeros(()), 0
+    for one in several:
+        first, count = first or one, count + 1
+        scores_NC = scores_NC + one.scores_NC
+        windows_RC = windows_RC + one.windows_RC if one.windows_RC is not None else windows_RC
+    assert first is not None
+    windows = None if first.windows_RC is None else windows_RC / count
+    return dataclasses.replace(first, scores_NC=scores_NC / count, windows_RC=windows, audio_ND=None, tag_ND=None)
 
 
 def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:
