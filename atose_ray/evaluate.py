@@ -208,7 +208,7 @@ def as_text(results: list[dict[str, Any]]) -> str:
         names = [f"model {number}" for number in range(1, len(results) + 1)]
         lines = [taken, *(f"{name}: {result['model']}" for name, result in zip(names, results, strict=True))]
         lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
-    lines += [averaged(result) for result in results if len(result["epochs"]) > 1]
+    lines += [averaged(result) for result in results if len(result.get("epochs", ())) > 1]
     for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):
         cells = (result["metrics"].get(metric) for result in results)
         row = " ".join(f"{'-':>10}" if cell is None else f"{shown(metric, cell):>10}" for cell in cells)
