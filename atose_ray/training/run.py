@@ -174,7 +174,7 @@ def batches_in(
         world=world,
         rows=view.rows,
         train_share=run.data.train_share,
-        balanced=run.data.sampling == "class_balanced",
+        sampling=run.data.sampling,
         crops_per_clip=run.data.crops_per_clip,
     )
 
