@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
 
 from atose_ray.data.memory import Residency
+from atose_ray.data.sampling import Sampling
 from atose_ray.data.views import ViewConfig
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
 from atose_ray.execution import ExecutionConfig as ExecutionConfig
@@ -53,7 +54,9 @@ class DataConfig(ViewConfig):
     crops_per_clip: random crops of every clip in an epoch of training: so many from each time a clip is read.
     eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
     shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
-    sampling: `uniform` draws every clip once in an epoch, `class_balanced` every tag equally often (data/sampling.py).
+    sampling: `uniform` draws every clip once in an epoch, `class_balanced` every tag equally often, `class_queue` as
+        AudioTagger does, every batch of all tags (data/sampling.py); its batches come from all over the set, which is
+        slow where the clips are not kept in memory.
     residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
         speed, not one bit of a batch, so it is no part of a run's identity.
     content_hash: of the shards; filled in when a run starts, so that other data is another run."""
@@ -64,7 +67,7 @@ class DataConfig(ViewConfig):
     crops_per_clip: int = Field(default=1, ge=1, le=256)
     eval_crops: int = Field(default=4, ge=1, le=256)
     shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
-    sampling: Literal["uniform", "class_balanced"] = "uniform"
+    sampling: Sampling = "uniform"
     residency: Residency = "auto"
     content_hash: str | None = None
 
@@ -104,6 +107,12 @@ class RunConfig(Config):
             raise ValueError(
                 f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
                 "streams them; set execution.ingest=local, or data.residency=stream"
+            )
+        cached = any(self.method.cached_crops(index) for index in range(len(self.method.stages)))
+        if self.data.sampling == "class_queue" and (self.data.crops_per_clip > 1 or cached):
+            raise ValueError(
+                "data.sampling=class_queue draws single crops in batches of its own: leave data.crops_per_clip at 1, "
+                "and set `cache: off` where the encoder rests, or take class_balanced"
             )
         if self.method.reads_vectors and self.tag_vectors is None:
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")

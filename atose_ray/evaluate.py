@@ -5,6 +5,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.names import interval_maker
 from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS, Protocol, check_comparable, differences
 from atose_ray.evaluation.published import no_figures, published_figures
+from atose_ray.evaluation.scoring import ClipScores, mean_of_models
 from atose_ray.evaluation.significance import score_intervals
 from atose_ray.storage import Store, StoreError
-from atose_ray.training.checkpoint import Model, load_model
+from atose_ray.training.checkpoint import Model, last_epochs, load_model
 from atose_ray.training.run import score_split
 from atose_ray.training.sources import tags_with_vectors
 from atose_ray.types import SPLITS, Split
@@ -42,6 +44,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="clip", help="how they are scored (default: clip)")
     against = "a file that --json was printed into: shows the differences; refused where protocol or data differ"
     parser.add_argument("--against", metavar="FILE", help=against)
+    average = (
+        "score the mean of the probabilities of the last N epochs, which execution.keep_epochs keeps, not the best"
+    )
+    parser.add_argument("--average", type=cli.at_least_one, metavar="N", help=average)
     parser.add_argument(
         "--json", action="store_true", help="JSON: one object, or a list where several models are given"
     )
@@ -72,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     published = beside(taken["kind"], len(taken["tags"]), options.split, options.protocol)
     results: list[dict[str, Any]] = []
     for folder, model in zip(options.model, models, strict=True):
-        scored = score(model, view, store, options.split, protocol, unseen)
+        several = None if options.average is None else last_epochs(folder, model, options.average)
+        scored = score(model, view, store, options.split, protocol, unseen, several)
         results.append({"model": folder, **taken, **scored, "published": published})
         if before:
             minus = [(old["model"], differences(scored["metrics"], old["metrics"])) for old in before]
@@ -154,18 +161,30 @@ def check_same_data(model: Model, manifest: Manifest) -> None:
 
 
 def score(
-    model: Model, view: View, store: Store, split: Split, protocol: Protocol, unseen: tuple[str, ...] = ()
+    model: Model,
+    view: View,
+    store: Store,
+    split: Split,
+    protocol: Protocol,
+    unseen: tuple[str, ...] = (),
+    several: Iterator[Model] | None = None,
 ) -> dict[str, Any]:
     """The metrics of a split under a protocol, and, where every clip counts once, how sure they are. unseen: those of
-    the view's tags that the model was not trained on."""
+    the view's tags that the model was not trained on. several: whose scores are averaged, instead of the model's."""
     names = view.manifest.data_spec.tags
     tags = tags_with_vectors(model, names) if unseen else None
-    scores = score_split(model, view, store.uri, split, protocol.windows, None, tags, protocol.average)
+    epochs: list[int] = []
+
+    def of_one(one: Model) -> ClipScores:
+        epochs.append(int(one.metrics.get("epoch", 0)))
+        return score_split(one, view, store.uri, split, protocol.windows, None, tags, protocol.average)
+
+    scores = of_one(model) if several is None else mean_of_models(map(of_one, several))
     if unseen:
         scores = dataclasses.replace(scores, unseen_C=np.array([name in unseen for name in names]))
     metrics = protocol.metrics(scores, model.spec.exclusive)
     bounds = score_intervals(scores.scores_NC, scores.tags_NC, metrics) if protocol is CLIP else {}
-    return {"metrics": metrics, "intervals": bounds}
+    return {"metrics": metrics, "intervals": bounds, "epochs": epochs}
 
 
 def beside(kind: str, tags: int, split: Split, protocol: str) -> dict[str, Any] | None:
@@ -189,6 +208,7 @@ def as_text(results: list[dict[str, Any]]) -> str:
         names = [f"model {number}" for number in range(1, len(results) + 1)]
         lines = [taken, *(f"{name}: {result['model']}" for name, result in zip(names, results, strict=True))]
         lines.append(f"  {'':<38} {' '.join(f'{name:>10}' for name in names)}  {mark}")
+    lines += [averaged(result) for result in results if len(result.get("epochs", ())) > 1]
     for metric in dict.fromkeys(metric for result in results for metric in result["metrics"]):
         cells = (result["metrics"].get(metric) for result in results)
         row = " ".join(f"{'-':>10}" if cell is None else f"{shown(metric, cell):>10}" for cell in cells)
@@ -198,6 +218,11 @@ def as_text(results: list[dict[str, Any]]) -> str:
             both = ", ".join(f"{low:.4f} to {high:.4f}" for low, high in bounds)
             lines.append(f"  {'':<38}   95 % ({interval_maker(metric)}): {both}  {mark}")
     return "\n".join([*lines, *published_lines(results, names, mark), *against_lines(results, names, mark)])
+
+
+def averaged(result: dict[str, Any]) -> str:
+    """Which epochs' scores were averaged."""
+    return f"{result['model']}: the mean of the scores of epochs {', '.join(map(str, result['epochs']))}"
 
 
 def published_lines(results: list[dict[str, Any]], names: list[str], mark: str) -> list[str]:

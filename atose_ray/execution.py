@@ -19,7 +19,11 @@ class ExecutionConfig(Config):
     cuda_graphs: replay whole steps, and inference, as CUDA graphs (training/graphs.py). `auto` is where it can: on a
         GPU, in a run of one process. Where a step cannot be recorded, the run says why and goes on without.
     deterministic: on a GPU take only kernels that give the same bits every time, where PyTorch has one (it warns where
-        it has none). Slower. On a CPU that is so in any case."""
+        it has none). Slower. On a CPU that is so in any case.
+    keep_epochs: the weights of so many last epochs stay in the run folder and in the model folder, for `evaluate
+        --average`, which averages their probabilities as the systems on AudioSet do: Kong et al. those of iterations
+        10,000 to 50,000, every 5,000th, Yu et al. of 1,000 to 55,000, every 1,000th (batches of 500: an epoch has some
+        4,100 of them). The training is the same."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -31,3 +35,4 @@ class ExecutionConfig(Config):
     cuda_graphs: Literal["auto"] | bool = "auto"
     deterministic: bool = False
     checkpoint_every: Duration = "10min"
+    keep_epochs: int = Field(default=0, ge=0, le=100)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from atose_ray import cli
+from atose_ray.apps.clips import Review
 from atose_ray.apps.predict import Tagging, tag_file
 from atose_ray.apps.published_tagger import rule_for, second_scores, srt_text, summary_text, with_vggish
 from atose_ray.apps.recordings import Listening, opened, outputs, sounds_below, timeline_of, write_outputs
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.timeline:
         timelines(model, tags, options)
         return
+    if options.clips:
+        raise ValueError("--clips cuts out the events of a timeline: say in which format that is kept, --timeline csv")
     failed = 0
     for file, _ in sounds_below(options.files):
         try:
@@ -83,6 +86,8 @@ def add_timeline(group: Any) -> None:
     around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
     group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
     group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
+    text = "score a hop by the whole window around it, or by its own frames (default: frames where the model has them)"
+    group.add_argument("--scores", choices=("window", "frame"), default="auto", help=text)
     text = (
         "score from which on an event begins: a number, or a rule by which every tag's was fitted on validation, f1 or "
     )
@@ -90,6 +95,8 @@ def add_timeline(group: Any) -> None:
     group.add_argument("--threshold", metavar="RULE", help=text)
     cli.add_overrides(group, "smoothing_s=3, of apps/timeline.py")
     group.add_argument("--out", metavar="FOLDER", help="where timelines are written (default: beside the sound)")
+    text = "cut the events out as sound files, with review.csv to accept or reject each (apps/clips.py)"
+    group.add_argument("--clips", metavar="FOLDER", help=text)
     group.add_argument("--again", action="store_true", help="also recordings whose timelines are there already")
     group.add_argument(
         "--rate", type=cli.at_least_one, default=16000, metavar="HZ", help="of raw samples (default 16000)"
@@ -113,11 +120,15 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
     except ValidationError as error:
         raise ConfigError(explain(error, "--set", TimelineConfig)) from error
     config.check(tags.names if tags is not None else model.spec.tags)
-    listening = Listening(options.hop, options.left, options.right, config)
+    listening = Listening(options.hop, options.left, options.right, config, options.scores)
+    review = Review(options.clips) if options.clips else None
     files, failed = sounds_below(options.files), 0
+    if review is not None:
+        files = review.to_cut(files)
     for number, (file, name) in enumerate(files, start=1):
         places = outputs(name if file == "-" else file, name, options.out, formats)
-        if file != "-" and not options.again and all(place.exists() for place in places.values()):
+        done = all(place.exists() for place in places.values()) and (review is None or name in review.heard())
+        if file != "-" and done and not options.again:
             print(f"{number}/{len(files)} {file}: there already (--again writes it anew)", flush=True)
             continue
         first = next(iter(places.values()))
@@ -125,15 +136,21 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
         try:
             with opened(file, options.rate, options.channels) as (where, raw):
                 timeline = timeline_of(model, where, listening, options.model, tags=tags, partial=partial, source=raw)
+                if review is not None:
+                    review.add(timeline, name, raw or where, model.spec.audio.sample_rate_hz)
         except AudioError as error:
             failed += 1
             print(f"error: {file}: {error}", file=sys.stderr)
             continue
         write_outputs(timeline, places)
-        said = f"{len(timeline.events)} events in {timeline.seconds:.1f} s"
+        said = f"{len(timeline.events)} events in {timeline.seconds:.1f} s" + (
+            f", cut out into {options.clips}" if review else ""
+        )
         print(f"{number}/{len(files)} {file}: {said}; {', '.join(map(str, places.values()))}", flush=True)
     if failed:
         raise SystemExit(2)
+    if review is not None:
+        print(review.next_step(), flush=True)
 
 
 def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[str, Any]:

@@ -40,12 +40,13 @@ OPTIONS = {
     "rerun": {"study", "trial", "--store", "--resume", "--address", "--cpus"},
     "promote": {"study", "--store", "--trial", "--seeds", "--top", "--baseline", "--address", "--cpus"},
     "crossvalidate": {"config", "--store", "--workers", "--set", "--address", "--cpus"},
-    "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--json"},
+    "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--average", "--json"},
     "probe": {"model", "dataset", "--store", "--classifier", "--whole", "--published", "--seeds", "--json"},
     "report": {"study", "--store", "--watch", "--score"},
     "tag": {
         *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),
         *("--set", "--out", "--again", "--rate", "--channels", "--vggish", "--published", "--show-music-speech"),
+        *("--clips", "--scores"),
     },
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }

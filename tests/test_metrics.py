@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from atose_ray.data.tag_statistics import tag_correlation
+from atose_ray.evaluation import areas as areas_module
+from atose_ray.evaluation.areas import areas_of_columns
 from atose_ray.evaluation.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table, shown
 
 TAGS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], float)
@@ -79,3 +81,23 @@ def test_published_vectors(shared) -> None:
 def test_a_count_is_shown_as_the_integer_that_it_is() -> None:
     assert [shown(name, 96.0) for name in ("clips", "tags_scored", "tags_total", "crops_per_clip")] == ["96"] * 4
     assert shown("pr_auc_macro", 1.0) == "1.0000"
+
+
+@pytest.mark.parametrize("steps", [2, 5, 1000, None])
+def test_areas_are_those_of_scikit_learn_with_ties_too(steps: int | None, monkeypatch) -> None:
+    """Scores of few steps stand together in long ties; two columns are tied throughout, or have one positive."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((300, 12)) if steps is None else rng.integers(0, steps, (300, 12)) / steps
+    tags = (rng.random((300, 12)) < 0.3).astype(np.float32)
+    scores[:, 0], tags[:, 1], tags[:, 2] = 0.25, np.eye(300)[7], 1 - np.eye(300)[7]
+    scores[:, 3] = -np.abs(scores[:, 3]) * 0.0  # minus zero equals zero
+    monkeypatch.setattr(areas_module, "COLUMNS", 1000)  # three columns at a time
+    precision, roc = areas_of_columns(scores.astype(np.float32), tags)
+    for column in range(12):
+        pair = (tags[:, column], scores.astype(np.float32)[:, column])
+        assert precision[column] == pytest.approx(average_precision_score(*pair), abs=1e-13)
+        assert roc[column] == pytest.approx(roc_auc_score(*pair), abs=1e-13)
+    found = clip_metrics(scores, tags, False)
+    assert found["pr_auc_micro"] == pytest.approx(average_precision_score(tags.ravel(), scores.ravel()), abs=1e-13)
+    assert found["pr_auc_macro"] == pytest.approx(average_precision_score(tags, scores, average="macro"), abs=1e-13)
+    assert found["roc_auc_macro"] == pytest.approx(roc_auc_score(tags, scores, average="macro"), abs=1e-13)

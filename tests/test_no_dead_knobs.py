@@ -139,6 +139,7 @@ ELSEWHERE = {
     "execution.threads": "below",
     "execution.eval_batch_size": "below",
     "execution.checkpoint_every": "tests/test_resume.py",
+    "execution.keep_epochs": "tests/test_average.py",
     "execution.ingest": "source_of (tests/test_ray.py)",
     "execution.precision": "prepare_for (tests/test_precision.py)",
     "execution.channels_last": "prepare_for (tests/test_precision.py)",

@@ -232,7 +232,7 @@ def test_sigterm_saves_a_training_and_a_second_one_ends_what_does_not_train(
 
 
 @pytest.mark.parametrize("reader", [LocalBatches, ResidentBatches])
-@pytest.mark.parametrize("data", [{}, {"sampling": "class_balanced", "crops_per_clip": 2}])
+@pytest.mark.parametrize("data", [{}, {"sampling": "class_balanced", "crops_per_clip": 2}, {"sampling": "class_queue"}])
 def test_an_epoch_begins_at_any_step(reader, data, run, tiny_store, tiny_manifest) -> None:
     chosen = run.model_copy(update={"data": run.data.model_copy(update=data)})
     place = torch.device("cpu") if reader is ResidentBatches else None

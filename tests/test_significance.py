@@ -7,7 +7,7 @@ import pytest
 
 from atose_ray.config import OF_CLIPS
 from atose_ray.evaluation.metrics import clip_metrics
-from atose_ray.evaluation.significance import interval, paired_bootstrap, resampled, score_intervals, spread, wilson
+from atose_ray.evaluation.significance import figure_of, interval, paired_bootstrap, score_intervals, spread, wilson
 
 
 def clips(seed: int, count: int = 60, tags: int = 5, exclusive: bool = False):
@@ -25,7 +25,10 @@ def test_a_resample_scores_as_the_clips_that_were_drawn(metric: str, seed: int) 
     drawn_RN = rng.integers(0, len(tags_NC), (8, len(tags_NC)))
     weight_RN = np.stack([np.bincount(drawn_N, minlength=len(tags_NC)) for drawn_N in drawn_RN])
     expected = [clip_metrics(scores_NC[d], tags_NC[d], metric == "accuracy")[metric] for d in drawn_RN]
-    np.testing.assert_allclose(resampled(scores_NC, tags_NC, weight_RN, metric), expected, atol=1e-12)
+    figure = figure_of(scores_NC, tags_NC, metric)
+    np.testing.assert_allclose(figure(weight_RN), expected, atol=1e-12)
+    one_by_one = [figure(weight_RN[row : row + 1])[0] for row in range(8)]
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", OF_CLIPS)

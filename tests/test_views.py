@@ -10,11 +10,11 @@ from conftest import RATE, render_tiny, tiny_tree
 from atose_ray.config import RunConfig, run_config
 from atose_ray.data.batches import LocalBatches
 from atose_ray.data.prepare import prepare
-from atose_ray.data.sampling import balanced_draws, chosen_share
-from atose_ray.data.shards import Manifest, read_tags
+from atose_ray.data.sampling import ClassQueue, balanced_draws, chosen_share, class_queue
+from atose_ray.data.shards import Manifest, read_index, read_tags
 from atose_ray.data.views import TagSplit, ViewConfig, ViewError, of_fold, of_tags, split_tracks, view_of
 from atose_ray.datasets import dataset_config
-from atose_ray.storage import Store
+from atose_ray.storage import Store, StoreError
 from atose_ray.training.loop import fit
 from atose_ray.training.run import Job, make_batches, open_run, resolve
 from atose_ray.types import SPLITS
@@ -212,6 +212,59 @@ def test_class_balanced_batches_keep_the_laws_of_sampling(tiny_store, tiny_manif
         halves = [torch.cat([batch.clip_id_B for batch in half.train(epoch)]) for half in both]
         assert len(halves[0]) == len(halves[1]) and sorted(torch.cat(halves).tolist()) == sorted(clips.tolist())
     assert run.signature() != tiny_run(data={**run.data.model_dump(), "sampling": "uniform"}).signature()
+
+
+def test_batches_of_the_published_queue(tiny_store, tiny_manifest, tiny_run) -> None:
+    """Those of the stream, epoch after epoch, whichever is asked for first, however the data is read, on any rank."""
+    run = balanced(tiny_run, sampling="class_queue", batch_size=6)
+    tags_NC = read_tags(tiny_manifest.folder(tiny_store), tiny_manifest, "train")
+    groups = tiny_manifest.row_groups("train")
+    ids_N = np.concatenate([read_index(tiny_manifest.folder(tiny_store), one, 4).clip_id_N for one in groups])
+    stream = class_queue(tags_NC, 6, run.seed)
+    one = make_batches(run, tiny_manifest, tiny_store.uri)
+    late = make_batches(run, tiny_manifest, tiny_store.uri)
+    kept = make_batches(run, tiny_manifest, tiny_store.uri, device=CPU)
+    both = [make_batches(run, tiny_manifest, tiny_store.uri, LocalBatches, rank, 2) for rank in (0, 1)]
+    wanted = {epoch: [next(stream) for _ in range(one.steps())] for epoch in range(3)}
+    assert one.steps() * 6 >= len(ids_N) > (one.steps() - 1) * 6
+    for epoch in (2, 0, 1):
+        found = list(late.train(epoch))
+        for batch, same, resident, clip_B in zip(
+            found, one.train(epoch), kept.train(epoch), wanted[epoch], strict=True
+        ):
+            assert np.array_equal(batch.clip_id_B.numpy(), ids_N[clip_B])
+            for other in (same, resident):
+                assert all(torch.equal(x, y) for x, y in zip(batch, other, strict=True))
+        crops, clips = (torch.cat([getattr(batch, name) for batch in found]) for name in ("inputs", "clip_id_B"))
+        again = [clip for clip in clips.unique() if (clips == clip).sum() > 1]
+        assert again and all(len(crops[clips == c].unique(dim=0)) == (clips == c).sum() for c in again)
+        for batch, *halves in zip(found, *(half.train(epoch) for half in both), strict=True):
+            ids = [half.clip_id_B for half in halves]
+            assert len(ids[0]) == len(ids[1]) and torch.equal(torch.stack(ids, dim=1).ravel(), batch.clip_id_B)
+    assert run.signature() != balanced(tiny_run, batch_size=6).signature()
+
+
+def test_a_class_with_too_few_clips_makes_the_batch_shorter(tiny_store, tiny_manifest, tiny_run) -> None:
+    """And a training goes through it; one of which hardly anything is left is refused, as are crops and caches."""
+    run = balanced(tiny_run, sampling="class_queue", batch_size=24)
+    batches = make_batches(run, tiny_manifest, tiny_store.uri)
+    tags_NC = np.zeros((len(batches.chosen_N), 4), np.uint8)
+    tags_NC[:3, 0], tags_NC[3:, 1] = 1, 1
+    of_all = (24, run.seed, batches.steps())
+    batches.queue = ClassQueue(tags_NC, batches.chosen_N, *of_all)
+    rows = [len(batch.clip_id_B) for batch in batches.train(0)]
+    assert len(rows) == batches.steps() and max(rows) < 24 and max(rows) > 2
+    tags_NC[1:] = 0
+    batches.queue = ClassQueue(tags_NC, batches.chosen_N, *of_all)
+    with pytest.raises(StoreError, match="passes over classes without a clip, and left a batch of fewer than 2"):
+        next(batches.train(0))
+    for more in ({"crops_per_clip": 2}, {}):
+        with pytest.raises(ValueError, match="class_queue draws single crops in batches of its own"):
+            tree = run.model_dump()
+            tree["data"] |= more
+            if not more:
+                tree["method"] = {"kind": "probe"}
+            RunConfig.model_validate(tree)
 
 
 def test_a_share_of_a_view_is_one_of_its_clips() -> None:

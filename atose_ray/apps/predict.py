@@ -55,10 +55,11 @@ def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
     return audio_BT
 
 
-def crop_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet) -> torch.Tensor:
-    """[B, T] -> [B, C]: the scores of every crop, in batches of the run's evaluation size."""
-    parts = []
+def crop_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet, frames: bool = False) -> torch.Tensor:
+    """[B, T] -> [B, C]: the scores of every crop, in batches of the run's evaluation size. frames: of every frame of
+    the crops instead, [B, S, C]; only of a method that has them."""
+    parts, score = [], model.method.frame_scores if frames else model.method.score
     for audio in torch.split(audio_BT, model.run.execution.eval_batch_size):
         batch = Batch(audio, torch.zeros(len(audio), len(tags.names)), torch.zeros(len(audio), dtype=torch.int64))
-        parts.append(model.method.score(batch, tags, model.stage))
+        parts.append(score(batch, tags, model.stage))
     return torch.cat(parts)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -32,16 +32,28 @@ STDIN = "stdin"  # the name of what comes from standard input
 
 @dataclasses.dataclass(frozen=True)
 class Listening:
-    """How a recording is heard (apps/windows.py) and what events are made of it."""
+    """How a recording is heard (apps/windows.py) and what events are made of it. scores: of the whole window around a
+    hop, or of its frames; `auto` is frames where the model has them."""
 
     hop_s: float = 1.0
     left_s: float | None = None
     right_s: float | None = None
     timeline: TimelineConfig = dataclasses.field(default_factory=TimelineConfig)
+    scores: Literal["auto", "window", "frame"] = "auto"
+
+    def by_frames(self, model: Model) -> bool:
+        """Whether frames are scored. Raises ValueError where they are asked for and the model has none."""
+        if self.scores == "frame" and not model.method.scores_frames:
+            raise ValueError(
+                f"a {model.run.method.kind} model with encoder {model.run.encoder.kind} scores whole windows, not "
+                "frames; leave --scores out, or train multi_level_attention on an encoder with a time axis"
+            )
+        return model.method.scores_frames if self.scores == "auto" else self.scores == "frame"
 
     def settings(self, model: Model, model_uri: str, tags: tuple[str, ...]) -> dict[str, Any]:
         """Everything that the events depend on, for the files that are written."""
-        heard = {"hop_s": self.hop_s, "left_s": self.left_s, "right_s": self.right_s}
+        heard: dict[str, Any] = {"hop_s": self.hop_s, "left_s": self.left_s, "right_s": self.right_s}
+        heard |= {"scores": "frame" if self.by_frames(model) else "window"}
         facts = {"model": model_uri, "sample_rate_hz": model.spec.audio.sample_rate_hz}
         return {**facts, **heard, "timeline": self.timeline.model_dump(mode="json"), "scored_tags": list(tags)}
 
@@ -101,6 +113,7 @@ def timeline_of(
         tags=wanted,
         skip=len(rows),
         name=file,
+        frames=listening.by_frames(model),
     ):
         rows.append(window.scores_C)
         levels.append(window.level)

@@ -3,7 +3,11 @@
 A hop [start, end) is scored from what is heard around it, `left_s` before and `right_s` behind. Left open, the model
 hears a crop of the length that it was trained on, with the hop in its middle; at both ends of the file the crop stays
 inside. Where they are given, nothing outside of them is heard: what is shorter than the model's crop is filled up with
-zeros, as short clips are in training, and what is longer is scored as the mean of evenly spaced crops."""
+zeros, as short clips are in training, and what is longer is scored as the mean of evenly spaced crops.
+
+Of a model that scores single frames (Method.frame_scores) a hop may be scored by them, which tells more finely when
+something sounds: the mean over those frames of its crops whose middle lies in the hop, or, of a hop that is shorter
+than they are, the frame whose middle is the nearest to its own. What is heard around the hop is the same."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -30,6 +34,17 @@ class WindowScores(NamedTuple):
     end_s: float
     scores_C: Array
     level: float
+
+
+class Hop(NamedTuple):
+    """What is to be scored. first, end: of the hop; starts_K: where its crops begin; both in samples of the recording.
+    level: as in WindowScores. crops_KT: what is heard around it."""
+
+    first: int
+    end: int
+    level: float
+    crops_KT: Array
+    starts_K: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,29 +105,32 @@ def iter_windows(
     tags: TagSet | None = None,
     skip: int = 0,
     name: str | None = None,
+    frames: bool = False,
 ) -> Iterator[WindowScores]:
-    """The scores of every hop of a recording, in order. skip: hops at the beginning that are not scored again.
+    """The scores of every hop of a recording, in order. skip: hops at the beginning that are not scored again. frames:
+    a hop is scored by its own frames, not by all that is heard around it.
 
     In memory are PIECE_S seconds, the context and a batch. Raises AudioError for what is no sound, perhaps after some
     hops: a broken tail is found at the end. Raises ValueError for a hop or context that is none."""
     rate, hearing = model.spec.audio.sample_rate_hz, hearing_of(model, hop_s, left_s, right_s)
     wanted, batch = tags or TagSet(model.spec.tags), model.run.execution.eval_batch_size
     held_T, begin, number = np.zeros(0, np.float32), 0, skip
-    waiting: list[tuple[int, Array, float]] = []  # hops with their crops [K, T] and level
+    waiting: list[Hop] = []
 
     def scored() -> Iterator[WindowScores]:
-        rows_BC = window_scores(model, [crops_KT for _, crops_KT, _ in waiting], wanted)
-        for (hop, _, level), scores_C in zip(waiting, rows_BC, strict=True):
-            end = min((hop + 1) * hearing.hop, samples) if samples else (hop + 1) * hearing.hop
-            yield WindowScores(hop * hearing.hop / rate, end / rate, scores_C, level)
+        ends = [min(hop.end, samples) if samples else hop.end for hop in waiting]
+        hops = [hop._replace(end=end) for hop, end in zip(waiting, ends, strict=True)]
+        for hop, scores_C in zip(hops, hop_scores(model, hops, wanted, frames), strict=True):
+            yield WindowScores(hop.first / rate, hop.end / rate, scores_C, hop.level)
         waiting.clear()
 
     def take(end: int) -> bool:
         """Put the next hop to those that wait; whether they make a batch."""
         hop_T = held_T[max(number * hearing.hop - begin, 0) : (number + 1) * hearing.hop - begin]
         level = float(np.abs(hop_T).max(initial=0.0))
-        waiting.append((number, crops_at(hearing, held_T, begin, number, end), level))
-        return sum(len(crops_KT) for _, crops_KT, _ in waiting) >= batch
+        crops = crops_at(hearing, held_T, begin, number, end)
+        waiting.append(Hop(number * hearing.hop, (number + 1) * hearing.hop, level, *crops))
+        return sum(len(hop.crops_KT) for hop in waiting) >= batch
 
     samples = 0  # of the whole recording; known at its end
     for piece in decode_parts(source, sample_rate_hz=rate, max_seconds=PIECE_S, name=name):
@@ -134,8 +152,9 @@ def iter_windows(
         yield from scored()
 
 
-def crops_at(hearing: Hearing, held_T: Array, begin: int, number: int, samples: int) -> Array:
-    """[T] from sample `begin` on, in a recording of so many samples (so far) -> [K, crop] of hop `number`."""
+def crops_at(hearing: Hearing, held_T: Array, begin: int, number: int, samples: int) -> tuple[Array, Array]:
+    """[T] from sample `begin` on, in a recording of so many samples (so far) -> [K, crop] of hop `number`, and the
+    samples of the recording at which the K begin."""
     first, end = hearing.window(number, samples)
     heard_T = held_T[max(first - begin, 0) : end - begin]
     if hearing.margin:
@@ -146,12 +165,27 @@ def crops_at(hearing: Hearing, held_T: Array, begin: int, number: int, samples: 
     crops_KT = np.zeros((len(starts), hearing.length), np.float32)
     for row, start in enumerate(starts):
         cut(heard_T, start, crops_KT[row])
-    return crops_KT
+    return crops_KT, first + np.array(starts)
 
 
 @torch.no_grad()
-def window_scores(model: Model, crops: list[Array], tags: TagSet) -> list[Array]:
-    """The crops of some windows -> [C] float32 of each: the mean over its crops."""
-    scores_BC = crop_scores(model, torch.from_numpy(np.concatenate(crops)), tags).float().numpy()
-    bounds = np.cumsum([len(crops_KT) for crops_KT in crops])[:-1]
-    return [part.mean(axis=0) for part in np.split(scores_BC, bounds)]
+def hop_scores(model: Model, hops: list[Hop], tags: TagSet, frames: bool) -> list[Array]:
+    """[C] float32 of every hop: the mean over its crops, or over its own frames in them."""
+    crops_BT = torch.from_numpy(np.concatenate([hop.crops_KT for hop in hops]))
+    scores_BX = crop_scores(model, crops_BT, tags, frames).float().numpy()
+    parts = np.split(scores_BX, np.cumsum([len(hop.crops_KT) for hop in hops])[:-1])
+    if not frames:
+        return [part.mean(axis=0) for part in parts]
+    hop_seconds = model.method.encoder.hop_seconds
+    assert hop_seconds is not None
+    units = hop_seconds * model.spec.audio.sample_rate_hz
+    return [part[own_frames(hop, part.shape[1], units)].mean(axis=0) for hop, part in zip(hops, parts, strict=True)]
+
+
+def own_frames(hop: Hop, frames: int, units: float) -> Array:
+    """Which frames of its crops score a hop, bool [K, S]. units: samples from one frame to the next."""
+    middle_KS = hop.starts_K[:, None] + (np.arange(frames) + 0.5) * units
+    own_KS = (middle_KS >= hop.first) & (middle_KS < hop.end)
+    if not own_KS.any():
+        own_KS.flat[np.abs(middle_KS - (hop.first + hop.end) / 2).argmin()] = True
+    return np.asarray(own_KS)

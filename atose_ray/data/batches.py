@@ -13,7 +13,7 @@ import torch
 
 from atose_ray.data import sampling, shards
 from atose_ray.data.memory import Residency
-from atose_ray.data.sampling import Buffer, RowGroup, Windows, eval_starts
+from atose_ray.data.sampling import Buffer, ClassQueue, RowGroup, Sampling, Windows, eval_starts
 from atose_ray.data.shards import PCM, ClipIndex, Manifest, Unit, read_row_group
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import AnyBatch, Batch, Split
@@ -30,7 +30,7 @@ class BatchSource(Protocol):
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of the batches of a training epoch: the same on every rank."""
+        """Rows of the batches of a training epoch, at most: the same on every rank."""
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
@@ -148,7 +148,7 @@ class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
     batch_size: of this rank. rows: of a view, which clips of a split it has, bool [N]; absent is all. train_share: of
-    these in train that are trained on. balanced: classes are drawn equally often. crops_per_clip: in an epoch.
+    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch.
     residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the train or valid split is too
     small to train on."""
 
@@ -163,7 +163,7 @@ class LocalBatches:
     world: int = 1
     rows: Mapping[Split, Array] = field(default_factory=dict)
     train_share: float = 1.0
-    balanced: bool = False
+    sampling: Sampling = "uniform"
     crops_per_clip: int = 1
     residency: Residency = field(default="stream", init=False)
 
@@ -171,10 +171,6 @@ class LocalBatches:
         check_trainable(self.manifest, self.world)
         clips = sum(group.clips for group in self.manifest.row_groups("train"))
         self.chosen_N = sampling.chosen_share(self.settings.seed, clips, self.train_share, self.rows.get("train"))
-        self.tags_NC: Array | None = None
-        if self.balanced:
-            folder, stored = Store(self.settings.folder_uri), self.settings.n_tags
-            self.tags_NC = self.settings.seen(shards.read_tags(folder, self.manifest, "train", stored, np.uint8))
         chosen = int(self.chosen_N.sum())
         if chosen < 2 * self.world:
             raise StoreError(
@@ -182,6 +178,19 @@ class LocalBatches:
                 f"with {self.world} workers needs at least {2 * self.world}; take a larger share or fewer workers"
             )
         self.sizes = sampling.batch_sizes(chosen // self.world * self.crops_per_clip, self.batch_size)
+        self.tags_NC: Array | None = None
+        self.queue: ClassQueue | None = None
+        if self.sampling != "uniform":
+            folder, stored = Store(self.settings.folder_uri), self.settings.n_tags
+            tags_NC = self.settings.seen(shards.read_tags(folder, self.manifest, "train", stored, np.uint8))
+            if self.sampling == "class_queue":
+                of_all = (self.batch_size * self.world, self.settings.seed, len(self.sizes))
+                self.queue, self.sizes = (
+                    ClassQueue(tags_NC, self.chosen_N, *of_all),
+                    [self.batch_size] * len(self.sizes),
+                )
+            else:
+                self.tags_NC = tags_NC
 
     def steps(self) -> int:
         """Batches per training epoch: the same on every rank."""
@@ -190,11 +199,27 @@ class LocalBatches:
     def buffers(self, epoch: int, first: int = 0) -> list[Buffer]:
         """What this rank reads in an epoch, but for its first batches."""
         groups, seed, times_N = self.manifest.row_groups("train"), self.settings.seed, self.chosen_N
+        if self.queue is not None:
+            return self.checked(sampling.buffers_of(groups, self.queue.epoch(epoch), self.rank, self.world, first))
         if self.tags_NC is not None:
             times_N = sampling.balanced_draws(self.tags_NC, self.chosen_N, seed, epoch)
         share = (self.rank, self.world, times_N)
         buffers = sampling.train_buffers(groups, seed, epoch, self.mix, *share, self.crops_per_clip)
         return sampling.after(buffers, sum(self.sizes[:first]))
+
+    def checked(self, buffers: list[Buffer]) -> list[Buffer]:
+        """Raises StoreError for a batch that BatchNorm cannot train on: too many of its classes have no clip."""
+        if min(map(len, buffers), default=2) < 2:
+            raise StoreError(
+                "data.sampling=class_queue passes over classes without a clip, and left a batch of fewer than 2 on a "
+                "worker; take class_balanced, a larger data.batch_size or train_share, or fewer workers"
+            )
+        return buffers
+
+    def rows_of(self, buffers: list[Buffer], first: int) -> list[int]:
+        """The rows of the batches from number `first` on: of a queue of classes those that were drawn, which may be
+        fewer than `sizes`."""
+        return [len(buffer) for buffer in buffers] if self.queue is not None else self.sizes[first:]
 
     def kept(self, split: Split, groups: Sequence[RowGroup]) -> dict[RowGroup, Array]:
         """Of some row groups of a split, which clips the view has, bool [n] each."""
@@ -206,8 +231,9 @@ class LocalBatches:
 
     def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Random crops of every clip."""
-        crops = (read_train_crops(self.settings, buffer, epoch) for buffer in self.buffers(epoch, first))
-        yield from rebatch(crops, self.sizes[first:])
+        buffers = self.buffers(epoch, first)
+        crops = (read_train_crops(self.settings, buffer, epoch) for buffer in buffers)
+        yield from rebatch(crops, self.rows_of(buffers, first))
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise. Raises StoreError

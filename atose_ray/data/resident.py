@@ -173,9 +173,10 @@ class ResidentBatches(LocalBatches):
 
     def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Random crops of every clip."""
-        buffers, sizes = self.buffers(epoch, first), self.sizes[first:]
+        buffers = self.buffers(epoch, first)
         if not buffers:
             return
+        sizes = self.rows_of(buffers, first)
         clips, groups, length = self.train_clips, kept_groups(self, "train"), self.settings.crop_samples
         first_of = dict(zip(groups, first_clips(groups), strict=True))
         positions = [np.array([first_of[group] for group in b.groups])[b.group_N] + b.row_N for b in buffers]

@@ -4,15 +4,17 @@ Laws (tested): an epoch is a permutation of the split; ranks share nothing and h
 in an epoch is the same however the data is read.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Windows = Callable[[int, int, int], list[int]]  # units of a clip, of a crop, and how many crops -> their first units
+Sampling = Literal["uniform", "class_balanced", "class_queue"]
 TAG_ROWS = 1 << 16  # clips whose tags are looked through at a time
 SHARE_SALT = 0x5348415245  # "SHARE": stands where an epoch number stands for crops, and no run has as many epochs
 
@@ -124,8 +126,13 @@ def class_queue(tags_NC: Array, batch_size: int, seed: int) -> Iterator[Array]:
     Kong et al. 2018. Kept for comparison, beside `balanced_draws`: a list is shuffled anew when it has just enough
     clips left, so that its last one is never drawn; a class with too few clips makes the batch shorter, one without
     any is passed over; and the order follows from a single stream of random numbers."""
+    yield from queued_classes(members_of(tags_NC, np.ones(len(tags_NC), bool))[:-1], batch_size, seed)
+
+
+def queued_classes(members: Sequence[Array], batch_size: int, seed: int) -> Iterator[Array]:
+    """`class_queue` of the clips of every class, ascending."""
     rng = np.random.RandomState(seed)
-    members = [np.flatnonzero(column_N) for column_N in tags_NC.T]
+    members = [clips.copy() for clips in members]
     for clips in members:
         rng.shuffle(clips)
     taken, classes, queue = [0] * len(members), np.arange(len(members)), np.zeros(0, np.int64)
@@ -142,6 +149,49 @@ def class_queue(tags_NC: Array, batch_size: int, seed: int) -> Iterator[Array]:
             drawn.append(members[number][taken[number] : taken[number] + count].copy())
             taken[number] += count
         yield np.concatenate(drawn)
+
+
+class ClassQueue:
+    """`class_queue` in epochs of so many batches, each a stretch of the one stream: so an epoch is known by its number,
+    but what was drawn before it is drawn again where it was not drawn here (a run that goes on; some 2 ms a batch of
+    500). chosen_N: bool, the clips to draw; `clip_N` are their numbers among all."""
+
+    def __init__(self, tags_NC: Array, chosen_N: Array, batch_size: int, seed: int, steps: int) -> None:
+        self.members = members_of(tags_NC, chosen_N)[:-1]
+        self.batch_size, self.seed, self.steps = batch_size, seed, steps
+        self.drawn, self.stream = 0, queued_classes(self.members, batch_size, seed)
+
+    def epoch(self, epoch: int) -> list[Array]:
+        """The batches of an epoch, clip_N each, in their order."""
+        if epoch * self.steps < self.drawn:
+            self.drawn, self.stream = 0, queued_classes(self.members, self.batch_size, self.seed)
+        for _ in itertools.islice(self.stream, epoch * self.steps - self.drawn):
+            pass
+        self.drawn = (epoch + 1) * self.steps
+        return list(itertools.islice(self.stream, self.steps))
+
+
+def buffers_of(
+    groups: list[RowGroup], batches: Sequence[Array], rank: int = 0, world: int = 1, first: int = 0
+) -> list[Buffer]:
+    """The batches of an epoch, clip_N each among the clips of `groups`, as a buffer each of one rank, from number
+    `first` on: every `world`-th clip, the same number on every rank. A clip that comes again is another crop."""
+    clip_N = np.concatenate(batches)
+    order_N = np.argsort(clip_N, kind="stable")
+    begins_N = np.searchsorted(clip_N[order_N], clip_N[order_N])
+    draw_N = np.empty_like(clip_N)
+    draw_N[order_N] = np.arange(len(clip_N)) - begins_N
+    first_G = np.cumsum([0, *(group.clips for group in groups)])
+    bounds = np.cumsum([0, *map(len, batches)]).tolist()
+    buffers = []
+    for begin, end in list(itertools.pairwise(bounds))[first:]:
+        mine = slice(begin + rank, begin + (end - begin) // world * world, world)
+        group_N = np.searchsorted(first_G, clip_N[mine], "right") - 1
+        used, local_N = np.unique(group_N, return_inverse=True)
+        of_batch = tuple(groups[number] for number in used.tolist())
+        row_N = clip_N[mine] - first_G[group_N]
+        buffers.append(Buffer(of_batch, local_N, row_N, draw_N[mine], len(clip_N)))
+    return buffers
 
 
 def eval_starts(n_samples: int, crop_samples: int, crops: int) -> list[int]:

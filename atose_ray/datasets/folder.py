@@ -9,6 +9,9 @@
 split at random from `seed`, such that a group is never divided and every tag stays in train. Rows without tags are left
 out and counted. A name may be written with its accents composed where the disk has them decomposed (files copied from a
 Mac), or the other way round. The source may lie in object storage: `s3://bucket/folder`.
+
+The table may also be the review that `tag --clips` began and a listener filled in (datasets/review.py):
+`--option csv=review.csv`.
 """
 
 import os
@@ -24,6 +27,7 @@ from pydantic import Field, model_validator
 
 from atose_ray.datasets import base
 from atose_ray.datasets.base import AudioDatasetConfig, DatasetConfig, DatasetError, finish_listing, read_cells
+from atose_ray.datasets.review import read_review
 from atose_ray.types import SPLITS, ClipRef, Listing, Split
 
 HEADER = "path,split,tags,group"
@@ -70,8 +74,7 @@ class TableConfig(DatasetConfig):
         table = folder / table
         if not table.is_file():
             raise DatasetError(self._no_table(table, folder))
-        every = read_table(table)
-        rows = [row for row in every if row.tags]
+        rows, left_out = read_labels(table)
         several = next((row for row in rows if self.exclusive and len(row.tags) != 1), None)
         if several:
             raise DatasetError(
@@ -86,7 +89,6 @@ class TableConfig(DatasetConfig):
             ClipRef(self.find(folder, r), r.path, r.tags, r.split or "train", r.group or None, 0.0, None, r.fold)
             for r in rows
         ]
-        left_out = {"no tags": len(every) - len(rows)}
         listing = finish_listing(self, folder, clips, table.name, exclusive=self.exclusive, left_out=left_out)
         untrained = set(listing.tags) - {tag for clip in clips if clip.split == "train" for tag in clip.tags}
         if untrained:
@@ -121,6 +123,16 @@ class FolderConfig(TableConfig, AudioDatasetConfig):
 
     suffixes: ClassVar[Collection[str]] = base.AUDIO_SUFFIXES
     kind: Literal["folder"] = "folder"
+
+
+def read_labels(table: Path) -> tuple[list[Row], Counter[str]]:
+    """The rows to list, and how many are left out, by reason. Of a review also clips that turned out to have no tag."""
+    if {"clip", "accept"} <= {cell.strip() for cell in next(read_cells(table), ("", [""]))[1]}:
+        judged, left_out = read_review(table)
+        return [Row(clip.path, None, clip.tags, clip.group, clip.path) for clip in judged], left_out
+    every = read_table(table)
+    rows = [row for row in every if row.tags]
+    return rows, Counter({"no tags": len(every) - len(rows)})
 
 
 def read_table(table: Path) -> list[Row]:

@@ -1,15 +1,14 @@
 """Scores of all clips of a split -> numbers whose names are their formulas.
 
-Protocol `clip`: a clip's score is the mean of its crops' scores, and every clip counts once. Rankings are
-scikit-learn's. Tags without a positive or without a negative have no ranking: they are left out of macro means,
-and `tags_scored` says how many of `tags_total` counted."""
+Protocol `clip`: a clip's score is the mean of its crops' scores, and every clip counts once. Rankings are those of
+scikit-learn, ties included (areas.py). Tags without a positive or without a negative have no ranking: they are left out
+of macro means, and `tags_scored` says how many of `tags_total` counted."""
 
 from typing import Any
 
 import numpy as np
-import sklearn
-from sklearn.metrics import average_precision_score, roc_auc_score
 
+from atose_ray.evaluation.areas import areas, areas_of_columns
 from atose_ray.tags.vectors import unit_rows
 from atose_ray.types import Array
 
@@ -53,14 +52,11 @@ def clip_metrics(scores_NC: Array, tags_NC: Array, exclusive: bool) -> dict[str,
     scores, tags = scores_NC[:, scored], tags_NC[:, scored]
     predicted = scores > 0.5
     f1 = 2 * (predicted * tags).sum(axis=0) / np.maximum(predicted.sum(axis=0) + tags.sum(axis=0), 1)
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):  # checked above
-        rankings = {
-            "pr_auc_macro": float(average_precision_score(tags, scores, average="macro")),
-            "roc_auc_macro": float(roc_auc_score(tags, scores, average="macro")),
-            "pr_auc_micro": float(average_precision_score(tags_NC.ravel(), scores_NC.ravel())),
-        }
+    precision_C, roc_C = areas_of_columns(scores, tags)
     metrics = {
-        **rankings,
+        "pr_auc_macro": float(np.mean(precision_C)),
+        "roc_auc_macro": float(np.mean(roc_C)),
+        "pr_auc_micro": areas(scores_NC.ravel(), tags_NC.ravel())[0],
         "f1_macro_at_0.5": float(np.mean(f1)),
         "tags_scored": float(scored.sum()),
         "tags_total": float(len(scored)),
@@ -104,11 +100,11 @@ def per_tag_table(
     carries), with the highest score deciding."""
     check_scores(scores_NC, tags_NC)
     scored = rankable(tags_NC)
-    figures = {"average_precision": average_precision_score, "roc_auc": roc_auc_score}
     rows: list[dict[str, Any]] = []
     for name, ranks, tags_N, scores_N in zip(names, scored, tags_NC.T, scores_NC.T, strict=True):
-        row = {key: float(figure(tags_N, scores_N)) if ranks else None for key, figure in figures.items()}
-        rows.append({"tag": name, "positives": int(tags_N.sum()), "clips": len(tags_NC), **row})
+        precision, roc = areas(scores_N, tags_N) if ranks else (None, None)
+        counts = {"positives": int(tags_N.sum()), "clips": len(tags_NC)}
+        rows.append({"tag": name, **counts, "average_precision": precision, "roc_auc": roc})
     if exclusive:
         given_NC = np.eye(len(names))[scores_NC.argmax(axis=1)]
         sums = zip((given_NC * tags_NC).sum(axis=0), given_NC.sum(axis=0), tags_NC.sum(axis=0), strict=True)

@@ -2,8 +2,9 @@
 
 The result does not depend on batch size or on the number of workers (up to rounding of the model's own arithmetic)."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,6 +102,20 @@ def on_the_host(rows: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[Arra
     """The same rows, some batches joined: a GPU is waited for once in so many."""
     while some := list(itertools.islice(rows, BATCHES_ON_DEVICE)):
         yield tuple(torch.cat(column).cpu().numpy() for column in zip(*some, strict=True))
+
+
+def mean_of_models(several: Iterable[ClipScores]) -> ClipScores:
+    """The scores of several models on the same clips -> their means (of probabilities, where these are scored): of one
+    model after another, of which none is kept."""
+    first: ClipScores | None = None
+    scores_NC, windows_RC, count = np.zeros(()), np.zeros(()), 0
+    for one in several:
+        first, count = first or one, count + 1
+        scores_NC = scores_NC + one.scores_NC
+        windows_RC = windows_RC + one.windows_RC if one.windows_RC is not None else windows_RC
+    assert first is not None
+    windows = None if first.windows_RC is None else windows_RC / count
+    return dataclasses.replace(first, scores_NC=scores_NC / count, windows_RC=windows, audio_ND=None, tag_ND=None)
 
 
 def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:

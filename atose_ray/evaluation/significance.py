@@ -4,7 +4,7 @@ Two sources of luck, two answers: a paired bootstrap over clips (Efron & Tibshir
 same resampled clips, so what is hard for both cancels), and the spread over trainings with other seeds."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,35 +115,54 @@ def _bootstrapped(
         check_scores(scores_NC, tags_NC)
     generator, count = np.random.default_rng(seed), len(tags_NC)
     block = max(1, BLOCK_NUMBERS // (tags_NC.size if metric == "pr_auc_micro" else count))
+    figures = [figure_of(scores_NC, tags_NC, metric) for scores_NC in scores_SNC]
 
-    def figure(weight_RN: Array) -> Array:
-        values_SR = np.stack([resampled(scores_NC, tags_NC, weight_RN, metric) for scores_NC in scores_SNC])
+    def difference(weight_RN: Array) -> Array:
+        values_SR = np.stack([figure(weight_RN) for figure in figures])
         rest_SR = values_SR[first:]
         return np.asarray(values_SR[:first].mean(axis=0) - (rest_SR.mean(axis=0) if len(rest_SR) else 0.0))
 
     even = np.full(count, 1 / count)
     sizes = [min(block, resamples - done) for done in range(0, resamples, block)]
-    values_R = np.concatenate([figure(generator.multinomial(count, even, size=size)) for size in sizes])
-    return values_R, float(figure(np.ones((1, count), int))[0])
+    values_R = np.concatenate([difference(generator.multinomial(count, even, size=size)) for size in sizes])
+    return values_R, float(difference(np.ones((1, count), int))[0])
 
 
-def resampled(scores_NC: Array, tags_NC: Array, weight_RN: Array, metric: str) -> Array:
-    """[N, C], [N, C], draws of each clip [R, N] -> metric of each resample [R]; macro over the tags it can rank."""
+def figure_of(scores_NC: Array, tags_NC: Array, metric: str) -> Callable[[Array], Array]:
+    """[N, C], [N, C] -> a function of the draws of each clip [R, N] that gives the metric of each resample [R]; macro
+    over the tags it can rank. What is the same for all resamples is done here, once."""
     if metric == "accuracy":
         right_N = scores_NC.argmax(axis=1) == tags_NC.argmax(axis=1)
-        return np.asarray(weight_RN @ right_N / weight_RN.sum(axis=1))
+        return lambda weight_RN: np.asarray(weight_RN @ right_N / weight_RN.sum(axis=1))
     if metric == "pr_auc_micro":
-        flat_RN = np.repeat(weight_RN, tags_NC.shape[1], axis=1)
-        return average_precision(scores_NC.ravel(), tags_NC.ravel(), flat_RN)
+        clip_X = np.repeat(np.arange(len(tags_NC), dtype=np.int32), tags_NC.shape[1])
+        ranking = Ranking(scores_NC.ravel(), tags_NC.ravel(), clip_X)
+        return lambda weight_RN: ranking.average_precision(by_clip(weight_RN))
     if metric == "f1_macro_at_0.5":
         predicted_NC = scores_NC > 0.5
-        values_CR = _share(2 * (weight_RN @ (predicted_NC * tags_NC)), weight_RN @ (predicted_NC + tags_NC)).T
+
+        def of_tags(weight_RN: Array) -> Array:
+            return _share(2 * (weight_RN @ (predicted_NC * tags_NC)), weight_RN @ (predicted_NC + tags_NC)).T
+
     else:
-        ranking = average_precision if metric == "pr_auc_macro" else roc_auc
-        values_CR = np.stack([ranking(scores_NC[:, c], tags_NC[:, c], weight_RN) for c in range(tags_NC.shape[1])])
-    positives_CR = (weight_RN @ tags_NC).T
-    rankable_CR = (positives_CR > 0) & (positives_CR < weight_RN.sum(axis=1))
-    return _share(np.where(rankable_CR, values_CR, 0.0).sum(axis=0), rankable_CR.sum(axis=0))
+        rankings = [Ranking(scores_N, tags_N) for scores_N, tags_N in zip(scores_NC.T, tags_NC.T, strict=True)]
+        ranked = Ranking.average_precision if metric == "pr_auc_macro" else Ranking.roc_auc
+
+        def of_tags(weight_RN: Array) -> Array:
+            weight_NR = by_clip(weight_RN)
+            return np.stack([ranked(ranking, weight_NR) for ranking in rankings])
+
+    def macro(weight_RN: Array) -> Array:
+        positives_CR = (weight_RN @ tags_NC).T
+        rankable_CR = (positives_CR > 0) & (positives_CR < weight_RN.sum(axis=1))
+        return _share(np.where(rankable_CR, of_tags(weight_RN), 0.0).sum(axis=0), rankable_CR.sum(axis=0))
+
+    return macro
+
+
+def by_clip(weight_RN: Array) -> Array:
+    """[R, N] -> [N, R], whose rows are read in any order."""
+    return np.ascontiguousarray(weight_RN.T, np.int32)
 
 
 def _share(part: Array, whole: Array) -> Array:
@@ -151,28 +170,43 @@ def _share(part: Array, whole: Array) -> Array:
     return np.asarray(np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0))
 
 
-def average_precision(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
-    """Sum over distinct scores of precision times recall step, with every clip counted as often as drawn: [R]."""
-    true_RK, all_RK = _cumulated(scores_N, labels_N, weight_RN)
-    precision_RK = _share(true_RK, all_RK)
-    step_RK = np.diff(true_RK, axis=1, prepend=0)
-    return _share((precision_RK * step_RK).sum(axis=1), true_RK[:, -1])
+class Ranking:
+    """X scores, from the highest, of which only those places matter where a positive stands: recall rises nowhere else,
+    and a negative counts by how many positives are above it. clip_X: whose score each is; None is one of every clip."""
 
+    def __init__(self, scores_X: Array, labels_X: Array, clip_X: Array | None = None) -> None:
+        order_X = np.argsort(-scores_X, kind="stable")
+        sorted_X = scores_X[order_X]
+        begin_K = np.flatnonzero(np.append(True, sorted_X[1:] != sorted_X[:-1]))  # of every run of equal scores
+        place_P = np.flatnonzero(labels_X[order_X] > 0)
+        run_G, self.first_G = np.unique(np.searchsorted(begin_K, place_P, "right") - 1, return_index=True)
+        self.begin_G, self.end_G = begin_K[run_G], np.append(begin_K[1:], len(sorted_X))[run_G]
+        self.clip_X = (order_X if clip_X is None else clip_X[order_X]).astype(np.int32)
+        self.positive_P = self.clip_X[place_P]
 
-def roc_auc(scores_N: Array, labels_N: Array, weight_RN: Array) -> Array:
-    """Area under the ROC curve by trapezoids, with every clip counted as often as drawn: [R]."""
-    true_RK, all_RK = _cumulated(scores_N, labels_N, weight_RN)
-    false_RK = all_RK - true_RK
-    middle_RK = true_RK - np.diff(true_RK, axis=1, prepend=0) / 2
-    area_R = (np.diff(false_RK, axis=1, prepend=0) * middle_RK).sum(axis=1)
-    return _share(area_R, true_RK[:, -1] * false_RK[:, -1])
+    def average_precision(self, weight_NR: Array) -> Array:
+        """Sum over distinct scores of precision times recall step, with every clip counted as often as drawn: [R]."""
+        step_GR, true_GR, _, upto_GR = self.counted(weight_NR)
+        return _share((_share(true_GR, upto_GR) * step_GR).sum(axis=0), step_GR.sum(axis=0))
 
+    def roc_auc(self, weight_NR: Array) -> Array:
+        """Area under the ROC curve by trapezoids, with every clip counted as often as drawn: [R]."""
+        step_GR, true_GR, before_GR, upto_GR = self.counted(weight_NR)
+        false_R = weight_NR.sum(axis=0) - step_GR.sum(axis=0)
+        below_GR = false_R - (upto_GR - true_GR)  # negatives with a lower score; those with the same one count half
+        area_R = (step_GR * (below_GR + (upto_GR - before_GR - step_GR) / 2)).sum(axis=0)
+        return _share(area_R, step_GR.sum(axis=0) * false_R)
 
-def _cumulated(scores_N: Array, labels_N: Array, weight_RN: Array) -> tuple[Array, Array]:
-    """Drawn positives, and drawn clips, whose score is at least each distinct score, from the highest: [R, K]."""
-    order_N = np.argsort(-scores_N, kind="stable")
-    last_K = np.flatnonzero(np.append(np.diff(scores_N[order_N]) != 0, True))
-    drawn_RN = weight_RN[:, order_N]
-    all_RK = np.cumsum(drawn_RN, axis=1)[:, last_K]
-    true_RK = np.cumsum(drawn_RN * labels_N[order_N], axis=1)[:, last_K]
-    return true_RK.astype(float), all_RK.astype(float)
+    def counted(self, weight_NR: Array) -> tuple[Array, Array, Array, Array]:
+        """Of every score with a positive, [G, R] float64 each: drawn positives with it, with it or a higher one, drawn
+        clips with a higher one, with it or a higher one."""
+        if not len(self.first_G):
+            return (np.zeros((0, weight_NR.shape[1])),) * 4
+        if weight_NR.shape[1] == 1:  # of millions of pairs one resample at a time
+            total_XR = np.cumsum(weight_NR[:, 0].take(self.clip_X), dtype=np.int32)[:, None]
+        else:
+            total_XR = np.cumsum(weight_NR[self.clip_X], axis=0, dtype=np.int32)
+        before_GR = np.where(self.begin_G[:, None] > 0, total_XR[self.begin_G - 1], 0)
+        step_GR = np.add.reduceat(weight_NR[self.positive_P].astype(np.float64), self.first_G, axis=0)
+        upto_GR = total_XR[self.end_G - 1]
+        return step_GR, np.cumsum(step_GR, axis=0), before_GR.astype(np.float64), upto_GR.astype(np.float64)

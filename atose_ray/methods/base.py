@@ -106,6 +106,16 @@ class Method(nn.Module, ABC):
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
         """B clips -> [B, len(tags)], the higher the likelier. Raises ValueError for tags that it cannot score."""
 
+    @property
+    def scores_frames(self) -> bool:
+        """Whether `frame_scores` gives any: the method has them, and the encoder's sequence has a time axis."""
+        return type(self).frame_scores is not Method.frame_scores and self.encoder.hop_seconds is not None
+
+    def frame_scores(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
+        """B clips -> [B, S, len(tags)]: what `score` says of every step of the encoder's sequence, on the same scale.
+        Raises ValueError for tags that it cannot score, NotImplementedError of a method that scores whole clips."""
+        raise NotImplementedError(f"{type(self).__name__} scores whole clips")
+
     def embed(self, batch: AnyBatch) -> EmbeddedBatch:
         """The batch, encoded: what a stage that does not train the encoder may cache, and `score` takes as well."""
         if isinstance(batch, EmbeddedBatch):
@@ -153,6 +163,11 @@ class EmbeddingMethod(Method):
 
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
         """B clips -> [B, len(tags)] probabilities. Raises ValueError for a tag the model was not trained on."""
+        columns = self.columns(tags)
+        return self.probabilities(self.embed(batch).embed_BE, stage)[:, columns]
+
+    def columns(self, tags: TagSet) -> list[int]:
+        """Where these tags stand among those of the training. Raises ValueError for one that does not."""
         column = {name: index for index, name in enumerate(self.spec.tags)}
         unknown = [name for name in tags.names if name not in column]
         if unknown:
@@ -160,8 +175,7 @@ class EmbeddingMethod(Method):
                 f"this {type(self).__name__} was trained on {len(column)} tags and cannot score {', '.join(unknown)}; "
                 f"it knows {', '.join(self.spec.tags)}"
             )
-        scores_BC = self.probabilities(self.embed(batch).embed_BE, stage)
-        return scores_BC[:, [column[name] for name in tags.names]]
+        return [column[name] for name in tags.names]
 
 
 def log_terms(**terms: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,11 +13,17 @@ BatchNorm's running statistics are those of Keras 2.2.4, with which it was train
 (zero-debiased), variance times n / (n - 1.001). After some hundred steps others hardly differ.
 `statistics: plain` is today's Keras.
 
+Scores of single frames, for timelines: the class probabilities of a frame before attention pools them (those that
+Kong et al. 2018 average by attention), taken through the output layer in the place of the pooled ones. So a frame's
+score is what a clip would score if the attention of every level, for every class, lay on this frame alone: on the scale
+of clips, and the clip's own score where all frames are alike. The probabilities of a level cannot stand for themselves:
+the output layer mixes classes and levels, and nothing in the loss ties column c of a level to class c.
+
 The published loss takes the logarithm of cut probabilities (`loss: clipped`): where they are saturated it has no
 gradient. `cross_entropy` is the same value everywhere else."""
 
-from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -109,6 +115,13 @@ class MultiLevelAttention(EmbeddingMethod):
         """[B, S * E] -> [B, C]: sigmoid (softmax where tags are exclusive)."""
         return probabilities(self.logits(embed_BE), self.spec.exclusive)
 
+    def frame_scores(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
+        """B clips -> [B, S, len(tags)]: what a clip would score if all attention lay on one frame, for each of them.
+        Raises ValueError for a tag the model was not trained on."""
+        columns, embed_BE = self.columns(tags), self.embed(batch).embed_BE
+        logits_BSC = self.attention.of_frames(embed_BE.view(len(embed_BE), -1, self.encoder.embed_dim), self.gather)
+        return probabilities(logits_BSC, self.spec.exclusive)[..., columns]
+
     def logits(self, embed_BE: torch.Tensor) -> torch.Tensor:
         """[B, S * E] -> [B, C]."""
         logits_BC: torch.Tensor = self.attention(embed_BE.view(len(embed_BE), -1, self.encoder.embed_dim), self.gather)
@@ -142,15 +155,25 @@ class Attention(nn.Module):
         self.out_bn = FrameNorm(classes, config.statistics)
 
     def forward(self, seq_BSE: torch.Tensor, gather: Gather) -> torch.Tensor:
-        hidden_BSE, said = self.bn0(seq_BSE, gather), []
+        said = [level(hidden_BSE, gather) for level, hidden_BSE in self.heard(seq_BSE, gather)]
+        logits_BC: torch.Tensor = self.out_bn(self.out(torch.cat(said, dim=1)), gather)
+        return logits_BC
+
+    def of_frames(self, seq_BSE: torch.Tensor, gather: Gather) -> torch.Tensor:
+        """[B, S, E] -> logits [B, S, C] of every frame by itself."""
+        said = [level.of_frames(hidden_BSE, gather) for level, hidden_BSE in self.heard(seq_BSE, gather)]
+        logits_BSC: torch.Tensor = self.out_bn(self.out(torch.cat(said, dim=2)), gather)
+        return logits_BSC
+
+    def heard(self, seq_BSE: torch.Tensor, gather: Gather) -> Iterator[tuple["Level", torch.Tensor]]:
+        """The levels that have a say, each with the hidden layer that it stands behind, [B, S, width]."""
+        hidden_BSE = self.bn0(seq_BSE, gather)
         for number in range(1, max(self.levels) + 1):
             dense, norm = self.get_submodule(f"fc{number}"), self.get_submodule(f"fc{number}_bn")
             hidden_BSE = functional.relu(norm(dense(hidden_BSE), gather))
             hidden_BSE = functional.dropout(hidden_BSE, self.dropout, self.training)
             if number in self.levels:
-                said.append(self.get_submodule(f"level{number}")(hidden_BSE, gather))
-        logits_BC: torch.Tensor = self.out_bn(self.out(torch.cat(said, dim=1)), gather)
-        return logits_BC
+                yield cast(Level, self.get_submodule(f"level{number}")), hidden_BSE
 
 
 class Level(nn.Module):
@@ -163,8 +186,12 @@ class Level(nn.Module):
         if self.pooling == "attention":
             self.att, self.att_bn = glorot(nn.Linear(width, classes)), FrameNorm(classes, config.statistics)
 
+    def of_frames(self, hidden_BSE: torch.Tensor, gather: Gather) -> torch.Tensor:
+        """[B, S, E] -> [B, S, C] in [0, 1], before anything is pooled."""
+        return torch.sigmoid(self.cla_bn(self.cla(hidden_BSE), gather))
+
     def forward(self, hidden_BSE: torch.Tensor, gather: Gather) -> torch.Tensor:
-        cla_BSC = torch.sigmoid(self.cla_bn(self.cla(hidden_BSE), gather))
+        cla_BSC = self.of_frames(hidden_BSE, gather)
         if self.pooling == "mean":
             return cla_BSC.mean(dim=1)
         if self.pooling == "max":

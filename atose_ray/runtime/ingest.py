@@ -37,8 +37,9 @@ class RayBatches(LocalBatches):
 
     def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """One random crop per clip."""
-        if sizes := self.sizes[first:]:
-            yield from rebatch(self._stream(epoch, self.buffers(epoch, first)), sizes)
+        buffers = self.buffers(epoch, first)
+        if sizes := self.rows_of(buffers, first):
+            yield from rebatch(self._stream(epoch, buffers), sizes)
 
     def _stream(self, epoch: int, buffers: list[Buffer]) -> Iterator[Crops]:
         """The first buffer is read here, while Ray's tasks begin with the others: they take seconds to start."""

@@ -1,5 +1,6 @@
 """The best weights of a run, and the model folder that comes out at the end. Nothing here unpickles objects."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,16 @@ from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import BEST_WEIGHTS, EpochRecord, RunFolder
-from atose_ray.training.resume import Tensors, about_weights, as_bytes, epoch_of, frozen_weights, last_checkpoint
+from atose_ray.training.resume import (
+    Tensors,
+    about_weights,
+    as_bytes,
+    epoch_file,
+    epoch_of,
+    frozen_weights,
+    kept_epochs,
+    last_checkpoint,
+)
 from atose_ray.types import DataSpec
 
 WEIGHTS = "model.safetensors"  # of a model folder
@@ -67,6 +77,33 @@ def save_model(store: Store, method: Method, run: RunConfig, spec: DataSpec, met
     store.write(WEIGHTS, as_bytes(dict(method.state_dict())))
     RunFolder(store).start(run, spec)
     store.write_json("metrics.json", metrics)
+
+
+def copy_kept(folder: RunFolder, stage: str, place: Store) -> list[int]:
+    """Write the kept epochs of a stage into a model folder, each whole; returns their numbers. Others go from there."""
+    store, of_stage = folder.store, {record.epoch for record in folder.epochs() if record.stage == stage}
+    epochs = [epoch for epoch in kept_epochs(store) if epoch in of_stage]
+    for epoch in epochs:
+        content = store.read(epoch_file(epoch))
+        weights = {**frozen_weights(store, about_weights(content)[1]), **load_tensors(content)}
+        place.write(epoch_file(epoch), as_bytes(weights, epoch))
+    for epoch in set(kept_epochs(place)) - set(epochs):
+        place.delete(epoch_file(epoch))
+    return epochs
+
+
+def last_epochs(folder: str, model: Model, count: int) -> Iterator[Model]:
+    """The models of the last `count` epochs that a model folder keeps, one in memory at a time. Raises ValueError where
+    it keeps fewer."""
+    kept, store = model.metrics.get("kept_epochs", []), Store(folder)
+    if len(kept) < count:
+        raise ValueError(
+            f"{folder} keeps the weights of {len(kept)} epochs, so {count} cannot be averaged; train with "
+            f"--set execution.keep_epochs={count}"
+        )
+    for epoch in kept[-count:]:
+        weights = load_tensors(store.read(epoch_file(epoch)))
+        yield _model(weights, model.run, model.spec, {**model.metrics, "epoch": epoch})
 
 
 def load_model(folder: str | Store) -> Model:

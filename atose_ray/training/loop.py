@@ -215,7 +215,7 @@ class Training:
         if is_main():
             if improved and not due:
                 self.checkpoints.save(position, step.optimizer)
-            keep_epoch(self.checkpoints, record, run.metric)
+            keep_epoch(self.checkpoints, record, run.metric, run.execution.keep_epochs)
         return record
 
     def asked(self) -> Ask:

@@ -7,7 +7,8 @@ log.jsonl          one line per epoch, per note and one at the end: {"event": "e
                    object per writer below log.jsonl.d/ (Store.append_line)
 checkpoint.pt      what the run goes on with (training/resume.py). Nothing in it is unpickled but tensors
 best.safetensors   weights of the epoch with the best validation score, whose number stands in the file
-frozen-*           weights that a stage does not train, once: by their hash. The two above name the one they need"""
+epoch-*            weights of the last epochs, where the run keeps some (execution.keep_epochs)
+frozen-*           weights that a stage does not train, once: by their hash. Those above name the one they need"""
 
 import contextlib
 import dataclasses
@@ -28,6 +29,7 @@ LOG = "log.jsonl"
 OUT_OF_MEMORY = "out_of_memory"  # cause of the note of a run whose batches went in two halves from then on
 EXAMPLES = "examples.json"  # of a model folder: what it gets wrong (training/examples.py)
 CHECKPOINT, BEST_WEIGHTS, FROZEN = "checkpoint.pt", "best.safetensors", "frozen-"
+EPOCH_WEIGHTS = "epoch-"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from safetensors.torch import save as save_tensors
 from atose_ray.methods import Method
 from atose_ray.ranks import is_main
 from atose_ray.storage import Store
-from atose_ray.training.record import BEST_WEIGHTS, CHECKPOINT, FROZEN, EpochRecord, RunFolder
+from atose_ray.training.record import BEST_WEIGHTS, CHECKPOINT, EPOCH_WEIGHTS, FROZEN, EpochRecord, RunFolder
 
 RARELY_S = 2.0  # epochs that follow each other faster do not all write a checkpoint
 Tensors = dict[str, torch.Tensor]
@@ -106,6 +106,14 @@ class Checkpoints:
         self.wait()
         frozen = self._frozen_file()
         self.folder.store.write(BEST_WEIGHTS, as_bytes(self.trained_weights(), epoch, frozen))
+
+    def keep(self, epoch: int, count: int) -> None:
+        """Write the weights of this moment as those of an epoch that is kept, of the last `count`."""
+        self.wait()
+        store = self.folder.store
+        store.write(epoch_file(epoch), as_bytes(self.trained_weights(), epoch, self._frozen_file()))
+        for old in kept_epochs(store)[:-count]:
+            store.delete(epoch_file(old))
 
     def _trains(self, name: str) -> bool:
         return name.partition(".")[0] in self.trained
@@ -205,12 +213,26 @@ def epoch_of(content: bytes) -> int | None:
     return about_weights(content)[0]
 
 
-def keep_epoch(checkpoints: Checkpoints, record: EpochRecord, metric: str) -> None:
+def epoch_file(epoch: int) -> str:
+    """The file of the weights of an epoch that is kept."""
+    return f"{EPOCH_WEIGHTS}{epoch:06d}.safetensors"
+
+
+def kept_epochs(store: Store) -> list[int]:
+    """The epochs whose weights are in a folder, in order."""
+    names = (name for name in store.names() if name.startswith(EPOCH_WEIGHTS))
+    return sorted(int(name.removeprefix(EPOCH_WEIGHTS).partition(".")[0]) for name in names)
+
+
+def keep_epoch(checkpoints: Checkpoints, record: EpochRecord, metric: str, count: int = 0) -> None:
     """Put a finished epoch on record, once its checkpoint is safe, and write the best weights last. A run that was
-    ended meanwhile stays as it is."""
+    ended meanwhile stays as it is. count: of how many last epochs the weights are kept; those of an epoch on record are
+    there."""
     checkpoints.wait()
     folder = checkpoints.folder
     if folder.ending() is None:
+        if count:
+            checkpoints.keep(record.epoch, count)
         folder.add_epoch(record)
         keep_if_best(checkpoints, record.epoch, metric)
 

@@ -22,7 +22,7 @@ from atose_ray.evaluation.significance import score_intervals
 from atose_ray.evaluation.thresholds import thresholds_by_rule
 from atose_ray.methods import Method
 from atose_ray.storage import Store
-from atose_ray.training.checkpoint import Model, best_model, save_model
+from atose_ray.training.checkpoint import Model, best_model, copy_kept, save_model
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder, test_scorings
 from atose_ray.training.sources import begin_with, from_model, tag_set, with_hash, with_vectors
@@ -174,7 +174,7 @@ def batches_in(
         world=world,
         rows=view.rows,
         train_share=run.data.train_share,
-        balanced=run.data.sampling == "class_balanced",
+        sampling=run.data.sampling,
         crops_per_clip=run.data.crops_per_clip,
     )
 
@@ -232,6 +232,8 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     metrics |= tag_facts(model.method, scores)
     metrics["thresholds"] = thresholds_by_rule(model.spec.tags, valid.scores_NC, valid.tags_NC)
     metrics["test_scorings"] = scorings_with(best, metrics["number"], job.run.metric, test)
+    if kept := copy_kept(RunFolder(Store(job.folder_uri)), model.stage, best):
+        metrics["kept_epochs"] = kept
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
     return metrics
 
