@@ -99,6 +99,8 @@ def keep(args: argparse.Namespace, rung: int, row: dict[str, Any]) -> None:
     ends = row["what"] == "end of rung"
     text = lines[rung](row) if rung in lines and not ends else json.dumps({k: v for k, v in row.items() if k != "log"})
     print(f"[{rung}] {text}", flush=True)
+    if row.get("code"):
+        print(row.get("log", ""), flush=True)
 
 
 def tests(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
@@ -167,7 +169,10 @@ def short(args: argparse.Namespace) -> list[str]:
 
 def tune(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Rung 5."""
-    command(args, folder, "atose_ray.prepare", "demo")
+    made = command(args, folder, "atose_ray.prepare", "demo")
+    if made["code"]:
+        yield {"what": "prepare for tune", **made}
+        return
     trials = "2" if args.quick else "8"
     shares = [("four on one GPU", "0.25"), ("one on one GPU", "1")] if args.device == "cuda" else [("on CPUs", "0")]
     for what, gpus in shares:

@@ -19,7 +19,7 @@ from atose_ray.ranks import world
 from atose_ray.types import AnyBatch, Array, EmbeddedBatch, TagSet
 
 COLLAPSE_COSINE = 0.9
-BATCHES_ON_DEVICE = 32
+JOINED_BATCHES = 32
 Average = Literal["scores", "embeddings"]
 
 
@@ -68,15 +68,15 @@ def score_clips(
     wanted = tags or TagSet(method.spec.tags)
     unseen_C = np.array([name in method.spec.held_out for name in wanted.names]) if method.spec.held_out else None
 
-    def scored(batch: AnyBatch) -> tuple[torch.Tensor, ...]:
-        encoded = method.embed(batch.to(device))
+    def scored(encoded: EmbeddedBatch) -> tuple[torch.Tensor, ...]:
         if average == "embeddings":
             return encoded.clip_id_B, encoded.tags_BC, encoded.embed_BE.double()
         joint = () if tags else method.joint_embeddings(encoded) or ()  # of the clips' own tags, which are others then
         return (encoded.clip_id_B, encoded.tags_BC, method.score(encoded, wanted, stage).double(), *joint)
 
     in_parts = Parts()  # where execution.eval_batch_size is more than memory holds
-    rows = list(on_the_host(row for batch in batches for row in in_parts(batch, scored)))
+    embedded = (one for batch in batches for one in in_parts(batch, lambda part: method.embed(part.to(device))))
+    rows = [tuple(one.cpu().numpy() for one in scored(encoded)) for encoded in joined(embedded)]
     mine = tuple(np.concatenate(column) for column in zip(*rows, strict=True)) if rows else None
     gathered: list[Any] = [mine] * world()
     if world() > 1:
@@ -98,10 +98,10 @@ def score_clips(
     return ClipScores(clip_id_N, scores_NC, labels[first], audio_ND, tag_ND, *windows, unseen_C)
 
 
-def on_the_host(rows: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[Array, ...]]:
-    """The same rows, some batches joined: a GPU is waited for once in so many."""
-    while some := list(itertools.islice(rows, BATCHES_ON_DEVICE)):
-        yield tuple(torch.cat(column).cpu().numpy() for column in zip(*some, strict=True))
+def joined(batches: Iterator[EmbeddedBatch]) -> Iterator[EmbeddedBatch]:
+    """The same rows in fewer batches: what follows an encoder is small, and a GPU is waited for once in so many."""
+    while some := list(itertools.islice(batches, JOINED_BATCHES)):
+        yield some[0] if len(some) == 1 else EmbeddedBatch(*(torch.cat(column) for column in zip(*some, strict=True)))
 
 
 def mean_of_models(several: Iterable[ClipScores]) -> ClipScores:
