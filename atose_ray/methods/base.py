@@ -22,9 +22,11 @@ class MethodConfig(Config):
     STAGES: stage name -> parts it trains unless told otherwise.
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
     COMPARABLE: stages whose scores may be ranked against those of other methods' stages.
-    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings)."""
+    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
+    EMBEDS_CLIPS: whether what it embeds (Method.embed) is one vector of a clip, and not its sequence."""
 
     embeds_tags: ClassVar[bool] = False
+    EMBEDS_CLIPS: ClassVar[bool] = True
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]]
     USES: ClassVar[dict[str, tuple[str, ...]]]
