@@ -180,10 +180,12 @@ def closing(record: StudyRecord, folder: Store) -> str:
 
         metrics = record.best.metrics
         sure = interval_words(record.metric, metrics.get("test_intervals", {}), len(metrics.get("folds", ())))
+        chance = f" (mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
+        if record.metric.startswith("probe_"):  # of another set's tags
+            chance = f" of {record.config['base']['probe']['dataset']}"
         lines.append(
             f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
-            f"test {metrics['test'][record.metric]:.4f} {f'({sure}) ' if sure else ''}[{metrics['protocol']}] "
-            f"(mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
+            f"test {metrics['test'][record.metric]:.4f} {f'({sure}) ' if sure else ''}[{metrics['protocol']}]{chance}"
         )
         lines.append(scorings_line(test_scorings(metrics)))
         costs = tuple(record.config["search"].get("costs", ()))

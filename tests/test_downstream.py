@@ -296,7 +296,7 @@ def test_a_search_for_it(ray_cluster, store: Store, tmp_path: Path, capsys: pyte
     record = load_study_record(place, "other")
     assert record.best is not None and record.metric == "probe_accuracy"
     valid, test = (record.best.metrics[split]["probe_accuracy"] for split in ("valid", "test"))
-    assert f"valid probe_accuracy {valid:.4f}, test {test:.4f} [clip]" in out
+    assert f"valid probe_accuracy {valid:.4f}, test {test:.4f} [clip] of three_folds\n" in out
     assert valid == max(trial.value or 0 for trial in record.trials)
     status.main(["other", "--store", place.uri, "--json"])
     assert json.loads(capsys.readouterr().out)["best"]["probe_accuracy"] == pytest.approx(valid)
