@@ -283,7 +283,7 @@ def test_a_search_for_it(ray_cluster, store: Store, tmp_path: Path, capsys: pyte
     place = Store(str(tmp_path))
     shutil.copytree(Path(store.root) / "data", tmp_path / "data")
     methods = {
-        "supervised": {"head": {"kind": "linear"}, "stages": [{"name": "classify", "epochs": 2}]},
+        "supervised": {"head": {"kind": "linear"}, "stages": [{"name": "classify", "epochs": 6, "patience": 1}]},
         "joint_embedding": {**STAGES, "stages": [{"name": "embed", "epochs": 1}, {"name": "classify", "epochs": 1}]},
     }
     base = {key: value for key, value in tiny_tree().items() if key != "method"}
@@ -298,6 +298,8 @@ def test_a_search_for_it(ray_cluster, store: Store, tmp_path: Path, capsys: pyte
     valid, test = (record.best.metrics[split]["probe_accuracy"] for split in ("valid", "test"))
     assert f"valid probe_accuracy {valid:.4f}, test {test:.4f} [clip] of three_folds\n" in out
     assert valid == max(trial.value or 0 for trial in record.trials)
+    assert all(trial.state == "complete" for trial in record.trials)
+    assert any(len(trial.epochs) < 6 for trial in record.trials if trial.config["method"]["kind"] == "supervised")
     status.main(["other", "--store", place.uri, "--json"])
     assert json.loads(capsys.readouterr().out)["best"]["probe_accuracy"] == pytest.approx(valid)
     assert "probe_accuracy" in (tmp_path / "studies" / "other" / "report.html").read_text()

@@ -61,6 +61,7 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "method.stages", [{"name": "classify", "epochs": 1, "trains": ["classifier"]}]),
     ({}, "method.stages", [{"name": "classify", "epochs": 1, "optimizer": {"kind": "sgd", "lr": 0.1}}]),
     ({}, "method.stages", [{"name": "classify", "epochs": 1, "lr_scale": 0.1}]),
+    ({}, "method.stages", [{"name": "classify", "epochs": 9, "patience": 1}]),
     (CARRIES, "method.stages", [*STAGES, {**STAGES[0], "carry": True}]),
     (FROZEN, "method.stages", [EMBED, {**CLASSIFY, "cache": 1}]),
     (FROZEN, "method.stages", [EMBED, {**CLASSIFY, "cache": 2}]),

@@ -6,6 +6,8 @@ And the searches of the published data sets, on data as long and as many-tagged 
 from __future__ import annotations
 
 import copy
+import itertools
+import json
 import re
 import shlex
 from types import SimpleNamespace
@@ -55,6 +57,42 @@ def test_recipe_is_the_published_one(name, encoder) -> None:
     assert resolved(run, spec).model_spec(spec).input.length == CROPS[encoder]
 
 
+class Scored:
+    """Stands for the protocol of validation: the n-th epoch has the n-th score."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+
+    def evaluate(self, *rest: object) -> dict[str, float]:
+        return {"pr_auc_macro": self.scores.pop(0)}
+
+
+def test_the_last_stage_ends_when_its_patience_does(tiny_run, tiny_store, tmp_path, monkeypatch) -> None:
+    """Five epochs of nine: none of the last three is better than the second. Cut short before, it is the same."""
+    tree = tiny_run().model_dump(mode="json")
+    tree["method"]["stages"] = [{"name": "classify", "epochs": 9, "patience": 3}]
+    run = run_config(tree)
+    scores = (0.1, 0.3, 0.2, 0.3, 0.25, 0.9)
+    for folder, cut in (("whole", 9), ("halves", 3)):
+        monkeypatch.setattr(loop, "CLIP", Scored(*scores))
+        opened = open_run(Job(run, tiny_store.uri, str(tmp_path / folder), {}))
+        training = run_epochs(run, opened.method, opened.batches, opened.folder)
+        assert len(list(itertools.islice(training, cut))) == min(cut, 5)
+        training.close()
+        opened = open_run(Job(run, tiny_store.uri, str(tmp_path / folder), {}))
+        result = fit(run, opened.method, opened.batches, opened.folder)
+        assert (result.state, result.epochs, result.objective) == ("complete", 5, 0.3)
+        assert [record.epoch for record in opened.folder.epochs()] == [1, 2, 3, 4, 5]
+        assert opened.folder.best_epoch("pr_auc_macro").epoch == 2
+
+
+def test_patience_is_of_the_last_stage(tiny_run) -> None:
+    first = {"name": "classify", "epochs": 2, "patience": 1}
+    with pytest.raises(ConfigError, match=r"patience ends the last stage, .* but stage 'classify' has one"):
+        run_config({"method": {"kind": "supervised", "stages": [first, {"name": "classify", "epochs": 2}]}})
+    assert "patience" not in json.dumps(tiny_run().model_dump(mode="json"))  # an older run keeps its identity
+
+
 def test_zero_shot_recipe_is_the_published_one() -> None:
     run = recipe("zero_shot", "data.tracks=B")
     assert (run.method.margin, run.method.negatives, run.method.reduction, run.method.kernel_decay) == (
@@ -65,6 +103,7 @@ def test_zero_shot_recipe_is_the_published_one() -> None:
     )
     assert (run.optim.kind, run.optim.lr, run.optim.decay, run.optim.momentum) == ("keras_sgd", 1e-3, 1e-6, 0.9)
     assert (run.optim.nesterov, run.optim.schedule, run.data.batch_size, run.method.epochs) == (True, "plateau", 64, 20)
+    assert run.method.stages[0].patience == 20
     assert run.data.tracks == "B" and run.data.tag_split.draw == "published" and run.data.track_split.test == ("B", "C")
     spec = DataSpec(sample_rate_hz=22_050, clip_samples=661_500, tags=("a", "b"), exclusive=False)
     data = run.data.model_copy(update={"tag_split": None, "track_split": None})

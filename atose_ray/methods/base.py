@@ -52,6 +52,8 @@ class MethodConfig(Config):
                     f"cache={stage.cache} of stage {stage.name!r} needs a frozen encoder, but the stage trains "
                     f"{', '.join(trained)}; leave cache out, or the encoder"
                 )
+            if stage.patience is not None and stage is not self.stages[-1]:
+                raise ValueError(f"patience ends the last stage, and with it the run, but stage {stage.name!r} has one")
             if stage.carry:
                 check_carry(before, stage, before is not None and self.trained_parts(before) == trained)
         return self

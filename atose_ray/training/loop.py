@@ -178,7 +178,7 @@ class Training:
                 feed = self.batches
             elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
                 feed = CachedEmbeddings(method, self.batches, span, run.seed, self.device)
-            while position.epochs < end:
+            while position.epochs < end and not stage.is_over(self.scores_of(start, position.epochs)):
                 with alike_on_all_ranks():
                     record = self.epoch(stage, step, feed, position, start)
                 position = Position(position.epochs + 1)
@@ -193,7 +193,7 @@ class Training:
         is on record already. start: epochs before the stage."""
         run, epoch, began = self.run, position.epochs + 1, time.time() - position.seconds
         self.method.train_only(run.method.trained_parts(stage))
-        scores = [self.scores[number] for number in range(start + 1, epoch)]
+        scores = self.scores_of(start, position.epochs)
         position, lr = train_epoch(run, stage, step, feed, position, start, self.device, scores, self.asked, self.heed)
         due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S
         if is_main() and due:
@@ -225,6 +225,10 @@ class Training:
                 self.checkpoints.save(position, step.optimizer)
             keep_epoch(self.checkpoints, record, run.metric)
         return record
+
+    def scores_of(self, start: int, epochs: int) -> list[float]:
+        """The validation scores of the epochs behind a run that are of a stage. start: epochs before it."""
+        return [self.scores[number] for number in range(start + 1, epochs + 1)]
 
     def asked(self) -> Ask:
         """What is asked of this rank."""

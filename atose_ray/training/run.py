@@ -47,6 +47,11 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
             "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro (or, of a "
             "folder whose clips have one tag each, prepare it with --option exclusive=true)"
         )
+    if run.data.fold == "all" and run.method.stages[-1].patience is not None:
+        raise ConfigError(
+            "data.fold=all trains all folds epoch by epoch, so none of them may end before the others; leave the "
+            "stage's patience out"
+        )
     seconds = run.data.crop_seconds
     if seconds == "published":
         seconds = run.encoder.published_length / spec.input.rate_hz
