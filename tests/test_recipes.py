@@ -10,22 +10,28 @@ import itertools
 import json
 import re
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import resolved
 
 from atose_ray import prepare as prepare_verb
 from atose_ray import tune as tune_verb
-from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
+from atose_ray.config import ConfigError, apply_overrides, merge, run_config, yaml_value
+from atose_ray.data.prepare import prepare
+from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.objectives import NTXentConfig
 from atose_ray.optim import KerasSGD
-from atose_ray.search.space import compose, find_study, load_study, load_tree, longest_run, probes
+from atose_ray.search.space import check, compose, find_study, load_study, load_tree, longest_run, probes, walk
+from atose_ray.storage import Store
 from atose_ray.training import loop
 from atose_ray.training.loop import carry_state, fit, run_epochs
-from atose_ray.training.run import Job, open_run
+from atose_ray.training.run import Job, open_run, resolve
 from atose_ray.types import DataSpec, FrameInput
 
 SETS = {
@@ -290,3 +296,63 @@ def test_a_rate_falls_where_validation_stands_still(tiny_run, tiny_store, tmp_pa
 def test_what_cannot_be_carried_is_refused(phases, message) -> None:
     with pytest.raises(ConfigError, match=message):
         run_config({"method": {"kind": "supervised", "stages": phases}})
+
+
+OWN = {"zero_shot_fma": 22_050, "zero_shot_mtat": 22_050, "zero_shot_folder": 22_050, "coala_folder": 22_000}  # Hz
+GENRES = (
+    "rock",
+    "jazz",
+    "folk",
+    "blues",
+    "metal",
+    "pop",
+    "soul",
+    "house",
+    "punk",
+    "funk",
+    "noise",
+    "techno",
+    "disco",
+    "country",
+    "ambient",
+)
+
+
+def prepare_genres(folder: Path, rate: int, name: str) -> Store:
+    """Twelve clips a split, of 3.2 s, each of three genres; and vectors of their names."""
+    rng, rows = np.random.default_rng(0), ["path,split,tags"]
+    for split, start in (("train", 0), ("valid", 4), ("test", 8)):
+        for index in range(12):
+            noise = rng.standard_normal(round(3.2 * rate)) * (0.02 if index % 2 else 0.2)
+            soundfile.write(folder / f"{split}{index}.wav", noise.astype(np.float32), rate)
+            own = {GENRES[(start + index + step) % len(GENRES)] for step in (0, 1, 5)}
+            rows.append(f"{split}{index}.wav,{split},{'|'.join(sorted(own))}")
+    (folder / "tags.csv").write_text("\n".join(rows))
+    vectors = rng.standard_normal((len(GENRES) + 1, 8))
+    words = (" ".join([word, *map(str, row)]) for word, row in zip((*GENRES, "music"), vectors, strict=True))
+    (folder / "words.txt").write_text("\n".join(words))
+    store = Store(str(folder / "store"))
+    prepare(dataset_config("folder", source=str(folder), sample_rate_hz=rate), store, name=name)
+    return store
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_method_of_a_search_for_words_is_trained(name: str, tmp_path: Path) -> None:
+    """Of each an epoch, on the first encoder, scored by the metric that the search is for."""
+    study = load_study(name, ("search.epochs=1", "base.execution.ingest=local", "base.data.batch_size=6"))
+    dataset = compose(study, {}).data.dataset
+    store = prepare_genres(tmp_path, OWN[name], dataset)
+    if "tag_vectors" in study.base:
+        study.base["tag_vectors"]["file"] = str(tmp_path / "words.txt")
+    manifest = load_manifest(store, dataset)
+    check(study, name, store, manifest)
+    first = walk(lambda name, node: node.ends()[0], study.space)
+    arms = [partial for parameter, _, partial in probes(study.space) if parameter == "method.kind"]
+    kinds = set()
+    for number, partial in enumerate(arms):
+        run = resolve(compose(study, merge(first, partial)), store, manifest)
+        opened = open_run(Job(run, store.uri, str(tmp_path / str(number)), {}))
+        result = fit(run, opened.method, opened.batches, opened.folder)
+        assert result.state == "complete" and 0 < result.objective <= 1
+        kinds.add(run.method.kind)
+    assert kinds == ({"coala"} if name == "coala_folder" else {"zero_shot", "joint_embedding"})
