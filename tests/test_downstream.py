@@ -26,6 +26,7 @@ from atose_ray.config import ConfigError, RunConfig, StudyConfig, run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
+from atose_ray.evaluation.significance import wilson
 from atose_ray.ranks import RankLeftError
 from atose_ray.search.ranking import RANKED, RUNG, Ranking
 from atose_ray.search.record import load_study_record, study_store
@@ -34,9 +35,12 @@ from atose_ray.search.space import check, with_its_probe
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import best_model
 from atose_ray.training.downstream import Downstream
-from atose_ray.training.loop import fit
+from atose_ray.training.folds import begin, finish
+from atose_ray.training.loop import fit, to_the_end
 from atose_ray.training.notice import Ask, Notice, StoppedError
+from atose_ray.training.record import EpochRecord
 from atose_ray.training.run import Job, OpenRun, batches_in, finish_run, open_run, resolve, view_for
+from atose_ray.training.sync_norm import ddp
 
 STAGES = {"kind": "joint_embedding", "head": {"kind": "linear"}, "latent": 4}
 PROBED = {"probe": {"dataset": "three_folds"}, "metric": "probe_accuracy"}
@@ -118,6 +122,8 @@ def test_the_score_is_a_classifiers_on_valid_and_once_on_test(build: Build, stor
     wanted = {split: fitted.score(scaler.transform(x), y) for split, (x, y) in sets.items()}
     assert max(values) == wanted["valid"] and metrics["test"]["probe_accuracy"] == wanted["test"]
     assert len(sets["train"][1]) == len(sets["valid"][1]) == 12 and wanted["valid"] < 1
+    low, high = metrics["test_intervals"]["probe_accuracy"]
+    assert low < wanted["test"] < high and [low, high] == wilson(round(12 * wanted["test"]), 12)
 
 
 def test_a_run_goes_on_to_the_same_scores(build: Build, store: Store, tmp_path: Path) -> None:
@@ -165,6 +171,20 @@ def test_several_tags_and_its_place_in_the_identity(build: Build, store: Store, 
     assert len(set(signatures)) == len(signatures)
 
 
+def test_all_folds_have_one(store: Store, tmp_path: Path) -> None:
+    """The score of a run of all folds is the mean of theirs, on the same other set."""
+    tree = tiny_tree(probe={"dataset": "folder"}, metric="probe_roc_auc_macro")
+    tree["data"] |= {"dataset": "three_folds", "fold": "all"}
+    tree["method"]["stages"] = [{"name": "classify", "epochs": 1}]
+    job = Job(resolve(run_config(tree), store, load_manifest(store, "three_folds")), store.uri, str(tmp_path / "run"))
+    result = to_the_end(*begin(job))
+    found = finish(job, Store(str(tmp_path / "best")))
+    for split in ("valid", "test"):
+        values = [row[split]["probe_roc_auc_macro"] for row in found["folds"]]
+        assert len(set(values)) == 3 and found[split]["probe_roc_auc_macro"] == pytest.approx(np.mean(values))
+    assert result.objective == found["valid"]["probe_roc_auc_macro"]
+
+
 def on_rank(rank: int, job: Job, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     opened = open_run(job, rank=rank, world=2)
@@ -176,6 +196,9 @@ def on_rank(rank: int, job: Job, folder: Path) -> None:
     repeated = room.repeated
     room.repeated = lambda *rest: fits.append(1) or repeated(*rest)  # type: ignore[assignment,func-returns-value]
     scores = opened.probe.scores(opened.method, torch.device("cpu"))
+    wrap, records = ddp(torch.device("cpu"), 2), list[EpochRecord]()
+    fit(opened.run, opened.method, opened.batches, opened.folder, report=records.append, wrap=wrap, probe=opened.probe)
+    trained = [record.valid["probe_accuracy"] for record in records]
     with torch.no_grad():
         next(opened.method.encoder.parameters()).fill_(float("nan"))
     try:
@@ -183,7 +206,7 @@ def on_rank(rank: int, job: Job, folder: Path) -> None:
         error = ""
     except (ValueError, RankLeftError) as raised:
         error = str(raised)
-    (folder / f"{rank}.json").write_text(json.dumps([scores, clips, len(fits), error]))
+    (folder / f"{rank}.json").write_text(json.dumps([scores, clips, len(fits), error, trained]))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -198,7 +221,8 @@ def test_two_ranks_share_the_clips_and_agree(build: Build, store: Store, tmp_pat
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [one[0] for one in found] == [wanted, wanted]
     windows = sum(len(batch.clip_id_B) for batch in alone.probe.batches.evaluate("train"))
-    assert sum(one[1] for one in found) == windows and [one[2] for one in found] == [1, 0]
+    assert sum(one[1] for one in found) == windows and [one[2] for one in found] == [4, 0]
+    assert found[0][4] == found[1][4] and len(found[0][4]) == 3
     assert all("12 of 12 clips of the probe's set 'three_folds' have NaN" in one[3] for one in found)
 
 
@@ -288,7 +312,8 @@ def test_a_search_for_it(ray_cluster, store: Store, tmp_path: Path, capsys: pyte
     }
     base = {key: value for key, value in tiny_tree().items() if key != "method"}
     space = {"method": {"one_of": methods}, "optim": {"lr": {"range": [1e-3, 1e-2], "log": True}}}
-    tree = {"base": {**base, "probe": PROBED["probe"]}, "space": space, "search": {"metric": "probe_accuracy"}}
+    search = {"metric": "probe_accuracy", "pruner": {"kind": "none"}}
+    tree = {"base": {**base, "probe": PROBED["probe"]}, "space": space, "search": search}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(tree))
     command = [str(tmp_path / "other.yaml"), "--store", place.uri]
     tune.main([*command, "--trials", "2"])
@@ -296,7 +321,8 @@ def test_a_search_for_it(ray_cluster, store: Store, tmp_path: Path, capsys: pyte
     record = load_study_record(place, "other")
     assert record.best is not None and record.metric == "probe_accuracy"
     valid, test = (record.best.metrics[split]["probe_accuracy"] for split in ("valid", "test"))
-    assert f"valid probe_accuracy {valid:.4f}, test {test:.4f} [clip] of three_folds\n" in out
+    line = f"valid probe_accuracy {valid:.4f}, test {test:.4f} (95 % "
+    assert line in out and ", Wilson) [clip] of three_folds\n" in out
     assert valid == max(trial.value or 0 for trial in record.trials)
     assert all(trial.state == "complete" for trial in record.trials)
     assert any(len(trial.epochs) < 6 for trial in record.trials if trial.config["method"]["kind"] == "supervised")

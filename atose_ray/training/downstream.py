@@ -16,6 +16,7 @@ from atose_ray.data.views import ViewConfig, fold_numbers, view_of
 from atose_ray.evaluation.metrics import NonFiniteError
 from atose_ray.evaluation.parts import Parts
 from atose_ray.evaluation.probe import MULTI_LABEL, Embedded, average_by_clip, repeated
+from atose_ray.evaluation.significance import wilson
 from atose_ray.methods import Method, StageConfig
 from atose_ray.ranks import from_every_rank, is_main
 from atose_ray.storage import Store
@@ -61,6 +62,11 @@ class Downstream:
             values = repeated([(train, tested)], self.config.classifier, range(self.config.seeds), self.exclusive)
             found = {f"probe_{name}": float(np.mean(of_seeds)) for name, of_seeds in values.items()}
         return dict(from_every_rank(found)[0])
+
+    def intervals(self, scores: Mapping[str, float], split: Split) -> dict[str, list[float]]:
+        """95 % interval of an accuracy on the clips of a split (Wilson; of several fits, that of their mean)."""
+        clips, name = self.batches.manifest.data_spec.counts[split], "probe_accuracy"
+        return {name: wilson(round(scores[name] * clips), clips)} if name in scores else {}
 
 
 def embedded(batches: Iterator[AnyBatch], encode: Callable[[AnyBatch], torch.Tensor]) -> Embedded | None:

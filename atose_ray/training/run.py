@@ -252,7 +252,8 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     bounds = score_intervals(scores.scores_NC, scores.tags_NC, test)
     probe = probe_of(job.run, Store(job.store_uri), test=True)
     if probe is not None:
-        test |= probe.scores(model.method, pick_device(job.run), "test")
+        found = probe.scores(model.method, pick_device(job.run), "test")
+        test, bounds = {**test, **found}, {**bounds, **probe.intervals(found, "test")}
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, "test_intervals": bounds}
     metrics |= tag_facts(model.method, scores)
     metrics["thresholds"] = thresholds_by_rule(model.spec.tags, valid.scores_NC, valid.tags_NC)

@@ -127,7 +127,7 @@ function bestMetrics(metrics) {
   return h("div", {}, table(headings, rows, "wide"), scoringsNote(),
     bounded && h("p", { class: "note" }, metrics.folds
       ? `Means over ${count(metrics.folds.length)} folds [${REPORT.protocol}], each tested once with a model of its own; the 95 % intervals are of these means (Student). The model that was kept, the tables by tag and the mistakes are of fold ${metrics.fold}.`
-      : `95 % intervals of the luck of the test clips [${REPORT.protocol}]: ${interval("accuracy") ? "accuracy by Wilson's formula, the others" : "made"} by resampling clips (percentile bootstrap). The luck of the seed is not in them.`),
+      : `95 % intervals of the luck of the test clips [${REPORT.protocol}]: ${interval("accuracy") || interval("probe_accuracy") ? "accuracy by Wilson's formula, the others" : "made"} by resampling clips (percentile bootstrap). The luck of the seed is not in them.`),
     known(chance()) && h("p", { class: "note" }, `Mean tag prevalence on test: ${score(chance())}, the average precision of guessing.`),
     known(REPORT.best.counts.clips) && h("p", { class: "note" }, `Test: ${count(REPORT.best.counts.clips)} clips, ` +
       `${count(REPORT.best.counts.tags_scored)} of ${count(REPORT.best.counts.tags_total)} tags scored${REPORT.best.counts.tags_scored < REPORT.best.counts.tags_total ? " (the others have no positive there)" : ""}.`));
