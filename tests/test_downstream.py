@@ -264,6 +264,22 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(build: Build, stor
             build(**changes)
 
 
+def test_a_probe_of_the_trainings_own_folds_is_of_the_same_fold(store: Store) -> None:
+    """Else it would be tested on clips that were trained on."""
+
+    def of(fold: int | str, probe: int | None = None) -> int | None:
+        tree = tiny_tree(probe={"dataset": "three_folds", "fold": probe})
+        tree["data"] |= {"dataset": "three_folds", "fold": fold}
+        run = resolve(run_config(tree), store, load_manifest(store, "three_folds"))
+        assert run.probe is not None
+        return run.probe.fold
+
+    assert (of(2), of(0), of(1, 1)) == (2, 0, 1)
+    for fold, probe in ((2, 0), ("all", None)):
+        with pytest.raises(ConfigError, match="is the training's own, so its clips of other folds"):
+            of(fold, probe)
+
+
 def study(probe: dict[str, Any], space: dict[str, Any] | None = None) -> StudyConfig:
     tree = {**tiny_tree(), "probe": probe}
     settings = {"metric": "probe_accuracy", "trials": 2}

@@ -87,11 +87,18 @@ def of_all_ranks(mine: Embedded | None) -> Embedded:
     return whole.at(np.argsort(whole.clip_id_N))
 
 
-def with_probe(probe: DownstreamConfig, metric: str, spec: DataSpec, store: Store) -> DownstreamConfig:
+def with_probe(probe: DownstreamConfig, run: RunConfig, spec: DataSpec, store: Store) -> DownstreamConfig:
     """The probe with the fold and the content of its set filled in. spec: of the training's data. Raises ConfigError
     where the set does not fit the model or the metric, StoreError where it is not prepared."""
     manifest = load_manifest(store, probe.dataset, probe.content_hash)
-    fold = fold_numbers(manifest)[0] if probe.fold is None and manifest.folds else probe.fold
+    own, metric = run.data.fold if probe.dataset == run.data.dataset else None, run.metric
+    if own is not None and (own == "all" or probe.fold not in (None, own)):
+        raise ConfigError(
+            f"probe.dataset={probe.dataset} is the training's own, so its clips of other folds than data.fold={own} "
+            "are trained on; leave probe.fold out, with one fold in data.fold"
+        )
+    first = fold_numbers(manifest)[0] if manifest.folds else None
+    fold = probe.fold if probe.fold is not None else first if own is None else own
     set_ = view_of(manifest, ViewConfig(fold=fold), store).manifest
     check_input(spec.input, manifest, "this run's model")
     exclusive, tags = set_.data_spec.exclusive, set_.data_spec.tags

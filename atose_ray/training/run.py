@@ -66,7 +66,7 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
     if vectors is not None:
         vectors = with_vectors(vectors, store, view) if run.method.reads_vectors else None
     if probe is not None:
-        probe = with_probe(probe, run.metric, spec, store)
+        probe = with_probe(probe, run, spec, store)
     return run.model_copy(update={"init_from": init, "tag_vectors": vectors, "probe": probe})
 
 
