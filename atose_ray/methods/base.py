@@ -104,7 +104,8 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """`loss` (minimised) and its named terms, scalars. An EmbeddedBatch comes only where the encoder rests."""
+        """`loss` (minimised) and its named terms, scalars; `summed`, with its gradient, is that part of the loss which
+        is a sum over clips and no mean. An EmbeddedBatch comes only where the encoder rests."""
 
     @abstractmethod
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
