@@ -14,6 +14,7 @@ import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
 
+from atose_ray.data.downstream import OF_PROBE, DownstreamConfig
 from atose_ray.data.memory import Residency
 from atose_ray.data.sampling import Sampling
 from atose_ray.data.views import ViewConfig
@@ -32,12 +33,12 @@ OF_UNSEEN = tuple(  # evaluation/ranking.py, of the tags that a tag split holds 
     for way in ("retrieval", "annotation")
     for metric in ("roc_auc", "map")
 )
-OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN)
+OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN, *OF_PROBE)
 
 
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
-    ("data", "sampling"), ("data", "track_split"),
+    ("data", "sampling"), ("data", "track_split"), ("", "probe"),
 )  # fmt: skip
 
 
@@ -88,8 +89,8 @@ class InitFrom(Config):
 class RunConfig(Config):
     """One training, whole: what `train` takes and what a trial of a search is.
 
-    tag_vectors: for methods that read them; others leave them alone. metric: validation metric that picks the best
-    epoch (a search sets it to its own)."""
+    tag_vectors: for methods that read them; others leave them alone. probe: scores of every epoch beside those of the
+    validation split. metric: validation metric that picks the best epoch (a search sets it to its own)."""
 
     data: DataConfig = DataConfig()
     encoder: AnyEncoderConfig = SampleCNNConfig()
@@ -97,6 +98,7 @@ class RunConfig(Config):
     method: AnyMethodConfig = SupervisedConfig()
     tag_vectors: AnyTagVectorsConfig | None = None
     optim: OptimizerConfigs = AdamConfig()
+    probe: DownstreamConfig | None = None
     metric: Literal[OBJECTIVES] = "pr_auc_macro"  # type: ignore[valid-type]
     seed: int = Field(default=0, ge=0, lt=2**31)
     execution: ExecutionConfig = ExecutionConfig()
@@ -116,6 +118,12 @@ class RunConfig(Config):
             )
         if self.method.reads_vectors and self.tag_vectors is None:
             raise ValueError(f"method {self.method.kind} reads tag vectors: set tag_vectors.kind (in a study's base)")
+        if self.metric in OF_PROBE and self.probe is None:
+            raise ValueError(
+                f"metric {self.metric} is of another prepared set: name it by probe.dataset (in a study's base)"
+            )
+        if self.probe is not None and not self.method.EMBEDS_CLIPS:
+            raise ValueError(f"probe needs one vector of a clip, which method {self.method.kind} has not; leave it out")
         holds_out = self.data.tag_split is not None and self.data.tag_split.holds_out
         if self.metric in OF_UNSEEN and not holds_out:
             raise ValueError(f"metric {self.metric} is of held-out tags: set data.tag_split.valid_share or .held_out")

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -11,19 +11,20 @@ import torch
 from atose_ray import cli
 from atose_ray.audio.mfcc import MFCC
 from atose_ray.config import RunConfig, run_config
+from atose_ray.data.downstream import Classifier
 from atose_ray.data.sampling import eval_starts
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import fold_numbers, view_of
 from atose_ray.encoders import Encoder
 from atose_ray.encoders.coala_cnn import extent
 from atose_ray.evaluation import probe as probes
-from atose_ray.evaluation.parts import Parts
-from atose_ray.evaluation.probe import Classifier, Embedded, Pair
+from atose_ray.evaluation.probe import Embedded, Pair
 from atose_ray.evaluation.published import published_figures
 from atose_ray.methods import ProbeConfig
 from atose_ray.search.space import load_tree
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import load_model
+from atose_ray.training.downstream import check_input, embedded
 from atose_ray.training.precision import prepare_encoder
 from atose_ray.training.run import batches_in, pick_device, resolve
 from atose_ray.training.sources import begin_with
@@ -120,7 +121,7 @@ def encoder_of(source: str, manifest: Manifest, store: Store) -> tuple[RunConfig
         run, encoder, spec = model.run, model.method.encoder, model.spec
     else:
         run = run_config(load_tree(source, []), source).model_copy(
-            update={"method": ProbeConfig(), "tag_vectors": None}
+            update={"method": ProbeConfig(), "tag_vectors": None, "probe": None}
         )
         data = run.data.model_copy(update={"dataset": manifest.name})
         run = resolve(run.model_copy(update={"data": data, "metric": "pr_auc_macro"}), store, manifest)
@@ -129,12 +130,7 @@ def encoder_of(source: str, manifest: Manifest, store: Store) -> tuple[RunConfig
         if run.init_from is not None:
             begin_with(method, run.init_from)
         encoder = method.encoder
-    here, there = spec.input, manifest.data_spec.input
-    if here.kind != there.kind or here.rate_hz != there.rate_hz:
-        raise ValueError(
-            f"{source} takes {here}, but {manifest.name!r} holds {there}; prepare it so (of audio by --option "
-            "sample_rate_hz=...)"
-        )
+    check_input(spec.input, manifest, source)
     return run, encoder.eval(), spec
 
 
@@ -192,13 +188,11 @@ def embed_split(
 ) -> Embedded:
     """The clips of a split, each the mean of its windows' embeddings; whole: of one window, which begins it."""
     batches = batches_in(view_of(manifest, run.data, store), run, store.uri)
-    in_parts, rows = Parts(), list[Sequence[Any]]()
-    for batch in batches.evaluate(split, whole_clip if whole else eval_starts):
-        for part in in_parts(batch, lambda part: (encode(part.inputs), part.tags_BC, part.clip_id_B)):  # type: ignore[union-attr]
-            rows.append([one.double().numpy() if one.is_floating_point() else one.numpy() for one in part])
-    if not rows:
+    clips = batches.evaluate(split, whole_clip if whole else eval_starts)
+    found = embedded(clips, lambda batch: encode(batch.inputs))  # type: ignore[union-attr]
+    if found is None:
         raise ValueError(f"{manifest.name!r} has no clips in its split {split}; prepare a set that has some")
-    return probes.average_by_clip(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    return found
 
 
 def whole_clip(length: int, crop: int, crops: int) -> list[int]:

@@ -81,13 +81,13 @@ def begin_or_go_on(options: argparse.Namespace, name: str, store: Store, asked: 
     from atose_ray.search.cluster_file import read_cluster_file
     from atose_ray.search.plan import make_plan
     from atose_ray.search.samplers import check_warm_start
-    from atose_ray.search.space import check, check_same, find_study
+    from atose_ray.search.space import check, check_same, find_study, with_its_probe
 
     find_study(options.study)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"--name is a folder name of letters, digits, '.', '-' and '_', but got {name!r}")
     folder = study_store(store, name)
-    study = wanted(options, folder)
+    study = with_its_probe(wanted(options, folder), folder, store)
     nodes = read_cluster_file(options.cluster) if options.cluster else {}
     prices = prices_of(nodes, options.cluster) if (nodes.get("metadata") or {}).get("usd_per_hour") else None
     budget = parse_budget(study.search.budget, prices) if study.search.budget else None
@@ -180,10 +180,12 @@ def closing(record: StudyRecord, folder: Store) -> str:
 
         metrics = record.best.metrics
         sure = interval_words(record.metric, metrics.get("test_intervals", {}), len(metrics.get("folds", ())))
+        chance = f" (mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
+        if record.metric.startswith("probe_"):  # of another set's tags
+            chance = f" of {record.config['base']['probe']['dataset']}"
         lines.append(
             f"best: trial {record.best.number}, valid {record.metric} {metrics['valid'][record.metric]:.4f}, "
-            f"test {metrics['test'][record.metric]:.4f} {f'({sure}) ' if sure else ''}[{metrics['protocol']}] "
-            f"(mean tag prevalence {metrics['test_prevalence_mean']:.4f})"
+            f"test {metrics['test'][record.metric]:.4f} {f'({sure}) ' if sure else ''}[{metrics['protocol']}]{chance}"
         )
         lines.append(scorings_line(test_scorings(metrics)))
         costs = tuple(record.config["search"].get("costs", ()))

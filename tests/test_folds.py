@@ -12,7 +12,7 @@ import pytest
 from conftest import RATE, render_tiny, tiny_tree
 
 from atose_ray import crossvalidate
-from atose_ray.config import run_config
+from atose_ray.config import ConfigError, run_config
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest
 from atose_ray.datasets import dataset_config
@@ -45,6 +45,13 @@ def job_of(folded: tuple[Store, Manifest], folder: Path, method: str = "supervis
     data = {"dataset": "folded", "fold": "all", "crop_seconds": 0.3, "batch_size": 8, "eval_crops": 1}
     run = resolve(run_config(tiny_tree(method, data=data)), *folded)
     return Job(run, folded[0].uri, str(folder), {"number": 4, "name": "004-tiny"})
+
+
+def test_no_fold_ends_before_the_others(folded: tuple[Store, Manifest]) -> None:
+    tree = tiny_tree(data={"dataset": "folded", "fold": "all", "crop_seconds": 0.3})
+    tree["method"]["stages"][0]["patience"] = 1
+    with pytest.raises(ConfigError, match=r"data.fold=all trains all folds epoch by epoch"):
+        resolve(run_config(tree), *folded)
 
 
 @pytest.mark.parametrize("method", ["supervised", "joint_embedding"])

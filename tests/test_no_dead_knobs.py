@@ -61,6 +61,7 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "method.stages", [{"name": "classify", "epochs": 1, "trains": ["classifier"]}]),
     ({}, "method.stages", [{"name": "classify", "epochs": 1, "optimizer": {"kind": "sgd", "lr": 0.1}}]),
     ({}, "method.stages", [{"name": "classify", "epochs": 1, "lr_scale": 0.1}]),
+    ({}, "method.stages", [{"name": "classify", "epochs": 9, "patience": 1}]),
     (CARRIES, "method.stages", [*STAGES, {**STAGES[0], "carry": True}]),
     (FROZEN, "method.stages", [EMBED, {**CLASSIFY, "cache": 1}]),
     (FROZEN, "method.stages", [EMBED, {**CLASSIFY, "cache": 2}]),
@@ -85,6 +86,10 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({"optim": {"kind": "keras_sgd", "lr": 0.1}}, "optim.momentum", 0.5),
     ({"optim": {"kind": "keras_sgd", "lr": 0.1}}, "optim.nesterov", False),
     ({"optim": {"kind": "keras_sgd", "lr": 0.1}}, "optim.weight_decay", 0.5),
+    ({}, "probe", {"dataset": "folder"}),
+    ({"probe": {"dataset": "folder"}}, "probe.classifier", "mlp"),
+    ({"probe": {"dataset": "folder", "classifier": "mlp"}}, "probe.seeds", 5),
+    ({"probe": {"dataset": "folder"}, "method.stages": [{"name": "classify", "epochs": 3}]}, "probe.every", 3),
     ({}, "seed", 5),
     ({}, "metric", "roc_auc_macro"),
 ]
@@ -97,6 +102,9 @@ ELSEWHERE = {
     "data.track_split": "tests/test_tag_splits.py",
     "data.sampling": "tests/test_views.py",
     "data.content_hash": "part of the identity (tests/test_config.py)",
+    "probe.dataset": "tests/test_downstream.py: several_tags, as the two below",
+    "probe.fold": "as probe.dataset",
+    "probe.content_hash": "as probe.dataset",
     "encoder.model": "tests/test_conformance.py: run_folder_of_a_probe",
     "init_from": "tests/test_conformance.py: a_checkpoint_of_others",
     "tag_vectors": "tests/test_conformance.py: tag_vectors",
@@ -172,7 +180,7 @@ def outcome(tree: dict[str, Any], manifest: Any, store: Any, folder: Any) -> tup
     run = resolve(run_config(tree), store, manifest)
     opened = open_run(Job(run, store.uri, str(folder), {}))
     records = []
-    fit(run, opened.method, opened.batches, opened.folder, report=records.append)
+    fit(run, opened.method, opened.batches, opened.folder, report=records.append, probe=opened.probe)
     shapes = tuple(tuple(value.shape) for value in opened.method.state_dict().values())
     return shapes, [r.train_loss for r in records], [r.valid for r in records], [r.objective for r in records]
 

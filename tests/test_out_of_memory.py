@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from atose_ray.encoders import SampleCNNConfig
 from atose_ray.evaluation.scoring import score_clips
+from atose_ray.methods.zero_shot import ZeroShotConfig
 from atose_ray.storage import Store
 from atose_ray.training.loop import fit
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, open_run
 from atose_ray.training.step import NoMemoryError, Pieces, Step, backward
-from atose_ray.types import Batch, EmbeddedBatch
+from atose_ray.types import Batch, DataSpec, EmbeddedBatch, TagSet
 
 
 class Linear(nn.Module):
@@ -52,6 +54,24 @@ def test_two_halves_are_the_step_of_the_whole(clips: int, tmp_path) -> None:
     notes = [event for event in folder.events() if event["event"] == "note"]
     assert len(notes) == 1 and f"with {clips} clips" in notes[0]["text"]
     assert Pieces(folder).count == 2, "a run that goes on begins halved"
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_halves_of_a_loss_that_is_a_sum(reduction: str) -> None:
+    """Hinges summed over the clips count whole, and the decay of kernels counts once, however a batch is taken."""
+    spec, tags = DataSpec(sample_rate_hz=4000, clip_samples=2400, tags=("a", "b", "c"), exclusive=False), torch.eye(3)
+    encoder = SampleCNNConfig(channels=4, se_ratio=1).build(spec)
+    config = ZeroShotConfig(negatives="all", reduction=reduction, kernel_decay=0.1, margin=1)
+    method = config.build(encoder, spec, TagSet(spec.tags, tags)).eval()  # clips see each other in no BatchNorm
+    generator = torch.Generator().manual_seed(0)
+    clips = Batch(torch.rand(7, 2400, generator=generator), tags[torch.arange(7) % 3], torch.arange(7))
+    found = []
+    for pieces in (1, 2):
+        method.zero_grad()
+        loss = float(backward(method, clips, "align", pieces))
+        found.append((loss, torch.cat([one.grad.flatten() for one in method.parameters()])))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
 
 
 def test_half_a_batch_that_does_not_fit_ends_the_run_with_the_way_out(tmp_path) -> None:

@@ -129,20 +129,27 @@ def test_classes_are_drawn_evenly_where_they_are_tested() -> None:
     assert mean_and_deviation([1.0, 3.0]) == {"mean": 2.0, "deviation": 1.0, "values": [1.0, 3.0]}
 
 
-@pytest.fixture(scope="module")
-def sets(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Beside the tiny set one in three folds, each clip high or low."""
-    folder = tmp_path_factory.mktemp("folds")
+APART, ALIKE = ((120, 250), (700, 1200)), ((200, 700), (300, 900))  # Hz of low and of high clips
+
+
+def prepare_in_folds(folder: Path, store: Store, clips: int = 36, pitches: Any = APART) -> None:
+    """`three_folds`: each clip high or low, in three folds."""
     rng, rows = np.random.default_rng(0), ["path,fold,tags"]
-    for index in range(36):
+    for index in range(clips):
         high = index % 2
         time = np.arange(int(RATE * (0.5 + 0.02 * index))) / RATE
-        tone = 0.5 * np.sin(2 * np.pi * (rng.uniform(700, 1200) if high else rng.uniform(120, 250)) * time)
+        tone = 0.5 * np.sin(2 * np.pi * rng.uniform(*pitches[high]) * time)
         soundfile.write(folder / f"{index}.wav", tone, RATE)
         rows.append(f"{index}.wav,{index // 2 % 3},{'high' if high else 'low'}")
     (folder / "tags.csv").write_text("\n".join(rows))
     config = dataset_config("folder", source=str(folder), sample_rate_hz=RATE, exclusive=True)
-    prepare(config, tiny_store, name="three_folds")
+    prepare(config, store, name="three_folds")
+
+
+@pytest.fixture(scope="module")
+def sets(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Beside the tiny set one in folds."""
+    prepare_in_folds(tmp_path_factory.mktemp("folds"), tiny_store)
     return tiny_store
 
 

@@ -6,24 +6,32 @@ And the searches of the published data sets, on data as long and as many-tagged 
 from __future__ import annotations
 
 import copy
+import itertools
+import json
 import re
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import resolved
 
 from atose_ray import prepare as prepare_verb
 from atose_ray import tune as tune_verb
-from atose_ray.config import ConfigError, apply_overrides, run_config, yaml_value
+from atose_ray.config import ConfigError, apply_overrides, merge, run_config, yaml_value
+from atose_ray.data.prepare import prepare
+from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import KINDS, dataset_config
 from atose_ray.objectives import NTXentConfig
 from atose_ray.optim import KerasSGD
-from atose_ray.search.space import compose, find_study, load_study, load_tree, longest_run, probes
+from atose_ray.search.space import check, compose, find_study, load_study, load_tree, longest_run, probes, walk
+from atose_ray.storage import Store
 from atose_ray.training import loop
 from atose_ray.training.loop import carry_state, fit, run_epochs
-from atose_ray.training.run import Job, open_run
+from atose_ray.training.run import Job, open_run, resolve
 from atose_ray.types import DataSpec, FrameInput
 
 SETS = {
@@ -55,6 +63,42 @@ def test_recipe_is_the_published_one(name, encoder) -> None:
     assert resolved(run, spec).model_spec(spec).input.length == CROPS[encoder]
 
 
+class Scored:
+    """Stands for the protocol of validation: the n-th epoch has the n-th score."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+
+    def evaluate(self, *rest: object) -> dict[str, float]:
+        return {"pr_auc_macro": self.scores.pop(0)}
+
+
+def test_the_last_stage_ends_when_its_patience_does(tiny_run, tiny_store, tmp_path, monkeypatch) -> None:
+    """Five epochs of nine: none of the last three is better than the second. Cut short before, it is the same."""
+    tree = tiny_run().model_dump(mode="json")
+    tree["method"]["stages"] = [{"name": "classify", "epochs": 9, "patience": 3}]
+    run = run_config(tree)
+    scores = (0.1, 0.3, 0.2, 0.3, 0.25, 0.9)
+    for folder, cut in (("whole", 9), ("halves", 3)):
+        monkeypatch.setattr(loop, "CLIP", Scored(*scores))
+        opened = open_run(Job(run, tiny_store.uri, str(tmp_path / folder), {}))
+        training = run_epochs(run, opened.method, opened.batches, opened.folder)
+        assert len(list(itertools.islice(training, cut))) == min(cut, 5)
+        training.close()
+        opened = open_run(Job(run, tiny_store.uri, str(tmp_path / folder), {}))
+        result = fit(run, opened.method, opened.batches, opened.folder)
+        assert (result.state, result.epochs, result.objective) == ("complete", 5, 0.3)
+        assert [record.epoch for record in opened.folder.epochs()] == [1, 2, 3, 4, 5]
+        assert opened.folder.best_epoch("pr_auc_macro").epoch == 2
+
+
+def test_patience_is_of_the_last_stage(tiny_run) -> None:
+    first = {"name": "classify", "epochs": 2, "patience": 1}
+    with pytest.raises(ConfigError, match=r"patience ends the last stage, .* but stage 'classify' has one"):
+        run_config({"method": {"kind": "supervised", "stages": [first, {"name": "classify", "epochs": 2}]}})
+    assert "patience" not in json.dumps(tiny_run().model_dump(mode="json"))  # an older run keeps its identity
+
+
 def test_zero_shot_recipe_is_the_published_one() -> None:
     run = recipe("zero_shot", "data.tracks=B")
     assert (run.method.margin, run.method.negatives, run.method.reduction, run.method.kernel_decay) == (
@@ -65,6 +109,7 @@ def test_zero_shot_recipe_is_the_published_one() -> None:
     )
     assert (run.optim.kind, run.optim.lr, run.optim.decay, run.optim.momentum) == ("keras_sgd", 1e-3, 1e-6, 0.9)
     assert (run.optim.nesterov, run.optim.schedule, run.data.batch_size, run.method.epochs) == (True, "plateau", 64, 20)
+    assert run.method.stages[0].patience == 20
     assert run.data.tracks == "B" and run.data.tag_split.draw == "published" and run.data.track_split.test == ("B", "C")
     spec = DataSpec(sample_rate_hz=22_050, clip_samples=661_500, tags=("a", "b"), exclusive=False)
     data = run.data.model_copy(update={"tag_split": None, "track_split": None})
@@ -251,3 +296,63 @@ def test_a_rate_falls_where_validation_stands_still(tiny_run, tiny_store, tmp_pa
 def test_what_cannot_be_carried_is_refused(phases, message) -> None:
     with pytest.raises(ConfigError, match=message):
         run_config({"method": {"kind": "supervised", "stages": phases}})
+
+
+OWN = {"zero_shot_fma": 22_050, "zero_shot_mtat": 22_050, "zero_shot_folder": 22_050, "coala_folder": 22_000}  # Hz
+GENRES = (
+    "rock",
+    "jazz",
+    "folk",
+    "blues",
+    "metal",
+    "pop",
+    "soul",
+    "house",
+    "punk",
+    "funk",
+    "noise",
+    "techno",
+    "disco",
+    "country",
+    "ambient",
+)
+
+
+def prepare_genres(folder: Path, rate: int, name: str) -> Store:
+    """Twelve clips a split, of 3.2 s, each of three genres; and vectors of their names."""
+    rng, rows = np.random.default_rng(0), ["path,split,tags"]
+    for split, start in (("train", 0), ("valid", 4), ("test", 8)):
+        for index in range(12):
+            noise = rng.standard_normal(round(3.2 * rate)) * (0.02 if index % 2 else 0.2)
+            soundfile.write(folder / f"{split}{index}.wav", noise.astype(np.float32), rate)
+            own = {GENRES[(start + index + step) % len(GENRES)] for step in (0, 1, 5)}
+            rows.append(f"{split}{index}.wav,{split},{'|'.join(sorted(own))}")
+    (folder / "tags.csv").write_text("\n".join(rows))
+    vectors = rng.standard_normal((len(GENRES) + 1, 8))
+    words = (" ".join([word, *map(str, row)]) for word, row in zip((*GENRES, "music"), vectors, strict=True))
+    (folder / "words.txt").write_text("\n".join(words))
+    store = Store(str(folder / "store"))
+    prepare(dataset_config("folder", source=str(folder), sample_rate_hz=rate), store, name=name)
+    return store
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_method_of_a_search_for_words_is_trained(name: str, tmp_path: Path) -> None:
+    """Of each an epoch, on the first encoder, scored by the metric that the search is for."""
+    study = load_study(name, ("search.epochs=1", "base.execution.ingest=local", "base.data.batch_size=6"))
+    dataset = compose(study, {}).data.dataset
+    store = prepare_genres(tmp_path, OWN[name], dataset)
+    if "tag_vectors" in study.base:
+        study.base["tag_vectors"]["file"] = str(tmp_path / "words.txt")
+    manifest = load_manifest(store, dataset)
+    check(study, name, store, manifest)
+    first = walk(lambda name, node: node.ends()[0], study.space)
+    arms = [partial for parameter, _, partial in probes(study.space) if parameter == "method.kind"]
+    kinds = set()
+    for number, partial in enumerate(arms):
+        run = resolve(compose(study, merge(first, partial)), store, manifest)
+        opened = open_run(Job(run, store.uri, str(tmp_path / str(number)), {}))
+        result = fit(run, opened.method, opened.batches, opened.folder)
+        assert result.state == "complete" and 0 < result.objective <= 1
+        kinds.add(run.method.kind)
+    assert kinds == ({"coala"} if name == "coala_folder" else {"zero_shot", "joint_embedding"})

@@ -152,6 +152,26 @@ def test_clips_dealt_anew(tiny_store: Store, tiny_manifest: Manifest, tmp_path: 
         view_of(tiny_manifest, again.data.model_copy(update={"track_split": fresh}), tiny_store)
 
 
+def test_a_seen_tag_without_a_clip_is_named_with_a_way_out(
+    tiny_store: Store, tiny_manifest: Manifest, tmp_path: Path
+) -> None:
+    """Every clip is high or low, so none of track A can be loud; of the clips that a file lists none is steady."""
+    unseen = {"tag_split": {"unseen": ["high", "low"]}}
+    with pytest.raises(
+        ViewError, match=r"A leaves no clip of loud, steady .*as all of them carry.*take data.tracks=AB"
+    ):
+        run_of(tiny_store, tiny_manifest, tracks="A", **unseen)
+    run_of(tiny_store, tiny_manifest, tracks="AB", **unseen)
+    with pytest.raises(ViewError, match=r"A leaves no clip of loud, steady to train on; .* another data.track_split"):
+        run_of(tiny_store, tiny_manifest, tracks="A", track_split={}, **unseen)
+    names = [f"clip_{index:03d}.wav" for index in range(60)]
+    few = {"train": [name for index, name in enumerate(names) if not index // 4 % 2], "valid": names[4:8], "test": []}
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    data = {"tag_split": {"unseen": ["high"]}, "track_split": {"file": str(tmp_path / "few.json")}}
+    with pytest.raises(ViewError, match="file lists no clip of steady under train"):
+        run_of(tiny_store, tiny_manifest, **data)
+
+
 def test_a_view_with_held_out_tags(tiny_store: Store, tiny_manifest: Manifest) -> None:
     split = {"unseen": ["steady"], "held_out": ["loud"]}
     run = run_of(tiny_store, tiny_manifest, tag_split=split, tracks="A")

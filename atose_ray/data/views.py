@@ -100,10 +100,32 @@ def view_of(manifest: Manifest, config: ViewConfig, store: Store) -> View:
     view = View(of_fold(manifest, config.fold), len(manifest.data_spec.tags))
     if config.tag_split is None:
         return view
-    folder = manifest.folder(store)
+    folder, whole = manifest.folder(store), view.manifest
     if config.track_split is not None:
-        return dealt_anew(view.manifest, config, store)
-    return of_tags(view.manifest, config.tag_split, config.tracks, lambda of, split: read_tags(folder, of, split))
+        view = dealt_anew(whole, config, store)
+    else:
+        view = of_tags(whole, config.tag_split, config.tracks, lambda of, split: read_tags(folder, of, split))
+    check_carried(view.manifest, whole, config)
+    return view
+
+
+def check_carried(view: Manifest, whole: Manifest, config: ViewConfig) -> None:
+    """Raises ViewError where the choice of clips leaves a seen tag without one to be trained on."""
+    deal, tracks, held_out = config.track_split, config.tracks, view.data_spec.held_out
+    there = {tag for tag, of in whole.tag_counts.items() if of.get("train") or (deal and any(of.values()))}
+    lost = [tag for tag, of in view.tag_counts.items() if not of["train"] and tag in there and tag not in held_out]
+    if not lost:
+        return
+    names = ", ".join(lost)
+    if deal is not None and deal.file is not None:
+        raise ViewError(f"data.track_split.file lists no clip of {names} under train; give it one of each")
+    why = {"A": ", as all of them carry an unseen tag too", "B": ", as none of them carries an unseen tag too"}
+    because, drawn = (why.get(tracks, ""), "tag_split") if deal is None else ("", "track_split")
+    wider = "data.tracks=AB, or " if tracks in why else ""
+    raise ViewError(
+        f"data.tracks={tracks} leaves no clip of {names} to train on{because}; take {wider}another data.{drawn}.seed, "
+        f"or count {names} among data.tag_split.unseen"
+    )
 
 
 def fold_numbers(manifest: Manifest) -> tuple[int, ...]:

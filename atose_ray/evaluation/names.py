@@ -16,4 +16,4 @@ def interval_words(name: str, bounds: Mapping[str, Sequence[float]], folds: int 
 
 def interval_maker(name: str) -> str:
     """How `score_intervals` makes the interval of a score."""
-    return "Wilson" if name == "accuracy" else "bootstrap over clips"
+    return "Wilson" if name in ("accuracy", "probe_accuracy") else "bootstrap over clips"

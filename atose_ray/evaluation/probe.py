@@ -9,7 +9,7 @@ which is chance as this classifier meets it."""
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -18,10 +18,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
+from atose_ray.data.downstream import Classifier
 from atose_ray.evaluation.metrics import clip_metrics
 from atose_ray.types import Array
 
-Classifier = Literal["mlp", "linear"]
 HIDDEN, ITERATIONS = 256, 1000
 MULTI_LABEL = ("pr_auc_macro", "roc_auc_macro")
 

@@ -22,9 +22,11 @@ class MethodConfig(Config):
     STAGES: stage name -> parts it trains unless told otherwise.
     USES: stage name -> parts whose output reaches its loss; only these may be trained in it.
     COMPARABLE: stages whose scores may be ranked against those of other methods' stages.
-    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings)."""
+    embeds_tags: whether the method has an embedding of every tag (Method.tag_embeddings).
+    EMBEDS_CLIPS: whether what it embeds (Method.embed) is one vector of a clip, and not its sequence."""
 
     embeds_tags: ClassVar[bool] = False
+    EMBEDS_CLIPS: ClassVar[bool] = True
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]]
     USES: ClassVar[dict[str, tuple[str, ...]]]
@@ -50,6 +52,8 @@ class MethodConfig(Config):
                     f"cache={stage.cache} of stage {stage.name!r} needs a frozen encoder, but the stage trains "
                     f"{', '.join(trained)}; leave cache out, or the encoder"
                 )
+            if stage.patience is not None and stage is not self.stages[-1]:
+                raise ValueError(f"patience ends the last stage, and with it the run, but stage {stage.name!r} has one")
             if stage.carry:
                 check_carry(before, stage, before is not None and self.trained_parts(before) == trained)
         return self
@@ -100,7 +104,8 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: AnyBatch, stage: str) -> dict[str, torch.Tensor]:
-        """`loss` (minimised) and its named terms, scalars. An EmbeddedBatch comes only where the encoder rests."""
+        """`loss` (minimised) and its named terms, scalars; `summed`, with its gradient, is that part of the loss which
+        is a sum over clips and no mean. An EmbeddedBatch comes only where the encoder rests."""
 
     @abstractmethod
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:

@@ -57,6 +57,7 @@ class MultiLevelAttentionConfig(MethodConfig):
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"attend": ("encoder", "attention")}
     USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
     COMPARABLE: ClassVar[tuple[str, ...]] = ("attend",)
+    EMBEDS_CLIPS: ClassVar[bool] = False
 
     kind: Literal["multi_level_attention"] = "multi_level_attention"
     levels: Levels = (2, 3)

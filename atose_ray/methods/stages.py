@@ -1,8 +1,9 @@
 """A stage list is data: the published recipe is seven phases in a YAML file."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from atose_ray.optim import OptimizerConfigs
 from atose_ray.types import Config
@@ -24,7 +25,9 @@ class StageConfig(Config):
         same parts with the same kind of optimizer. Schedule and warm-up start anew.
     trains: None takes the method's own choice for this stage.
     cache: crops of every clip whose embeddings are kept where the encoder is frozen, so that each crop is encoded once
-        (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8."""
+        (training/cached.py); `off` embeds a fresh crop in every epoch, as published. None is 8.
+    patience: of the last stage: it ends after so many epochs in a row without a better validation score. None trains
+        all its epochs. Source: Keras' EarlyStopping, which Choi et al. 2019 (zero-shot tagging) set to 20."""
 
     name: str
     epochs: int = Field(ge=1, le=10_000)
@@ -33,6 +36,17 @@ class StageConfig(Config):
     carry: bool = False
     trains: tuple[str, ...] | None = None
     cache: CacheField = None
+    patience: int | None = Field(default=None, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _as_before_it_had_patience(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if key != "patience" or value is not None}
+
+    def is_over(self, scores: Sequence[float]) -> bool:
+        """Whether the stage ends after epochs with these validation scores, before it has had all its epochs."""
+        if self.patience is None or not scores:
+            return False
+        return len(scores) - 1 - scores.index(max(scores)) >= self.patience
 
     def optimizer_under(self, default: OptimizerConfigs) -> OptimizerConfigs:
         """The optimizer of this phase, its rate scaled; `default` is the run's."""

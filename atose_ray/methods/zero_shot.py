@@ -94,7 +94,8 @@ class ZeroShot(Method):
         pair = cos_BC.gather(1, positive_B[:, None]), cos_BC.gather(1, negative_BK)
         total = (ranking_terms(*pair, config.ranking, config.margin) * counts_BK).sum()
         ranking = total * world() if config.reduction == "sum" else total / counts_BK.sum().clamp_min(1)
-        return log_terms(ranking=ranking, decay=config.kernel_decay * kernel_energy(self.encoder))
+        terms = log_terms(ranking=ranking, decay=config.kernel_decay * kernel_energy(self.encoder))
+        return {**terms, "summed": ranking} if config.reduction == "sum" else terms
 
     def score(self, batch: AnyBatch, tags: TagSet, stage: str) -> torch.Tensor:
         """B clips -> [B, len(tags)], (1 + cosine) / 2. Raises ValueError for names without a vector here or there."""

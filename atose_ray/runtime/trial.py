@@ -96,11 +96,12 @@ class ActorTrial(tune.Trainable):  # type: ignore[misc]
         run = self.job.run
         self.lease.check()
         try:
-            record = next(self.epochs)
-            self.board.add(record)
-            self.line = self.ranking.line(record)
-            if record.epoch < run.method.epochs:
-                return self.line
+            record = next(self.epochs, None)  # None: the last stage ended early (its patience)
+            if record is not None:
+                self.board.add(record)
+                self.line = self.ranking.line(record)
+                if record.epoch < run.method.epochs:
+                    return self.line
             if self.folder.ending() is None:
                 self.folder.end("complete")
         except DivergedError as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atose_ray.config import RunConfig
+from atose_ray.data.downstream import OF_PROBE
 from atose_ray.methods.base import MethodConfig
 from atose_ray.search.record import TrialRecord
 from atose_ray.training.record import EpochRecord
@@ -39,7 +40,8 @@ class Ranking:
 
     def rank(self, record: EpochRecord) -> dict[str, Any]:
         """What to rank the trial by after this epoch: RUNG, and RANKED where that is not 0."""
-        rung = rung_of(self.run.method, record.epoch)
+        of_probe = self.run.metric in OF_PROBE  # which is the same measure in every stage of every method
+        rung = record.epoch if of_probe else rung_of(self.run.method, record.epoch)
         if not rung:
             return {RUNG: 0}
         self.best = max(self.best, record.valid[self.run.metric])

@@ -8,6 +8,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSamp
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig
+from atose_ray.data.downstream import OF_PROBE, DownstreamConfig
 from atose_ray.search.costs import values_of
 from atose_ray.search.parameters import asked_of
 from atose_ray.search.points import Point, arm_points, fits, grid_points
@@ -96,7 +97,14 @@ def check_warm_start(study: StudyConfig, store: Store) -> None:
             folder = existing_study(store, name)
         except ValueError as error:
             raise ConfigError(f"warm start: {error}") from error
-        metric = folder.read_json("study.json")["config"]["search"]["metric"]
+        config = folder.read_json("study.json")["config"]
+        metric, both = config["search"]["metric"], (config["base"].get("probe"), study.base.get("probe"))
+        theirs, ours = (probe and DownstreamConfig.model_validate(probe) for probe in both)
+        if metric in OF_PROBE and metric == study.search.metric and theirs != ours:
+            raise ConfigError(
+                f"warm start: the study {name!r} was searched for {metric} of the probe {theirs}, and this one is for "
+                f"that of {ours}; their values cannot be compared: search with the same base.probe, or leave it out"
+            )
         if metric != study.search.metric:
             raise ConfigError(
                 f"warm start: the study {name!r} was searched for {metric}, and this one is for {study.search.metric}; "

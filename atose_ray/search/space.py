@@ -17,7 +17,7 @@ from pydantic import ValidationError
 import atose_ray
 from atose_ray.config import SPEED, ConfigError, RunConfig, StudyConfig, apply_overrides, explain, merge, run_config
 from atose_ray.data.batches import check_trainable, share_of_batch
-from atose_ray.data.shards import Manifest
+from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.tag_statistics import tag_correlation
 from atose_ray.data.views import View, view_of
 from atose_ray.search.finished import SHIPPED as SHIPPED
@@ -146,7 +146,8 @@ def load_tree(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise ConfigError(f"{source}: a config has the parts {', '.join(RunConfig.model_fields)}, but this is not one")
     tree = run_config(merge(RunConfig().model_dump(mode="json"), read), source).model_dump(mode="json")
-    tree["data"]["content_hash"] = None
+    for part in filter(None, (tree["data"], tree["probe"])):
+        part["content_hash"] = None
     return tree
 
 
@@ -159,6 +160,8 @@ def check(study: StudyConfig, where: str, store: Store | None = None, manifest: 
     """
     if "metric" in study.base:
         raise ConfigError(f"{where}: set search.metric instead of base.metric; the trials take it from there")
+    if "probe" in study.space:
+        raise ConfigError(f"{where}: set base.probe instead of space.probe; all trials are measured by the same one")
     ranks, runs = max(1, study.search.workers_per_trial), list[RunConfig]()
     if manifest is not None:
         check_trainable(view_of(manifest, compose(study, {}).data, store).manifest if store else manifest, ranks)
@@ -232,6 +235,18 @@ def begin(folder: Store, study: StudyConfig, view: View, store: Store) -> None:
     else:
         folder.write_json("data.json", data_facts(view, store))
     folder.write_json("study.json", {"config": study.model_dump(mode="json"), "versions": versions()})
+
+
+def with_its_probe(study: StudyConfig, folder: Store, store: Store) -> StudyConfig:
+    """The study with the content of its probe's set, so that all its trials are measured alike: of one that goes on
+    that which it began with, whatever the set's name means now. Raises StoreError where there is no such set."""
+    probe = compose(study, {}).probe
+    if probe is None or probe.content_hash is not None:
+        return study
+    before = folder.read_json("study.json")["config"]["base"].get("probe") if folder.exists("study.json") else None
+    known = before["content_hash"] if before and before["dataset"] == probe.dataset else None
+    pinned = {"content_hash": known or load_manifest(store, probe.dataset).content_hash}
+    return study.model_copy(update={"base": merge(study.base, {"probe": pinned})})
 
 
 def check_same(folder: Store, study: StudyConfig, content_hash: str) -> None:

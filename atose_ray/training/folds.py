@@ -70,7 +70,7 @@ def run_of_fold(run: RunConfig, number: int) -> RunConfig:
 
 def epochs_of(opened: OpenRun, wrap: Wrap, notice: Notice | None) -> Iterator[EpochRecord]:
     """The epochs of an open run."""
-    how = {"wrap": wrap(opened), "device": opened.device, "notice": notice}
+    how = {"wrap": wrap(opened), "device": opened.device, "notice": notice, "probe": opened.probe}
     return run_epochs(opened.run, opened.method, opened.batches, opened.folder, **how)  # type: ignore[arg-type]
 
 

@@ -36,6 +36,7 @@ from atose_ray.ranks import (
     world,
 )
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
+from atose_ray.training.downstream import Downstream
 from atose_ray.training.feed import train_batches
 from atose_ray.training.notice import Ask, Notice, StoppedError
 from atose_ray.training.precision import use_graphs
@@ -72,9 +73,10 @@ def fit(
     wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
     notice: Notice | None = None,
+    probe: Downstream | None = None,
 ) -> Result:
     """Train all stages from the last checkpoint, if any, and log the end. A run that diverges keeps its best epoch."""
-    training = run_epochs(run, method, batches, folder, wrap=wrap, device=device, notice=notice)
+    training = run_epochs(run, method, batches, folder, wrap=wrap, device=device, notice=notice, probe=probe)
     return to_the_end(folder, training, report)
 
 
@@ -105,6 +107,7 @@ def run_epochs(
     wrap: Callable[[Method], nn.Module] = lambda method: method,
     device: torch.device | None = None,
     notice: Notice | None = None,
+    probe: Downstream | None = None,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch, yielding each finished epoch once it is safe in the folder.
 
@@ -112,20 +115,21 @@ def run_epochs(
     Raises DivergedError where a loss is not finite: on a CPU at once and before the update, elsewhere some steps later,
     but before anything of that epoch is written; NoMemoryError when half a batch does not fit; StoppedError when
     `notice` asks for a stop. What one of several ranks raises, all raise."""
+    assert (probe is None) == (run.probe is None), "a run's own probe is given beside its batches"
     device = device or torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     method.to(device)
     check_room(run, method, batches.sizes, device)
     with Checkpoints(folder, method) as checkpoints:
-        training = Training(run, method, batches, device, checkpoints, notice or Notice(), Pieces(folder))
+        training = Training(run, method, batches, device, checkpoints, notice or Notice(), Pieces(folder), probe)
         yield from training.epochs(wrap)
 
 
 @dataclass
 class Training:
     """One training under way. recorded: its epochs that were in the log when it began; scores: validation scores of
-    all there are; best: objective so far."""
+    all there are; valid: all scores of the last one; best: objective so far."""
 
     run: RunConfig
     method: Method
@@ -134,8 +138,10 @@ class Training:
     checkpoints: Checkpoints
     notice: Notice
     pieces: Pieces
+    probe: Downstream | None = None
     recorded: Mapping[int, EpochRecord] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
+    valid: Mapping[str, float] = field(default_factory=dict)
     best: float = float("-inf")
 
     def epochs(self, wrap: Callable[[Method], nn.Module]) -> Iterator[EpochRecord]:
@@ -151,7 +157,7 @@ class Training:
             self.scores = {number: record.valid[run.metric] for number, record in self.recorded.items()}
             if self.recorded:
                 last = self.recorded[max(self.recorded)]
-                self.best = last.objective
+                self.best, self.valid = last.objective, last.valid
                 yield last
         feed, end = self.batches, 0
         for index, stage in enumerate(run.method.stages):
@@ -172,7 +178,7 @@ class Training:
                 feed = self.batches
             elif not isinstance(feed, CachedEmbeddings) or feed.span != span:  # else stages share their embeddings
                 feed = CachedEmbeddings(method, self.batches, span, run.seed, self.device)
-            while position.epochs < end:
+            while position.epochs < end and not stage.is_over(self.scores_of(start, position.epochs)):
                 with alike_on_all_ranks():
                     record = self.epoch(stage, step, feed, position, start)
                 position = Position(position.epochs + 1)
@@ -187,7 +193,7 @@ class Training:
         is on record already. start: epochs before the stage."""
         run, epoch, began = self.run, position.epochs + 1, time.time() - position.seconds
         self.method.train_only(run.method.trained_parts(stage))
-        scores = [self.scores[number] for number in range(start + 1, epoch)]
+        scores = self.scores_of(start, position.epochs)
         position, lr = train_epoch(run, stage, step, feed, position, start, self.device, scores, self.asked, self.heed)
         due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S
         if is_main() and due:
@@ -196,9 +202,11 @@ class Training:
             return None
         try:
             valid = CLIP.evaluate(self.method, feed.evaluate("valid"), stage.name, self.device)
+            if self.probe is not None:
+                valid |= self.probe.after(epoch, stage, start + stage.epochs, self.valid, self.method, self.device)
         except NonFiniteError as error:
             raise DivergedError(f"after epoch {epoch} of stage {stage.name!r}: {error}; {REMEDY}") from error
-        self.scores[epoch] = valid[run.metric]
+        self.scores[epoch], self.valid = valid[run.metric], valid
         improved = valid[run.metric] > self.best
         self.best = valid[run.metric] if improved else self.best
         record = EpochRecord(
@@ -217,6 +225,10 @@ class Training:
                 self.checkpoints.save(position, step.optimizer)
             keep_epoch(self.checkpoints, record, run.metric, run.execution.keep_epochs)
         return record
+
+    def scores_of(self, start: int, epochs: int) -> list[float]:
+        """The validation scores of the epochs behind a run that are of a stage. start: epochs before it."""
+        return [self.scores[number] for number in range(start + 1, epochs + 1)]
 
     def asked(self) -> Ask:
         """What is asked of this rank."""

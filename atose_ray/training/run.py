@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from atose_ray.config import ConfigError, RunConfig
+from atose_ray.config import ConfigError, DataConfig, RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.sampling import Windows
@@ -23,6 +23,7 @@ from atose_ray.evaluation.thresholds import thresholds_by_rule
 from atose_ray.methods import Method
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, best_model, copy_kept, save_model
+from atose_ray.training.downstream import Downstream, with_probe
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder, test_scorings
 from atose_ray.training.sources import begin_with, from_model, tag_set, with_hash, with_vectors
@@ -31,7 +32,7 @@ from atose_ray.types import Split, TagSet
 
 def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
     """The config that is trained: what it leaves open is filled in, once, by the data, a trained encoder, weights to
-    begin with and tag vectors. The result is the run's identity; every file that it depends on has a hash.
+    begin with, tag vectors and a probe's set. The result is the run's identity; all that it depends on has a hash.
 
     manifest: of the whole set. Raises ConfigError when metric, encoder or files do not fit, ViewError where the set has
     not what is asked for, StoreError where a file cannot be read."""
@@ -46,6 +47,11 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
             "metric 'accuracy' needs exclusive tags, but clips of this set carry several; use pr_auc_macro (or, of a "
             "folder whose clips have one tag each, prepare it with --option exclusive=true)"
         )
+    if run.data.fold == "all" and run.method.stages[-1].patience is not None:
+        raise ConfigError(
+            "data.fold=all trains all folds epoch by epoch, so none of them may end before the others; leave the "
+            "stage's patience out"
+        )
     seconds = run.data.crop_seconds
     if seconds == "published":
         seconds = run.encoder.published_length / spec.input.rate_hz
@@ -54,12 +60,14 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
     data = run.data.model_copy(update={"crop_seconds": seconds, "content_hash": manifest.content_hash})
     run = run.model_copy(update={"data": data})
     run.model_spec(spec)  # or it says why the encoder cannot be built
-    init, vectors = run.init_from, run.tag_vectors
+    init, vectors, probe = run.init_from, run.tag_vectors, run.probe
     if init is not None:
         init = with_hash(init)
     if vectors is not None:
         vectors = with_vectors(vectors, store, view) if run.method.reads_vectors else None
-    return run.model_copy(update={"init_from": init, "tag_vectors": vectors})
+    if probe is not None:
+        probe = with_probe(probe, run, spec, store)
+    return run.model_copy(update={"init_from": init, "tag_vectors": vectors, "probe": probe})
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class OpenRun:
     batches: LocalBatches
     folder: RunFolder
     device: torch.device
+    probe: Downstream | None = None
 
 
 Reader = Callable[..., LocalBatches]
@@ -124,7 +133,7 @@ def open_run(
         about |= {"residency": kept_in(batches), "precision": precision, "threads": torch.get_num_threads()}
         about["opened"] = folder.about().get("opened", time.time())  # what was before was waiting for resources
         folder.start(job.run, method.spec, about)
-    return OpenRun(job.run, method, batches, folder, device)
+    return OpenRun(job.run, method, batches, folder, device, probe_of(job.run, store, rank, world))
 
 
 def trained_on(run: RunConfig, store: Store) -> Manifest:
@@ -179,6 +188,19 @@ def batches_in(
     )
 
 
+def probe_of(run: RunConfig, store: Store, rank: int = 0, world: int = 1, test: bool = False) -> Downstream | None:
+    """The downstream probe of a resolved run, if it has one; its clips are cut as those of the run are. test: whether
+    it can read the test split. Raises StoreError where the store has that content no more."""
+    if run.probe is None:
+        return None
+    cut = {name: getattr(run.data, name) for name in ("crop_seconds", "batch_size", "eval_crops")}
+    data = DataConfig(dataset=run.probe.dataset, fold=run.probe.fold, content_hash=run.probe.content_hash, **cut)
+    of_set = run.model_copy(update={"data": data})
+    view = view_for(of_set, store)
+    batches = batches_in(view if test else view.without_test(), of_set, store.uri, rank=rank, world=world)
+    return Downstream(run, batches, view.manifest.data_spec.exclusive)
+
+
 def pick_device(run: RunConfig) -> torch.device:
     """The device of this process. Raises ValueError when CUDA is asked for and absent."""
     available = torch.cuda.is_available()
@@ -228,6 +250,10 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     valid, scores = (score_split(model, view, job.store_uri, split, CLIP.windows) for split in ("valid", "test"))
     test = CLIP.metrics(scores, model.spec.exclusive)
     bounds = score_intervals(scores.scores_NC, scores.tags_NC, test)
+    probe = probe_of(job.run, Store(job.store_uri), test=True)
+    if probe is not None:
+        found = probe.scores(model.method, pick_device(job.run), "test")
+        test, bounds = {**test, **found}, {**bounds, **probe.intervals(found, "test")}
     metrics = {**model.metrics, "protocol": CLIP.name, "test": test, "test_intervals": bounds}
     metrics |= tag_facts(model.method, scores)
     metrics["thresholds"] = thresholds_by_rule(model.spec.tags, valid.scores_NC, valid.tags_NC)

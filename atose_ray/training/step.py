@@ -1,8 +1,9 @@
 """One update of the weights. The loop calls it with a batch and a rate, and gets the loss as it lies on the device.
 
 Out of memory once: from there on a step takes its batch in two halves and adds their gradients up. The gradient is that
-of the whole batch where the loss is a mean over clips. Where clips of a batch see each other (BatchNorm in training,
-the negatives of InfoNCE) they see half as many: a run that was halved says so in its log.
+of the whole batch where the loss is a mean over clips, or their sum where the method says so (`summed`). Where clips of
+a batch see each other (BatchNorm in training, the negatives of InfoNCE) they see half as many: a run that was halved
+says so in its log.
 
 A loss that is no number: on a CPU, where reading it costs nothing, the step makes no update. Elsewhere it does, for a
 look at the loss would make the host wait for the device; the loop looks every few steps and at the end of an epoch,
@@ -129,9 +130,10 @@ def backward(module: nn.Module, batch: AnyBatch, stage: str, pieces: int = 1) ->
     halves = zip(*(tensor.tensor_split(pieces) for tensor in batch), strict=True)
     parts = [batch] if pieces == 1 or clips < 4 else [type(batch)(*half) for half in halves]
     for part in parts:
-        loss = module(part, stage)["loss"]
+        terms = module(part, stage)
+        loss, share = terms["loss"], len(part.clip_id_B) / clips
         if part is not batch:
-            loss = loss * (len(part.clip_id_B) / clips)
+            loss = loss * share + terms.get("summed", 0.0) * (1 - share)
         loss.backward()
         losses.append(loss.detach())
     return losses[0] if len(losses) == 1 else torch.stack(losses).double().sum()

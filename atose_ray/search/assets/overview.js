@@ -13,6 +13,13 @@ const MEANINGS = {
   "tag_uniformity": "log mean exp(-2 d²) over pairs of tag vectors: 0 is one point, lower is more spread",
 };
 
+const probe = () => REPORT.study.config.base.probe || {};
+const meaning = (name) => {
+  if (!name.startsWith("probe_")) return MEANINGS[name];
+  const kind = probe().classifier || "linear";
+  return `of a ${kind} classifier on the embeddings of ${probe().dataset}: ${MEANINGS[name.slice("probe_".length)]}`;
+};
+
 const devices = () => REPORT.devices.map((one) => shorten(one.device, 90));
 const tested = () => (REPORT.best ? REPORT.best.metrics.test || {} : {});
 const chance = () => (REPORT.best ? REPORT.best.metrics.test_prevalence_mean : null);
@@ -29,7 +36,8 @@ function drawHead() {
     REPORT.best ? ["Best on validation", score(bestValid()), `${METRIC}, what the search maximised`]
       : ["Best so far on validation", score(highest()), `${METRIC}, what the search maximises`],
     ["The same model on test", score(tested()[METRIC]), REPORT.best ? testNote() : "not scored"],
-    ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
+    METRIC.startsWith("probe_") ? ["Measured on", shorten(String(probe().dataset), 40), "the probe's set: a classifier is fitted on the embeddings of its train split"]
+      : ["Chance level", score(chance()), "mean tag prevalence on test: the average precision of guessing"],
     ["Trials", SEARCH.trials > TRIALS.length ? `${count(TRIALS.length)} of ${count(SEARCH.trials)}` : count(TRIALS.length), countStates().map(([state, n]) => `${count(n)} ${state}`).join(", ")],
     ["Wall time", duration(REPORT.study.wall_seconds), startedAt()],
   ];
@@ -112,14 +120,14 @@ function bestMetrics(metrics) {
   const bounded = Object.keys(metrics.test_intervals || {}).length > 0;
   const names = [...new Set([METRIC, ...Object.keys(metrics.valid || {}), ...Object.keys(metrics.test || {})])];
   const rows = names.map((name) => [
-    h("span", {}, h("code", {}, name), h("br"), h("span", { class: "meaning" }, MEANINGS[name] || "")),
+    h("span", {}, h("code", {}, name), h("br"), h("span", { class: "meaning" }, meaning(name) || "")),
     score((metrics.valid || {})[name]), score((metrics.test || {})[name]), ...(bounded ? [h("span", { class: "nowrap" }, interval(name) ? interval(name).map((end) => end.toFixed(3)).join(" to ") : "\u2013")] : []),
   ]);
   const headings = [{ title: "Metric" }, { title: "Validation", num: true }, { title: "Test", num: true }, ...(bounded ? [{ title: "95 % of test", num: true }] : [])];
   return h("div", {}, table(headings, rows, "wide"), scoringsNote(),
     bounded && h("p", { class: "note" }, metrics.folds
       ? `Means over ${count(metrics.folds.length)} folds [${REPORT.protocol}], each tested once with a model of its own; the 95 % intervals are of these means (Student). The model that was kept, the tables by tag and the mistakes are of fold ${metrics.fold}.`
-      : `95 % intervals of the luck of the test clips [${REPORT.protocol}]: ${interval("accuracy") ? "accuracy by Wilson's formula, the others" : "made"} by resampling clips (percentile bootstrap). The luck of the seed is not in them.`),
+      : `95 % intervals of the luck of the test clips [${REPORT.protocol}]: ${interval("accuracy") || interval("probe_accuracy") ? "accuracy by Wilson's formula, the others" : "made"} by resampling clips (percentile bootstrap). The luck of the seed is not in them.`),
     known(chance()) && h("p", { class: "note" }, `Mean tag prevalence on test: ${score(chance())}, the average precision of guessing.`),
     known(REPORT.best.counts.clips) && h("p", { class: "note" }, `Test: ${count(REPORT.best.counts.clips)} clips, ` +
       `${count(REPORT.best.counts.tags_scored)} of ${count(REPORT.best.counts.tags_total)} tags scored${REPORT.best.counts.tags_scored < REPORT.best.counts.tags_total ? " (the others have no positive there)" : ""}.`));
