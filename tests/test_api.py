@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE, tiny_tree
-from processes import environment
+from processes import ROOT, environment
 
 import atose_ray
 from atose_ray.apps import model as api
@@ -211,17 +212,18 @@ def test_a_model_is_found_by_folder_study_and_trial(at_home: Path, tmp_path: Pat
 
 
 @pytest.mark.ray
-def test_a_search_from_python_gives_a_frame(ray_cluster, tiny_source: Path, tmp_path: Path) -> None:
-    from atose_ray.data.prepare import prepare
-    from atose_ray.datasets import dataset_config
-
-    store = Store(str(tmp_path / "store"))
-    prepare(dataset_config("folder", source=str(tiny_source), sample_rate_hz=RATE), store)
-    study = tmp_path / "mine.yaml"
-    lines = ["base:", f"  {tiny_tree()!r}", "space:", "  optim: {lr: {range: [0.001, 0.01], log: true}}"]
-    study.write_text("\n".join([*lines, "search: {trials: 2, concurrency: 1}"]))
-    found = atose_ray.run_study(str(study), store=store.uri, overrides=["search.seed=3"])
+def test_the_notebook(ray_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells in their order, as Jupyter runs them; the search in it is `run_study`."""
+    cells = json.loads((ROOT / "docs" / "python.ipynb").read_text(encoding="utf-8"))["cells"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ATOSE_STORE", raising=False)
+    names: dict = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"docs/python.ipynb, {cell['id']}", "exec"), names)
+    found, model = names["frame"], names["model"]
     assert found["state"].tolist() == ["complete", "complete"] and found["optim.lr"].between(0.001, 0.01).all()
     assert found.attrs["best"] == found["value"].idxmax() and "pr_auc_macro" in found.attrs["test"]
-    assert found.equals(atose_ray.read_study("mine", store.uri))
-    assert atose_ray.load_model("mine", store=store.uri).tags == ("high", "loud", "low", "steady")
+    assert found.equals(atose_ray.read_study("tones")) and model.tags == ("high", "low", "steady")
+    assert len(names["tagged"]) == 80 and names["timeline"].seconds == 6.0
+    assert names["embedding"].vectors_SE.shape == (12, model.embedding_size) and (tmp_path / "tones.html").exists()
