@@ -28,6 +28,7 @@ COMMANDS = {
     "probe": "what a small classifier finds in a model's embeddings of other data, beside controls",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
+    "embed": "sounds as vectors, in a Parquet file",
     "find": "sounds of a folder by words, or by another sound",
 }
 SHELLS = ("bash", "zsh")

@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("probe", "report", "tag", "find"),
+    *("probe", "report", "tag", "embed", "find"),
 )
 OPTIONS = {
     "prepare": {
@@ -47,6 +47,7 @@ OPTIONS = {
         *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),
         *("--set", "--out", "--again", "--rate", "--channels", "--vggish", "--published", "--show-music-speech"),
     },
+    "embed": {"model", "files", "--out", "--timestamps", "--trial"},
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
