@@ -30,6 +30,7 @@ COMMANDS = {
     "tag": "tag audio files with a chosen model",
     "embed": "sounds as vectors, in a Parquet file",
     "find": "sounds of a folder by words, or by another sound",
+    "export": "a model for other runtimes: ONNX, torch.export",
 }
 SHELLS = ("bash", "zsh")
 PAGES = "commands.json"

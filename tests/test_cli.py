@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("probe", "report", "tag", "embed", "find"),
+    *("probe", "report", "tag", "embed", "find", "export"),
 )
 OPTIONS = {
     "prepare": {
@@ -48,9 +48,10 @@ OPTIONS = {
         *("--set", "--out", "--again", "--rate", "--channels", "--vggish", "--published", "--show-music-speech"),
     },
     "embed": {"model", "files", "--out", "--timestamps", "--trial"},
+    "export": {"model", "--to", "--out", "--sound", "--trial"},
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
-MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
+MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json", "README.md"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
 STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
