@@ -3,6 +3,7 @@
 Every method may be called from several threads at once; a sound is a path, a URI, the bytes of a file, an open file, or
 samples with their rate (apps/sounds.py). The examples below are run by tests/test_api.py."""
 
+import functools
 import io
 import os
 from collections import deque
@@ -62,7 +63,7 @@ class Model:
         """In Hz. Raises ValueError for a model of stored frames, which hears nothing (load_model's `vggish`)."""
         return self.trained.spec.audio.sample_rate_hz
 
-    @property
+    @functools.cached_property
     def embedding_size(self) -> int:
         """Numbers of an embedding."""
         with torch.no_grad():
