@@ -161,7 +161,8 @@ def test_a_card_says_what_is_known_and_what_is_not() -> None:
     metrics = {
         "protocol": "clip",
         "valid": {"pr_auc_macro": 0.5},
-        "test": {"pr_auc_macro": 0.4321, "accuracy": 0.9},
+        "test": {"pr_auc_macro": 0.4321, "accuracy": 0.9, "clips": 9.0},
+        "test_prevalence_mean": 0.125,
         "test_intervals": {"pr_auc_macro": [0.4, 0.46], "accuracy": [0.8, 0.95]},
         "test_scorings": [{}, {}],
         "per_tag": [
@@ -174,6 +175,7 @@ def test_a_card_says_what_is_known_and_what_is_not() -> None:
     assert card.startswith("---\nlicense: unknown") and "`folder`" in card and "7 train, 9 test" in card
     assert "| pr_auc_macro | 0.4321 | 0.4000 to 0.4600, bootstrap over clips | 0.5000 |" in card
     assert "| accuracy | 0.9000 | 0.8000 to 0.9500, Wilson |  |" in card and "was scored 2 times" in card
+    assert "| clips | 9 |" in card and "pr_auc_macro 0.1250 (mean tag prevalence)" in card
     assert "| one | 0.2500 | 0.5000 | 3 | 9 |" in card and "Tags without a positive test clip: two" in card
     bare = model_card(model.run, model.spec, {"stage": "embed"})
     assert "None: this model was not evaluated" in bare and "one, two, three" in bare

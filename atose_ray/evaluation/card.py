@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atose_ray.config import RunConfig
+from atose_ray.evaluation.metrics import shown
 from atose_ray.evaluation.names import interval_words
 from atose_ray.types import AudioInput, DataSpec
 
@@ -64,9 +65,11 @@ def score_lines(run: RunConfig, metrics: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["| metric | test | 95 % | validation |", "|---|---|---|---|"]
     for name in dict.fromkeys([*test, *valid]):
-        scores = [f"{one[name]:.4f}" if name in one else "" for one in (test, valid)]
+        scores = [shown(name, one[name]) if name in one else "" for one in (test, valid)]
         sure = interval_words(name, bounds, folds).removeprefix("95 % ")
         lines.append(f"| {name} | {scores[0]} | {sure} | {scores[1]} |")
+    if metrics.get("test_prevalence_mean") is not None:
+        lines.append(f"\nA score by chance: pr_auc_macro {metrics['test_prevalence_mean']:.4f} (mean tag prevalence).")
     scored = len(metrics.get("test_scorings") or ())
     if scored:
         lines.append(f"\nThe test split was scored {'once' if scored == 1 else f'{scored} times'} on the way to it.")
