@@ -1,4 +1,18 @@
-"""`python -m atose_ray` lists the commands."""
+"""`atose-ray COMMAND ...`, or `python -m atose_ray COMMAND ...`: the commands under one name.
+
+Help and shell completion come from `assets/commands.json`, so that they cost no import of PyTorch or Ray;
+`python -m atose_ray commands` writes that file from the commands' own parsers, and a test holds it against them."""
+
+import difflib
+import importlib
+import json
+import os
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from atose_ray import cli
 
 COMMANDS = {
     "prepare": "your audio and tags -> Parquet shards",
@@ -14,17 +28,110 @@ COMMANDS = {
     "probe": "what a small classifier finds in a model's embeddings of other data, beside controls",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
+    "embed": "sounds as vectors, in a Parquet file",
     "find": "sounds of a folder by words, or by another sound",
+    "export": "a model for other runtimes: ONNX, torch.export",
 }
+SHELLS = ("bash", "zsh")
+PAGES = "commands.json"
+MODULE = "python -m atose_ray."
 
 
-def main() -> None:
-    """Print the commands and how to begin."""
-    print("atose_ray: distributed hyper-parameter search for audio tagging\n")
-    for command, summary in COMMANDS.items():
-        print(f"  python -m atose_ray.{command:<13} {summary}")
-    print("\nEach takes --help. To begin: python -m atose_ray.prepare demo && python -m atose_ray.tune demo")
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; of --help print its page; of none list them. Raises ValueError for what is no command."""
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print(overview())
+    elif command == "completion":
+        if rest not in [[shell] for shell in SHELLS]:
+            raise ValueError(f"{cli.CONSOLE} completion takes {' or '.join(SHELLS)}; see {cli.CONSOLE} --help")
+        print(completion(rest[0]))
+    elif command == "commands":
+        place = Path(__file__).with_name("assets") / PAGES
+        place.write_text(json.dumps(pages_of_parsers(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    elif command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"there is no command {command!r}{hint} ({cli.CONSOLE} --help lists them)")
+    elif {"-h", "--help"} & set(rest):
+        pages = stored_pages()
+        print(pages.get(f"{command} {rest[0]}", pages[command])["help"])
+    else:
+        importlib.import_module(f"atose_ray.{command}").main(rest)
+
+
+def overview() -> str:
+    """The commands, and how to begin."""
+    lines = [f"  {MODULE}{command:<13} {summary}" for command, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "atose_ray: distributed hyper-parameter search for audio tagging\n",
+            *lines,
+            f"\nEach takes --help, and each is a word of {cli.CONSOLE} too: {cli.CONSOLE} tune mtat",
+            f'Completion: eval "$({cli.CONSOLE} completion bash)" in ~/.bashrc; of zsh: completion zsh in ~/.zshrc',
+            f"To begin: {MODULE}prepare demo && {MODULE}tune demo",
+        ]
+    )
+
+
+def stored_pages() -> dict[str, dict[str, Any]]:
+    """Command -> its help, its options, and the words that an argument may be."""
+    content = resources.files("atose_ray").joinpath(f"assets/{PAGES}").read_text(encoding="utf-8")
+    return dict(json.loads(content))
+
+
+def pages_of_parsers() -> dict[str, dict[str, Any]]:
+    """What `stored_pages` should give. Imports every command."""
+    pages = {}
+    os.environ["COLUMNS"] = "100"
+    for command in COMMANDS:
+        module = importlib.import_module(f"atose_ray.{command}")
+        parsers = {command: module.arguments()}
+        if hasattr(module, "index_arguments"):
+            parsers[f"{command} index"] = module.index_arguments()
+        for name, parser in parsers.items():
+            actions = parser._actions
+            pages[name] = {
+                "help": parser.format_help().replace(MODULE, f"{cli.CONSOLE} ").rstrip(),
+                "options": sorted(option for action in actions for option in action.option_strings),
+                "words": [str(word) for action in actions for word in action.choices or ()],
+            }
+    return pages
+
+
+def completion(shell: str) -> str:
+    """A script that a shell reads at its start: commands, their options, words and files."""
+    cases = []
+    for command in COMMANDS:
+        page = stored_pages()[command]
+        cases.append(f'    {command}) options="{" ".join(page["options"])}"; words="{" ".join(page["words"])}" ;;')
+    lines = [
+        *(["autoload -U +X bashcompinit && bashcompinit"] if shell == "zsh" else []),
+        "_atose_ray() {",
+        '  local current="${COMP_WORDS[COMP_CWORD]}" options="" words=""',
+        "  COMPREPLY=()",
+        '  if [ "$COMP_CWORD" -eq 1 ]; then',
+        f'    COMPREPLY=($(compgen -W "{" ".join(COMMANDS)} completion --help" -- "$current"))',
+        "    return",
+        "  fi",
+        '  case "${COMP_WORDS[1]}" in',
+        *cases,
+        f'    completion) words="{" ".join(SHELLS)}" ;;',
+        "  esac",
+        '  case "$current" in',
+        '    -*) COMPREPLY=($(compgen -W "$options" -- "$current")) ;;',
+        '    *) COMPREPLY=($(compgen -W "$words" -- "$current")) ;;',
+        "  esac",
+        "}",
+        f"complete -o default -F _atose_ray {cli.CONSOLE}",  # default: file names where nothing fits
+    ]
+    return "\n".join(lines)
+
+
+def console() -> None:
+    """What the console command of pyproject.toml calls."""
+    cli.run(main)
 
 
 if __name__ == "__main__":
-    main()
+    console()

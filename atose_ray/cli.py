@@ -5,19 +5,21 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atose_ray.storage import Store, default_store_uri
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # help imports nothing that takes time
+    from atose_ray.storage import Store
     from atose_ray.training.record import EpochRecord
     from atose_ray.training.run import Job
+
+CONSOLE = "atose-ray"  # the console command of pyproject.toml
 
 
 def parser(command: str, summary: str, example: str, store: bool = True) -> argparse.ArgumentParser:
     """A parser for `python -m atose_ray.<command>` with an example that works, and --store unless it needs none."""
     result = argparse.ArgumentParser(
-        prog=f"python -m atose_ray.{command}",
+        prog=f"{CONSOLE} {command}" if Path(sys.argv[0]).name == CONSOLE else f"python -m atose_ray.{command}",
         description=summary,
         epilog=f"example:\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,6 +64,7 @@ def train(
     if options.workers:
         from atose_ray.config import SearchConfig
         from atose_ray.runtime.train import train_alone
+        from atose_ray.storage import Store
         from atose_ray.training.record import RunFolder
 
         train_alone(job, SearchConfig(trials=1, workers_per_trial=options.workers), options.cpus, options.address)
@@ -93,8 +96,10 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def open_store(options: argparse.Namespace) -> Store:
+def open_store(options: argparse.Namespace) -> "Store":
     """The store of --store, ATOSE_STORE or ./atose_store."""
+    from atose_ray.storage import Store, default_store_uri
+
     return Store(options.store or default_store_uri())
 
 

@@ -12,7 +12,15 @@ from atose_ray import cli
 from atose_ray.apps.clips import Review
 from atose_ray.apps.predict import Tagging, tag_file
 from atose_ray.apps.published_tagger import rule_for, second_scores, srt_text, summary_text, with_vggish
-from atose_ray.apps.recordings import Listening, opened, outputs, sounds_below, timeline_of, write_outputs
+from atose_ray.apps.recordings import (
+    Listening,
+    opened,
+    outputs,
+    sounds_below,
+    thresholds_of,
+    timeline_of,
+    write_outputs,
+)
 from atose_ray.apps.timeline import TimelineConfig
 from atose_ray.apps.writers import WRITERS
 from atose_ray.audio.io import AudioError
@@ -151,23 +159,6 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
         raise SystemExit(2)
     if review is not None:
         print(review.next_step(), flush=True)
-
-
-def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[str, Any]:
-    """What `--threshold` sets of a TimelineConfig. Raises ConfigError for a rule of which the model has none."""
-    fitted = model.metrics.get("thresholds", {}) if tags is None or set(tags.names) <= set(model.spec.tags) else {}
-    if rule is None:
-        rule = "f1" if "f1" in fitted else "0.5"
-    try:
-        return {"threshold": float(rule)}
-    except ValueError:
-        if rule not in fitted:
-            has = ", ".join(fitted) or "none: it was made by an older version, or scores other tags than its own"
-            raise ConfigError(
-                f"--threshold is a number or a rule that the model has ({has}), but got {rule!r}"
-            ) from None
-    scored = model.spec.tags if tags is None else tags.names
-    return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
 
 
 def published(model: Model, options: argparse.Namespace) -> None:

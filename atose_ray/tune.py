@@ -14,6 +14,8 @@ from atose_ray.storage import Store
 from atose_ray.training.record import test_scorings
 
 if TYPE_CHECKING:  # what brings PyTorch is imported once it is known that there is something to do
+    import pandas as pd
+
     from atose_ray.config import StudyConfig
     from atose_ray.data.shards import Manifest
 
@@ -64,6 +66,33 @@ def main(argv: list[str] | None = None) -> None:
         if not changes and was_asked(folder, asked):
             return say_done(store, name)
     begin_or_go_on(options, name, store, asked)
+
+
+def run_study(
+    study: str,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    epochs: int | None = None,
+    budget: str | None = None,
+    overrides: Sequence[str] = (),
+    store: str | None = None,
+    address: str | None = None,
+    cpus: int | None = None,
+) -> "pd.DataFrame":
+    """Search from Python or a notebook, as this command does, on a Ray of its own or the cluster at `address`; then the
+    trials as a pandas frame (search/frame.py). Interrupted, the same call goes on; of a finished search it only reads.
+
+    study: name of a shipped study or path of a YAML file. overrides: `base.data.batch_size=32`, each validated. The
+    others are the command's options. Raises ValueError, before any trial, for what cannot be searched.
+    """
+    given = {"name": name, "trials": trials, "epochs": epochs, "budget": budget, "store": store}
+    given |= {"address": address, "cpus": cpus}
+    words = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    main([study, *words, *(f"--set={one}" for one in overrides)])
+    from atose_ray.search.frame import read_study
+
+    return read_study(name or Path(study).stem, store)
 
 
 def say_done(store: Store, name: str) -> None:

@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("probe", "report", "tag", "find"),
+    *("probe", "report", "tag", "embed", "find", "export"),
 )
 OPTIONS = {
     "prepare": {
@@ -48,9 +48,11 @@ OPTIONS = {
         *("--set", "--out", "--again", "--rate", "--channels", "--vggish", "--published", "--show-music-speech"),
         *("--clips", "--scores"),
     },
+    "embed": {"model", "files", "--out", "--timestamps", "--trial"},
+    "export": {"model", "--to", "--out", "--sound", "--trial"},
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
-MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json"}
+MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json", "README.md"}
 RUN_FILES = {"config.json", "data_spec.json", "about.json", "log.jsonl", "best.safetensors"}
 STUDY_FILES = {"study.json", "data.json", "report.html", "best", "trials"}
 STUDY_MAY_HOLD = {"tag_embeddings.json", "optuna.journal", "sessions.jsonl", "examples", "promotion.json"}
@@ -73,13 +75,70 @@ def examples() -> list[tuple[str, str]]:
 
 def test_the_list_names_exactly_the_verbs_that_exist(capsys) -> None:
     package = Path(atose_ray.__file__).parent
-    modules = {path.stem for path in package.glob("*.py") if "cli.run(main)" in path.read_text()}
+    modules = {path.stem for path in package.glob("[a-z]*.py") if "cli.run(main)" in path.read_text()}
     assert tuple(listing.COMMANDS) == COMMANDS and modules == set(COMMANDS)
-    listing.main()
+    listing.main([])
     out = capsys.readouterr().out
     assert tuple(re.findall(r"^  python -m atose_ray\.(\w+) ", out, flags=re.MULTILINE)) == COMMANDS
     for verb, arguments in re.findall(r"python -m atose_ray\.(\w+) (\w+)(?: &&|\n|$)", out.splitlines()[-1]):
         parser_of(verb).parse_args([arguments])
+
+
+def quiet(*words: str) -> list[str]:
+    """Run the console command in a process of its own -> the modules that it imported, of those that take time."""
+    lines = (
+        "import sys\nfrom atose_ray.__main__ import console\nsys.argv[0] = 'atose-ray'\ntry:\n    console()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "slow = ('torch', 'ray', 'numpy', 'pyarrow', 'pandas', 'optuna', 'scipy')\n"
+        "print(*[name for name in slow if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", lines, *words], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    return done.stderr.split()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["tag", "--help"], ["tune", "demo", "--help"], ["completion", "bash"]])
+def test_help_and_completion_of_the_console_command_import_nothing_that_takes_time(words: list[str]) -> None:
+    assert quiet(*words) == []
+
+
+def test_the_console_command_runs_a_command_and_shows_its_help(tmp_path: Path, capsys) -> None:
+    assert set(quiet("status", "--store", str(tmp_path))) <= {"numpy", "pyarrow"}
+    listing.main(["find", "index", "--help"])
+    assert capsys.readouterr().out.startswith("usage: atose-ray find index [-h]")
+    with pytest.raises(ValueError, match=r"there is no command 'tuen'; did you mean tune\?"):
+        listing.main(["tuen"])
+    script = f'[project.scripts]\n{cli.CONSOLE} = "{listing.__name__}:{listing.console.__name__}"'
+    assert script in (ROOT / "pyproject.toml").read_text()
+
+
+def test_stored_help_is_that_of_the_parsers() -> None:
+    """Written anew by: python -m atose_ray commands"""
+    stored, now = listing.stored_pages(), listing.pages_of_parsers()
+    assert stored.keys() == now.keys()
+    for command, page in now.items():
+        assert stored[command]["options"] == page["options"] and stored[command]["words"] == page["words"]
+        if sys.version_info[:2] == (3, 11):  # argparse wraps its lines in other places in other versions
+            assert stored[command]["help"] == page["help"]
+        assert f"example:\n  atose-ray {command} " in page["help"]
+
+
+@pytest.mark.parametrize("shell", listing.SHELLS)
+def test_completion(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    script = listing.completion(shell)
+
+    def completed(*words: str) -> list[str]:
+        given = " ".join(shlex.quote(word) for word in words)
+        ask = f"COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _atose_ray; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        done = subprocess.run([shell, "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("atose-ray", "tu") == ["tune"]
+    assert completed("atose-ray", "tune", "--tr") == ["--trials"]
+    assert completed("atose-ray", "evaluate", "best", "--split", "va") == ["valid"]
+    assert completed("atose-ray", "tag", "") == []  # the shell's own file names
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

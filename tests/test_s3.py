@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 import yaml
@@ -20,8 +21,9 @@ from processes import verb
 from test_dataset_adapters import make_esc50
 from test_ray import study
 
+import atose_ray
+from atose_ray import embed, report, tag, tune
 from atose_ray import prepare as prepare_verb
-from atose_ray import report, tag, tune
 from atose_ray import train as train_verb
 from atose_ray.data.prepare import prepare
 from atose_ray.datasets import dataset_config
@@ -178,6 +180,21 @@ def test_prepare_train_and_tag(store: Store, bucket: Bucket, tiny_source: Path, 
     train_verb.main([model, "--store", store.uri, "--resume"])
     assert "test, scored with the best epoch" in capsys.readouterr().out
     assert run.read_lines("log.jsonl") == log
+
+
+def test_a_model_and_a_sound_in_a_bucket_for_python(store: Store, model_folder: str, tiny_source: Path) -> None:
+    here, best, clip = Store(model_folder), store.child("best"), tiny_source / "clip_001.wav"
+    for name in here.names():
+        best.write(name, here.read(name))
+    store.write("clip.wav", clip.read_bytes())
+    wanted = atose_ray.load_model(model_folder).tag(clip).scores
+    assert atose_ray.load_model(best.uri).tag(store.uri_of("clip.wav")).scores == wanted
+    out = store.uri_of("scenes.parquet")
+    for _ in range(2):  # begun, and gone on with
+        embed.main([best.uri, str(clip), "--out", out])
+    with store.reading("scenes.parquet") as file:
+        assert pq.read_table(file)["path"].to_pylist() == [str(clip)]
+    assert {name for name in store.names() if "scenes" in name} == {"scenes.parquet"}
 
 
 def test_raw_audio_in_a_bucket_gives_the_shards_of_a_folder(

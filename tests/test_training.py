@@ -248,6 +248,7 @@ def test_model_folder_scores_as_the_run_did(tiny_run, tiny_store, tiny_manifest,
     _, records, result = train(run, tiny_store, tmp_path / "run")
     finish_run(job(run, tiny_store, tmp_path / "run"), Store(str(tmp_path / "best")))
     assert sorted(p.name for p in (tmp_path / "best").iterdir()) == [
+        "README.md",
         "config.json",
         "data_spec.json",
         "metrics.json",

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from atose_ray.apps.predict import crops_of
+from atose_ray.apps.predict import crops_of, device_of
 from atose_ray.audio.io import AudioError, decode_parts
 from atose_ray.data.sampling import eval_starts
 from atose_ray.datasets.base import AUDIO_SUFFIXES
@@ -117,7 +117,8 @@ def windows_of(model: Model, source: Any, hop_s: float | None = None, name: str 
 def embedded(model: Model, audio_BT: torch.Tensor) -> Array:
     """[B, T] -> [B, E] float32."""
     empty = torch.zeros(len(audio_BT), len(model.spec.tags)), torch.zeros(len(audio_BT), dtype=torch.int64)
-    embed_BE: Array = model.method.embed(Batch(audio_BT, *empty)).embed_BE.float().numpy()
+    batch = Batch(audio_BT, *empty).to(device_of(model))
+    embed_BE: Array = model.method.embed(batch).embed_BE.float().cpu().numpy()
     return embed_BE
 
 

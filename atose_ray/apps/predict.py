@@ -1,6 +1,7 @@
 """A chosen model on new audio: decode, cut evenly spaced crops, average their scores."""
 
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -24,23 +25,29 @@ class Tagging:
 
 
 @torch.no_grad()
-def tag_file(model: Model, file: str, crop_every_s: float | None = None, tags: TagSet | None = None) -> Tagging:
+def tag_file(
+    model: Model,
+    file: str | bytes | BinaryIO,
+    crop_every_s: float | None = None,
+    tags: TagSet | None = None,
+    name: str | None = None,
+) -> Tagging:
     """Tag one audio file of any format, rate and length; of a long one PART_S seconds at a time are in memory.
 
-    crop_every_s: distance of crops; None takes the crop length, but no fewer crops than validation used. tags: others
-    than those of the training, with their vectors (training.sources.tags_with_vectors).
-    Raises audio.io.AudioError for a file that is not sound."""
+    file: its path, its bytes, or the open file, which then has a name. crop_every_s: distance of crops; None takes the
+    crop length, but no fewer crops than validation used. tags: others than those of the training, with their vectors
+    (training.sources.tags_with_vectors). Raises audio.io.AudioError for a file that is not sound."""
     rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
     step = length if crop_every_s is None else max(1, round(crop_every_s * rate))
     tags = tags or TagSet(model.spec.tags)
     total_C, crops, samples = torch.zeros(len(tags.names), dtype=torch.float64), 0, 0
-    for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S):
+    for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S, name=name):
         least = 1 if samples else model.run.data.eval_crops
         audio_BT = crops_of(model, part.audio_T, max(least, -(-len(part.audio_T) // step)))
         total_C += crop_scores(model, torch.from_numpy(audio_BT), tags).double().sum(dim=0)
         crops, samples = crops + len(audio_BT), samples + len(part.audio_T)
     ranked = sorted(zip(tags.names, (total_C / crops).tolist(), strict=True), key=lambda pair: -pair[1])
-    return Tagging(file, samples / rate, tuple(ranked))
+    return Tagging(name or str(file), samples / rate, tuple(ranked))
 
 
 def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
@@ -56,10 +63,15 @@ def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
 
 
 def crop_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet, frames: bool = False) -> torch.Tensor:
-    """[B, T] -> [B, C]: the scores of every crop, in batches of the run's evaluation size. frames: of every frame of
-    the crops instead, [B, S, C]; only of a method that has them."""
-    parts, score = [], model.method.frame_scores if frames else model.method.score
+    """[B, T] -> [B, C] on the CPU: the scores of every crop, in batches of the run's evaluation size. frames: of every
+    frame of the crops instead, [B, S, C]; only of a method that has them."""
+    parts, device, score = [], device_of(model), model.method.frame_scores if frames else model.method.score
     for audio in torch.split(audio_BT, model.run.execution.eval_batch_size):
         batch = Batch(audio, torch.zeros(len(audio), len(tags.names)), torch.zeros(len(audio), dtype=torch.int64))
-        parts.append(score(batch, tags, model.stage))
+        parts.append(score(batch.to(device), tags, model.stage).cpu())
     return torch.cat(parts)
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the model computes."""
+    return next(model.method.parameters()).device

@@ -19,6 +19,7 @@ import soundfile
 from atose_ray.apps.timeline import Timeline, TimelineConfig, events_of
 from atose_ray.apps.windows import iter_windows
 from atose_ray.apps.writers import WRITERS
+from atose_ray.config import ConfigError
 from atose_ray.datasets.base import AUDIO_SUFFIXES
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model
@@ -56,6 +57,22 @@ class Listening:
         heard |= {"scores": "frame" if self.by_frames(model) else "window"}
         facts = {"model": model_uri, "sample_rate_hz": model.spec.audio.sample_rate_hz}
         return {**facts, **heard, "timeline": self.timeline.model_dump(mode="json"), "scored_tags": list(tags)}
+
+
+def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[str, Any]:
+    """What a threshold sets of a TimelineConfig. rule: a number, or that by which every tag's was fitted on validation;
+    None is f1, else 0.5. Raises ConfigError for a rule of which the model has none."""
+    fitted = model.metrics.get("thresholds", {}) if tags is None or set(tags.names) <= set(model.spec.tags) else {}
+    if rule is None:
+        rule = "f1" if "f1" in fitted else "0.5"
+    try:
+        return {"threshold": float(rule)}
+    except ValueError:
+        if rule not in fitted:
+            has = ", ".join(fitted) or "none: it was made by an older version, or scores other tags than its own"
+            raise ConfigError(f"threshold is a number or a rule that the model has ({has}), but got {rule!r}") from None
+    scored = model.spec.tags if tags is None else tags.names
+    return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
 
 
 def sounds_below(places: list[str]) -> list[tuple[str, str]]:

@@ -125,7 +125,9 @@ class MultiLevelAttention(EmbeddingMethod):
 
     def logits(self, embed_BE: torch.Tensor) -> torch.Tensor:
         """[B, S * E] -> [B, C]."""
-        logits_BC: torch.Tensor = self.attention(embed_BE.view(len(embed_BE), -1, self.encoder.embed_dim), self.gather)
+        logits_BC: torch.Tensor = self.attention(
+            embed_BE.reshape(embed_BE.shape[0], -1, self.encoder.embed_dim), self.gather
+        )
         return logits_BC
 
 

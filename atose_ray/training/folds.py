@@ -17,6 +17,7 @@ from torch import nn
 
 from atose_ray.config import RunConfig
 from atose_ray.data.views import fold_numbers
+from atose_ray.evaluation.card import CARD, model_card
 from atose_ray.evaluation.metrics import COUNTS
 from atose_ray.evaluation.significance import spread
 from atose_ray.methods import Method
@@ -149,4 +150,5 @@ def finish(job: Job, best: Store) -> dict[str, Any]:
     for name in place.names():
         best.write(name, place.read(name))
     best.write_json("metrics.json", metrics)
+    best.write(CARD, model_card(*RunFolder(place).config(), metrics).encode())
     return metrics

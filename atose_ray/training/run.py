@@ -16,6 +16,7 @@ from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
 from atose_ray.data.views import View, fold_numbers, view_of
 from atose_ray.encoders import PretrainedConfig
+from atose_ray.evaluation.card import CARD, model_card
 from atose_ray.evaluation.protocols import CLIP
 from atose_ray.evaluation.scoring import Average, ClipScores, score_clips, tag_facts
 from atose_ray.evaluation.significance import score_intervals
@@ -261,6 +262,7 @@ def finish_run(job: Job, best: Store) -> dict[str, Any]:
     if kept := copy_kept(RunFolder(Store(job.folder_uri)), model.stage, best):
         metrics["kept_epochs"] = kept
     save_model(best, model.method.cpu(), job.run, model.spec, metrics)
+    best.write(CARD, model_card(job.run, model.spec, metrics).encode())
     return metrics
 
 
