@@ -6,16 +6,20 @@ import json
 import sys
 from typing import Any
 
-from pydantic import ValidationError
-
 from atose_ray import cli
 from atose_ray.apps.predict import Tagging, tag_file
 from atose_ray.apps.published_tagger import rule_for, second_scores, srt_text, summary_text, with_vggish
-from atose_ray.apps.recordings import Listening, opened, outputs, sounds_below, timeline_of, write_outputs
-from atose_ray.apps.timeline import TimelineConfig
+from atose_ray.apps.recordings import (
+    Listening,
+    opened,
+    outputs,
+    sounds_below,
+    timeline_config,
+    timeline_of,
+    write_outputs,
+)
 from atose_ray.apps.writers import WRITERS
 from atose_ray.audio.io import AudioError
-from atose_ray.config import ConfigError, apply_overrides, explain
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.sources import tags_with_vectors
@@ -77,18 +81,7 @@ def add_timeline(group: Any) -> None:
     """The options of timelines."""
     known = ", ".join(WRITERS)
     group.add_argument("--timeline", metavar="FORMATS", help=f"write timelines, with commas between: {known}")
-    group.add_argument(
-        "--hop", type=float, default=1.0, metavar="SECONDS", help="from one score to the next (default 1)"
-    )
-    around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
-    group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
-    group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
-    text = (
-        "score from which on an event begins: a number, or a rule by which every tag's was fitted on validation, f1 or "
-    )
-    text += "precision (default: f1 where the model has it, else 0.5)"
-    group.add_argument("--threshold", metavar="RULE", help=text)
-    cli.add_overrides(group, "smoothing_s=3, of apps/timeline.py")
+    cli.add_listening(group)
     group.add_argument("--out", metavar="FOLDER", help="where timelines are written (default: beside the sound)")
     group.add_argument("--again", action="store_true", help="also recordings whose timelines are there already")
     group.add_argument(
@@ -107,11 +100,7 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
     formats = [name.strip() for name in options.timeline.split(",")]
     if unknown := [name for name in formats if name not in WRITERS]:
         raise ValueError(f"--timeline knows {', '.join(WRITERS)}, but got {', '.join(unknown)}")
-    tree = thresholds_of(model, tags, options.threshold)
-    try:
-        config = TimelineConfig.model_validate(apply_overrides(tree, options.overrides))
-    except ValidationError as error:
-        raise ConfigError(explain(error, "--set", TimelineConfig)) from error
+    config = timeline_config(model, tags, options.threshold, options.overrides)
     config.check(tags.names if tags is not None else model.spec.tags)
     listening = Listening(options.hop, options.left, options.right, config)
     files, failed = sounds_below(options.files), 0
@@ -134,23 +123,6 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
         print(f"{number}/{len(files)} {file}: {said}; {', '.join(map(str, places.values()))}", flush=True)
     if failed:
         raise SystemExit(2)
-
-
-def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[str, Any]:
-    """What `--threshold` sets of a TimelineConfig. Raises ConfigError for a rule of which the model has none."""
-    fitted = model.metrics.get("thresholds", {}) if tags is None or set(tags.names) <= set(model.spec.tags) else {}
-    if rule is None:
-        rule = "f1" if "f1" in fitted else "0.5"
-    try:
-        return {"threshold": float(rule)}
-    except ValueError:
-        if rule not in fitted:
-            has = ", ".join(fitted) or "none: it was made by an older version, or scores other tags than its own"
-            raise ConfigError(
-                f"--threshold is a number or a rule that the model has ({has}), but got {rule!r}"
-            ) from None
-    scored = model.spec.tags if tags is None else tags.names
-    return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
 
 
 def published(model: Model, options: argparse.Namespace) -> None:

@@ -9,16 +9,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
+from pydantic import ValidationError
 
 from atose_ray.apps.timeline import Timeline, TimelineConfig, events_of
 from atose_ray.apps.windows import iter_windows
 from atose_ray.apps.writers import WRITERS
+from atose_ray.config import ConfigError, apply_overrides, explain
 from atose_ray.datasets.base import AUDIO_SUFFIXES
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model
@@ -44,6 +46,32 @@ class Listening:
         heard = {"hop_s": self.hop_s, "left_s": self.left_s, "right_s": self.right_s}
         facts = {"model": model_uri, "sample_rate_hz": model.spec.audio.sample_rate_hz}
         return {**facts, **heard, "timeline": self.timeline.model_dump(mode="json"), "scored_tags": list(tags)}
+
+
+def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[str, Any]:
+    """What a threshold sets of a TimelineConfig: a number, or a rule by which every tag's was fitted; None is f1, where
+    the model has it, else 0.5. Raises ConfigError for a rule of which the model has none."""
+    fitted = model.metrics.get("thresholds", {}) if tags is None or set(tags.names) <= set(model.spec.tags) else {}
+    if rule is None:
+        rule = "f1" if "f1" in fitted else "0.5"
+    try:
+        return {"threshold": float(rule)}
+    except ValueError:
+        if rule not in fitted:
+            has = ", ".join(fitted) or "none: it was made by an older version, or scores other tags than its own"
+            raise ConfigError(
+                f"--threshold is a number or a rule that the model has ({has}), but got {rule!r}"
+            ) from None
+    scored = model.spec.tags if tags is None else tags.names
+    return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
+
+
+def timeline_config(model: Model, tags: TagSet | None, rule: str | None, overrides: Iterable[str]) -> TimelineConfig:
+    """The settings of `--threshold` and `--set`. Raises ConfigError for those that are none."""
+    try:
+        return TimelineConfig.model_validate(apply_overrides(thresholds_of(model, tags, rule), overrides))
+    except ValidationError as error:
+        raise ConfigError(explain(error, "--set", TimelineConfig)) from error
 
 
 def sounds_below(places: list[str]) -> list[tuple[str, str]]:
