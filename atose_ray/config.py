@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
 
 from atose_ray.data.memory import Residency
+from atose_ray.data.noise import NoiseConfig
 from atose_ray.data.views import ViewConfig
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
 from atose_ray.execution import ExecutionConfig as ExecutionConfig
@@ -36,7 +37,7 @@ OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN)
 
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
-    ("data", "sampling"), ("data", "track_split"),
+    ("data", "sampling"), ("data", "track_split"), ("data", "noise"),
 )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ class DataConfig(ViewConfig):
     eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
     shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
     sampling: `uniform` draws every clip once in an epoch, `class_balanced` every tag equally often (data/sampling.py).
+    noise: below the crops that are trained on, for clips that were cut out of silence (data/noise.py).
     residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
         speed, not one bit of a batch, so it is no part of a run's identity.
     content_hash: of the shards; filled in when a run starts, so that other data is another run."""
@@ -65,6 +67,7 @@ class DataConfig(ViewConfig):
     eval_crops: int = Field(default=4, ge=1, le=256)
     shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
     sampling: Literal["uniform", "class_balanced"] = "uniform"
+    noise: NoiseConfig | None = None
     residency: Residency = "auto"
     content_hash: str | None = None
 

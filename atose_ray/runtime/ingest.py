@@ -38,7 +38,7 @@ class RayBatches(LocalBatches):
     def train(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """One random crop per clip."""
         if sizes := self.sizes[first:]:
-            yield from rebatch(self._stream(epoch, self.buffers(epoch, first)), sizes)
+            yield from rebatch(self._stream(epoch, self.buffers(epoch, first)), sizes, self.noise)
 
     def _stream(self, epoch: int, buffers: list[Buffer]) -> Iterator[Crops]:
         """The first buffer is read here, while Ray's tasks begin with the others: they take seconds to start."""
