@@ -17,8 +17,7 @@ Readings of a model, none of which saw a test sound or a test scene:
     clips, fine the same, a score every 0.1 s
     ours        a score every 0.1 s; thresholds, smoothing, hysteresis, gap and least duration fitted on the six scenes,
                 once for the F1 of segments, once for that of events
-`--append` adds a JSON line to benchmarks/results/dcase2016.jsonl. `--keep` leaves scenes and models of the last seed in
-a folder, for `tag --timeline` and `evaluate --recordings`.
+`--append` adds a JSON line per seed to benchmarks/results/dcase2016.jsonl. `--keep` leaves scenes and models in a folder, for `tag --timeline` and `evaluate --recordings`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from atose_ray.data.noise import pink
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import load_manifest
 from atose_ray.datasets import dataset_config
-from atose_ray.evaluation.significance import spread
 from atose_ray.evaluation.sound_events import Marked, Tally, count_events, count_segments
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
@@ -262,19 +260,19 @@ def main() -> None:
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory(prefix="dcase2016-") as scratch:
             folder = args.keep / str(seed) if args.keep else Path(scratch)
-            one_seed(folder, seed, args, found)
-    rows = {
-        arm: {name: vars(spread([one[name] for one in every])) for name in every[0]} for arm, every in found.items()
-    }
-    for arm, row in rows.items():
-        print(arm, {name: f"{value['mean']:.3f}" for name, value in row.items()}, flush=True)
-    if args.append:
-        settings = {name: getattr(args, name) for name in ("encoder", "channels", "crop", "epochs", "lr")}
-        append("dcase2016", args, rows, **settings)
+            rows = one_seed(folder, seed, args)
+        if args.append:
+            settings = {name: getattr(args, name) for name in ("encoder", "channels", "crop", "epochs", "lr")}
+            append("dcase2016", args, rows, seed=seed, **settings)
+        for arm, row in rows.items():
+            found.setdefault(arm, []).append(row)
+    for arm, every in found.items():
+        print(arm, {name: f"{np.mean([one[name] for one in every]):.3f}" for name in every[0]}, flush=True)
 
 
-def one_seed(folder: Path, seed: int, args: Any, found: dict[str, list[dict[str, float]]]) -> None:
-    """Everything of one seed; adds its figures."""
+def one_seed(folder: Path, seed: int, args: Any) -> dict[str, dict[str, float]]:
+    """Everything of one seed -> the figures of every training and reading."""
+    found = {}
     split = split_sounds(args.data / "events", seed)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [f"{p.name},{part},{tag}" for part, of in split.items() for tag, paths in of.items() for p in paths]
@@ -290,9 +288,10 @@ def one_seed(folder: Path, seed: int, args: Any, found: dict[str, list[dict[str,
         test = model.metrics["test"]["pr_auc_macro"]
         print(f"seed {seed} {name}: clips' pr_auc_macro {test:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
         for reading, row in read_all(model, folder / "test", folder / "valid").items():
-            found.setdefault(f"{name}, {reading}", []).append(row)
+            found[f"{name}, {reading}"] = row
             print(f"  {reading}: { {key: round(value, 3) for key, value in row.items()} }", flush=True)
         print(f"  {time.perf_counter() - start:.0f} s", flush=True)
+    return found
 
 
 if __name__ == "__main__":
