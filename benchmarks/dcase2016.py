@@ -17,7 +17,8 @@ Readings of a model, none of which saw a test sound or a test scene:
     clips, fine the same, a score every 0.1 s
     ours        a score every 0.1 s; thresholds, smoothing, hysteresis, gap and least duration fitted on the six scenes,
                 once for the F1 of segments, once for that of events
-`--append` adds a JSON line per seed to benchmarks/results/dcase2016.jsonl. `--keep` leaves scenes and models in a folder, for `tag --timeline` and `evaluate --recordings`.
+`--append` adds a JSON line per seed to benchmarks/results/dcase2016.jsonl. `--keep` leaves scenes and models in a
+folder, for `tag --timeline` and `evaluate --recordings`.
 """
 
 from __future__ import annotations
