@@ -69,8 +69,12 @@ def main(argv: list[str] | None = None) -> None:
         on_recordings(options)
         return
     options.protocol = options.protocol or CLIP.name
-    if options.protocol in SUMMARIES or options.annotations:
-        raise ValueError(f"protocol {options.protocol} and --annotations are of recordings: say which, --recordings")
+    heard = (options.annotations, options.left, options.right, options.threshold, options.overrides or None)
+    if options.protocol in SUMMARIES or any(one is not None for one in heard):
+        raise ValueError(
+            f"protocols {', '.join(SUMMARIES)}, --annotations, --left, --right, --threshold and --set are of "
+            "recordings: say which, --recordings"
+        )
     models, store = load_models(options.model), cli.open_store(options)
     data = models[0].run.data
     manifest = trained_on(models[0], store)

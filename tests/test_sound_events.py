@@ -189,7 +189,9 @@ def test_the_command_scores_recordings_with_the_settings_that_made_it(model_fold
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--protocol", "event"], "protocol event .*of recordings: say which, --recordings"),
+        (["--protocol", "event"], "of recordings: say which, --recordings"),
+        (["--threshold", "0.3"], "of recordings: say which, --recordings"),
+        (["--set", "hysteresis=0.1"], "of recordings: say which, --recordings"),
         (["--recordings", "x.wav", "--protocol", "clip"], "scored under segment, event, frame"),
         (["--recordings", "x.wav", "--against", "before.json"], "without --against"),
     ],
