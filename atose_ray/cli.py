@@ -6,7 +6,7 @@ import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # help imports nothing that takes time
     from atose_ray.storage import Store
@@ -30,10 +30,26 @@ def parser(command: str, summary: str, example: str, store: bool = True) -> argp
     return result
 
 
-def add_overrides(arguments: argparse.ArgumentParser, example: str) -> None:
+def add_overrides(arguments: Any, example: str) -> None:
     """--set PATH=VALUE, repeatable."""
     text = f"change one value, validated; repeatable (example: {example})"
     arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="PATH=VALUE", help=text)
+
+
+def add_listening(group: Any) -> None:
+    """--hop, --left, --right, --threshold and --set: how a recording is heard along its time, and what events are."""
+    group.add_argument(
+        "--hop", type=float, default=1.0, metavar="SECONDS", help="from one score to the next (default 1)"
+    )
+    around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
+    group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
+    group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
+    text = (
+        "score from which on an event begins: a number, or a rule by which every tag's was fitted on validation, f1 or "
+    )
+    text += "precision (default: f1 where the model has it, else 0.5)"
+    group.add_argument("--threshold", metavar="RULE", help=text)
+    add_overrides(group, "smoothing_s=3, of apps/timeline.py")
 
 
 def add_cluster(arguments: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_serializer, model_
 
 from atose_ray.data.downstream import OF_PROBE, DownstreamConfig
 from atose_ray.data.memory import Residency
+from atose_ray.data.noise import NoiseConfig
 from atose_ray.data.sampling import Sampling
 from atose_ray.data.views import ViewConfig
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
@@ -38,7 +39,7 @@ OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN, *OF_PROBE)
 
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
-    ("data", "sampling"), ("data", "track_split"), ("", "probe"),
+    ("data", "sampling"), ("data", "track_split"), ("data", "noise"), ("", "probe"),
 )  # fmt: skip
 
 
@@ -56,8 +57,8 @@ class DataConfig(ViewConfig):
     eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
     shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
     sampling: `uniform` draws every clip once in an epoch, `class_balanced` every tag equally often, `class_queue` as
-        AudioTagger does, every batch of all tags (data/sampling.py); its batches come from all over the set, which is
-        slow where the clips are not kept in memory.
+        AudioTagger does, every batch of all tags: from all over the set, which is slow where clips are not in memory.
+    noise: below the crops that are trained on, for clips that were cut out of silence (data/noise.py).
     residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
         speed, not one bit of a batch, so it is no part of a run's identity.
     content_hash: of the shards; filled in when a run starts, so that other data is another run."""
@@ -69,6 +70,7 @@ class DataConfig(ViewConfig):
     eval_crops: int = Field(default=4, ge=1, le=256)
     shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
     sampling: Sampling = "uniform"
+    noise: NoiseConfig | None = None
     residency: Residency = "auto"
     content_hash: str | None = None
 

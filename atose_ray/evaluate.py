@@ -1,5 +1,6 @@
 """`python -m atose_ray.evaluate MODEL [MODEL ...]`: score chosen models under a named protocol, beside published
-figures and beside scores that were taken before. What was scored otherwise is refused, not compared."""
+figures and beside scores that were taken before. What was scored otherwise is refused, not compared. Or, with
+--recordings, on recordings whose events are annotated with their times."""
 
 import argparse
 import dataclasses
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from atose_ray import cli
+from atose_ray.apps.recordings import Listening, timeline_config
+from atose_ray.apps.sound_events import annotated, scored, timelines_of
 from atose_ray.config import DataConfig
 from atose_ray.data.shards import Manifest, load_manifest
 from atose_ray.data.views import View, of_all_tags, view_of
@@ -21,6 +24,7 @@ from atose_ray.evaluation.protocols import ALIKE, CLIP, FORMER_NAMES, PROTOCOLS,
 from atose_ray.evaluation.published import no_figures, published_figures
 from atose_ray.evaluation.scoring import ClipScores, mean_of_models
 from atose_ray.evaluation.significance import score_intervals
+from atose_ray.evaluation.sound_events import SUMMARIES
 from atose_ray.storage import Store, StoreError
 from atose_ray.training.checkpoint import Model, last_epochs, load_model
 from atose_ray.training.run import score_split
@@ -34,14 +38,18 @@ def arguments() -> argparse.ArgumentParser:
         "evaluate",
         "Score models on a split of their data set and print the scores with the name of their protocol.\n"
         + "".join(f"{protocol.name}: {protocol.summary}.\n" for protocol in PROTOCOLS.values())
+        + "With --recordings, on annotated recordings:\n"
+        + "".join(f"{name}: {summary}.\n" for name, summary in SUMMARIES.items())
         + "Scores of two protocols cannot be compared, and are not. Nothing is written.",
         "  python -m atose_ray.evaluate atose_store/studies/demo/best\n"
         "  python -m atose_ray.evaluate atose_store/studies/mtat/best --protocol jetatag --json\n"
-        "  python -m atose_ray.evaluate atose_store/studies/a/best atose_store/studies/b/best --against before.json",
+        "  python -m atose_ray.evaluate atose_store/studies/a/best atose_store/studies/b/best --against before.json\n"
+        "  python -m atose_ray.evaluate atose_store/studies/mine/best --recordings street/ --hop 0.5 --threshold f1",
     )
     parser.add_argument("model", nargs="+", help="model folders, `best` of a study or of a run; all of one data set")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which clips (default: test)")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="clip", help="how they are scored (default: clip)")
+    text = "how they are scored (default: clip; with --recordings: segment, event and frame, one after the other)"
+    parser.add_argument("--protocol", choices=(*PROTOCOLS, *SUMMARIES), help=text)
     against = "a file that --json was printed into: shows the differences; refused where protocol or data differ"
     parser.add_argument("--against", metavar="FILE", help=against)
     average = (
@@ -49,14 +57,30 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--average", type=cli.at_least_one, metavar="N", help=average)
     parser.add_argument(
-        "--json", action="store_true", help="JSON: one object, or a list where several models are given"
+        "--json", action="store_true", help="JSON: one object, or a list where there are several results"
     )
+    group = parser.add_argument_group("annotated recordings")
+    text = "recordings, and folders of them; their annotations lie beside them, as NAME.txt (onset, offset, label)"
+    group.add_argument("--recordings", nargs="+", metavar="FILE", help=text)
+    text = "a folder of such text files, or one table with the header filename,onset,offset,event_label"
+    group.add_argument("--annotations", metavar="PLACE", help=text)
+    cli.add_listening(group)
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Load the models, read their data set from the store, check that all can be compared, score, print."""
     options = arguments().parse_args(argv)
+    if options.recordings:
+        on_recordings(options)
+        return
+    options.protocol = options.protocol or CLIP.name
+    heard = (options.annotations, options.left, options.right, options.threshold, options.overrides or None)
+    if options.protocol in SUMMARIES or any(one is not None for one in heard):
+        raise ValueError(
+            f"protocols {', '.join(SUMMARIES)}, --annotations, --left, --right, --threshold and --set are of "
+            "recordings: say which, --recordings"
+        )
     models, store = load_models(options.model), cli.open_store(options)
     data = models[0].run.data
     manifest = trained_on(models[0], store)
@@ -86,6 +110,28 @@ def main(argv: list[str] | None = None) -> None:
             results[-1]["against"] = [{"file": options.against, "model": one, "difference": by} for one, by in minus]
     shown = results[0] if len(results) == 1 else results
     print(json.dumps(shown, ensure_ascii=False) if options.json else as_text(results))
+
+
+def on_recordings(options: argparse.Namespace) -> None:
+    """Score models on annotated recordings, and print. Raises ValueError for options of a split."""
+    protocols = list(SUMMARIES) if options.protocol is None else [options.protocol]
+    if options.protocol in PROTOCOLS or options.against:
+        raise ValueError(
+            f"--recordings are scored under {', '.join(SUMMARIES)}, without --against; leave out --recordings to score "
+            "a split of the model's data set"
+        )
+    truth = annotated(options.recordings, options.annotations)
+    results: list[dict[str, Any]] = []
+    for folder in options.model:
+        model = load_model(folder)
+        config = timeline_config(model, None, options.threshold, options.overrides)
+        listening = Listening(options.hop, options.left, options.right, config)
+        lines = list(timelines_of(model, folder, truth, listening))
+        facts = {"model": folder, "recordings": len(lines), "seconds": sum(line.seconds for line, _ in lines)}
+        facts["settings"] = lines[0][0].settings
+        results += [{**facts, "protocol": protocol, **scored(lines, protocol)} for protocol in protocols]
+    shown = results[0] if len(results) == 1 else results
+    print(json.dumps(shown, ensure_ascii=False) if options.json else "\n".join(map(events_as_text, results)))
 
 
 def trained_on(model: Model, store: Store) -> Manifest:
@@ -223,6 +269,21 @@ def as_text(results: list[dict[str, Any]]) -> str:
 def averaged(result: dict[str, Any]) -> str:
     """Which epochs' scores were averaged."""
     return f"{result['model']}: the mean of the scores of epochs {', '.join(map(str, result['epochs']))}"
+
+
+def events_as_text(result: dict[str, Any]) -> str:
+    """A result on recordings: over all tags, of every tag, and the settings that made it."""
+    mark = f"[{result['protocol']}]"
+    lines = [f"{result['model']} on {result['recordings']} recordings, {result['seconds']:.1f} s, {mark}"]
+    lines += [f"  {name:<38} {shown(name, value):>10}  {mark}" for name, value in result["metrics"].items()]
+    columns = [name for name in result["tags"][0] if name != "tag"]
+    lines.append(f"  {'':<24} {' '.join(f'{name:>10}' for name in columns)}  {mark}")
+    for row in result["tags"]:
+        cells = ("-" if row[name] is None else shown(name, row[name]) for name in columns)
+        widths = (max(10, len(name)) for name in columns)
+        line = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"  {row['tag']:<24} {line}  {mark}")
+    return "\n".join([*lines, f"  settings: {json.dumps(result['settings'], ensure_ascii=False)}"])
 
 
 def published_lines(results: list[dict[str, Any]], names: list[str], mark: str) -> list[str]:

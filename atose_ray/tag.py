@@ -6,8 +6,6 @@ import json
 import sys
 from typing import Any
 
-from pydantic import ValidationError
-
 from atose_ray import cli
 from atose_ray.apps.clips import Review
 from atose_ray.apps.predict import Tagging, tag_file
@@ -17,14 +15,12 @@ from atose_ray.apps.recordings import (
     opened,
     outputs,
     sounds_below,
-    thresholds_of,
+    timeline_config,
     timeline_of,
     write_outputs,
 )
-from atose_ray.apps.timeline import TimelineConfig
 from atose_ray.apps.writers import WRITERS
 from atose_ray.audio.io import AudioError
-from atose_ray.config import ConfigError, apply_overrides, explain
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model, load_model
 from atose_ray.training.sources import tags_with_vectors
@@ -88,20 +84,9 @@ def add_timeline(group: Any) -> None:
     """The options of timelines."""
     known = ", ".join(WRITERS)
     group.add_argument("--timeline", metavar="FORMATS", help=f"write timelines, with commas between: {known}")
-    group.add_argument(
-        "--hop", type=float, default=1.0, metavar="SECONDS", help="from one score to the next (default 1)"
-    )
-    around = "seconds that are heard {} a hop (default: the model's own length, with the hop in its middle)"
-    group.add_argument("--left", type=float, metavar="SECONDS", help=around.format("before"))
-    group.add_argument("--right", type=float, metavar="SECONDS", help=around.format("behind"))
+    cli.add_listening(group)
     text = "score a hop by the whole window around it, or by its own frames (default: frames where the model has them)"
     group.add_argument("--scores", choices=("window", "frame"), default="auto", help=text)
-    text = (
-        "score from which on an event begins: a number, or a rule by which every tag's was fitted on validation, f1 or "
-    )
-    text += "precision (default: f1 where the model has it, else 0.5)"
-    group.add_argument("--threshold", metavar="RULE", help=text)
-    cli.add_overrides(group, "smoothing_s=3, of apps/timeline.py")
     group.add_argument("--out", metavar="FOLDER", help="where timelines are written (default: beside the sound)")
     text = "cut the events out as sound files, with review.csv to accept or reject each (apps/clips.py)"
     group.add_argument("--clips", metavar="FOLDER", help=text)
@@ -122,11 +107,7 @@ def timelines(model: Model, tags: TagSet | None, options: argparse.Namespace) ->
     formats = [name.strip() for name in options.timeline.split(",")]
     if unknown := [name for name in formats if name not in WRITERS]:
         raise ValueError(f"--timeline knows {', '.join(WRITERS)}, but got {', '.join(unknown)}")
-    tree = thresholds_of(model, tags, options.threshold)
-    try:
-        config = TimelineConfig.model_validate(apply_overrides(tree, options.overrides))
-    except ValidationError as error:
-        raise ConfigError(explain(error, "--set", TimelineConfig)) from error
+    config = timeline_config(model, tags, options.threshold, options.overrides)
     config.check(tags.names if tags is not None else model.spec.tags)
     listening = Listening(options.hop, options.left, options.right, config, options.scores)
     review = Review(options.clips) if options.clips else None

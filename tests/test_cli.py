@@ -40,7 +40,10 @@ OPTIONS = {
     "rerun": {"study", "trial", "--store", "--resume", "--address", "--cpus"},
     "promote": {"study", "--store", "--trial", "--seeds", "--top", "--baseline", "--address", "--cpus"},
     "crossvalidate": {"config", "--store", "--workers", "--set", "--address", "--cpus"},
-    "evaluate": {"model", "--store", "--split", "--protocol", "--against", "--average", "--json"},
+    "evaluate": {
+        *("model", "--store", "--split", "--protocol", "--against", "--average", "--json"),
+        *("--recordings", "--annotations", "--hop", "--left", "--right", "--threshold", "--set"),
+    },
     "probe": {"model", "dataset", "--store", "--classifier", "--whole", "--published", "--seeds", "--json"},
     "report": {"study", "--store", "--watch", "--score"},
     "tag": {

@@ -27,6 +27,7 @@ STAGES, JE_STAGES = (
 EMBED, CLASSIFY = {"name": "embed", "epochs": 1}, {"name": "classify", "epochs": 3}
 FROZEN = {"je": True, "method.stages": [EMBED, {**CLASSIFY, "cache": "off"}]}
 JOINT = {"je": True, "method.stages": [{"name": "joint", "epochs": 2}]}
+NOISE = {"data.noise": {"high_db": -20.0}}
 CARRIES = {"method.stages": [*STAGES, *STAGES]}
 
 # (what the base differs in, path, another value)
@@ -37,6 +38,10 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "data.crops_per_clip", 2),
     ({}, "data.shuffle_row_groups", 1),
     ({}, "data.train_share", 0.5),
+    ({}, "data.noise", {}),
+    (NOISE, "data.noise.low_db", -40.0),
+    (NOISE, "data.noise.high_db", -10.0),
+    (NOISE, "data.noise.blank", 0.5),
     ({}, "encoder.block", "res"),
     ({}, "encoder.channels", 8),
     ({}, "encoder.se_ratio", 2),

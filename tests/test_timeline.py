@@ -44,6 +44,17 @@ def test_the_last_event_ends_with_the_recording() -> None:
     assert found == Event(1.0, 1.3, "rain", 0.8, 0.8)
 
 
+def test_at_fine_hops_short_gaps_and_short_events_are_left_out_unless_asked_for() -> None:
+    """Of hops of 0.1 s: a gap of 0.3 s is joined, one of 0.4 s not; 0.2 s are no event, unless it is a whole hop."""
+    scores_SC = np.array([[1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1]], np.float32).T
+    found = events_of(scores_SC, ("rain",), 0.1, 1.9, TimelineConfig())
+    assert [(event.start_s, round(event.end_s, 3)) for event in found] == [(0.0, 0.8)]
+    raw = TimelineConfig(min_duration_s=0, join_gap_s=0)
+    assert len(events_of(scores_SC, ("rain",), 0.1, 1.9, raw)) == 4
+    (cut,) = events_of(np.ones((1, 1)), ("rain",), 1.0, 0.1, TimelineConfig())  # a recording shorter than an event
+    assert (cut.start_s, cut.end_s) == (0.0, 0.1)
+
+
 @pytest.mark.parametrize("kind", ["mean", "median"])
 def test_smoothing_is_centred_and_uses_what_there_is_at_the_ends(kind) -> None:
     scores_SC = np.random.default_rng(0).random((9, 2))

@@ -288,7 +288,7 @@ def test_collapse_is_noticed() -> None:
 def test_lost_rows_are_noticed(tiny_run, tiny_store, tiny_manifest) -> None:
     batches = make_batches(tiny_run(), tiny_manifest, tiny_store.uri)
     with pytest.raises(StoreError, match="the data ended in batch"):
-        list(rebatch(iter([]), batches.sizes))
+        list(rebatch(iter([]), batches.sizes, None))
 
 
 def test_batch_size_must_divide_over_workers(tiny_run, tiny_store, tiny_manifest) -> None:

@@ -206,18 +206,18 @@ def test_raw_samples_from_standard_input(model_folder, tmp_path, monkeypatch) ->
 
 
 def test_thresholds_that_were_fitted_are_the_default(model, model_folder, tmp_path) -> None:
-    assert command.thresholds_of(model, None, None) == {"threshold": 0.5}
+    assert recordings.thresholds_of(model, None, None) == {"threshold": 0.5}
     with pytest.raises(ValueError, match=r"a rule that the model has \(none: it was made by an older"):
-        command.thresholds_of(model, None, "f1")
+        recordings.thresholds_of(model, None, "f1")
     first = model.spec.tags[0]
     fitted = {"f1": {first: 0.2}, "precision": {}}
     other = dataclasses.replace(model, metrics={**model.metrics, "thresholds": fitted})
-    assert command.thresholds_of(other, None, None) == {"thresholds": {first: 0.2}}
-    assert command.thresholds_of(other, None, "precision") == {"thresholds": {}}
-    assert command.thresholds_of(other, TagSet((model.spec.tags[1],)), None) == {"thresholds": {}}
-    assert command.thresholds_of(other, TagSet(("snow",)), None) == {"threshold": 0.5}
+    assert recordings.thresholds_of(other, None, None) == {"thresholds": {first: 0.2}}
+    assert recordings.thresholds_of(other, None, "precision") == {"thresholds": {}}
+    assert recordings.thresholds_of(other, TagSet((model.spec.tags[1],)), None) == {"thresholds": {}}
+    assert recordings.thresholds_of(other, TagSet(("snow",)), None) == {"threshold": 0.5}
     with pytest.raises(ValueError, match=r"has \(f1, precision\), but got 'recall'"):
-        command.thresholds_of(other, None, "recall")
+        recordings.thresholds_of(other, None, "recall")
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,16 @@ def test_cues_of_many_events_and_long_times() -> None:
 
 def test_every_format_has_a_suffix_of_its_own() -> None:
     assert len({writer.suffix for writer in WRITERS.values()}) == len(WRITERS) == 11
+
+
+@pytest.mark.browser
+def test_the_page_makes_the_events_that_python_makes(tmp_path: Path) -> None:
+    """Gaps, short ones, and a last hop that the recording's end cuts: at 0.1 s a hop, and of a single cut hop."""
+    from test_report import drawn_page
+
+    scores_SC = np.array([[1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]], np.float32).T
+    for rows_SC, hop_s, seconds in ((scores_SC, 0.1, 1.85), (np.ones((1, 1), np.float32), 1.0, 0.1)):
+        events = events_of(rows_SC, ("rain",), hop_s, seconds, TimelineConfig())
+        found = Timeline("a.wav", seconds, hop_s, ("rain",), rows_SC, rows_SC[:, 0], events, SETTINGS)
+        drawn = drawn_page(WRITERS["html"].write(found).decode(), tmp_path)
+        assert len(events) == 1 + (seconds > 1) and re.search(rf"\b{len(events)} events? at these", drawn)

@@ -9,17 +9,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import soundfile
+from pydantic import ValidationError
 
 from atose_ray.apps.timeline import Timeline, TimelineConfig, events_of
 from atose_ray.apps.windows import iter_windows
 from atose_ray.apps.writers import WRITERS
-from atose_ray.config import ConfigError
+from atose_ray.config import ConfigError, apply_overrides, explain
 from atose_ray.datasets.base import AUDIO_SUFFIXES
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model
@@ -73,6 +74,14 @@ def thresholds_of(model: Model, tags: TagSet | None, rule: str | None) -> dict[s
             raise ConfigError(f"threshold is a number or a rule that the model has ({has}), but got {rule!r}") from None
     scored = model.spec.tags if tags is None else tags.names
     return {"thresholds": {tag: value for tag, value in fitted[rule].items() if tag in scored}}
+
+
+def timeline_config(model: Model, tags: TagSet | None, rule: str | None, overrides: Iterable[str]) -> TimelineConfig:
+    """The settings of `--threshold` and `--set`. Raises ConfigError for those that are none."""
+    try:
+        return TimelineConfig.model_validate(apply_overrides(thresholds_of(model, tags, rule), overrides))
+    except ValidationError as error:
+        raise ConfigError(explain(error, "--set", TimelineConfig)) from error
 
 
 def sounds_below(places: list[str]) -> list[tuple[str, str]]:

@@ -18,7 +18,9 @@ class TimelineConfig(Config):
     """smoothing_s: width of the centred mean or median over time; 0 is none.
     threshold: that a score must reach for an event to begin. thresholds: of single tags, instead.
     hysteresis: an event goes on while its score is at most this far below the threshold.
-    min_duration_s: shorter events are dropped. join_gap_s: two events of a tag with no more between them are one.
+    min_duration_s: shorter events are dropped; an event is no shorter than its hops, also where the recording ends.
+    join_gap_s: two events of a tag with no more between them are one. The defaults of both act on hops below 0.3 s,
+        whose scores waver about a threshold (docs/RESULTS.md, events of DCASE 2016).
     max_tags: only so many tags sound at a time, the highest. exclusive: groups of tags of which only the highest does.
     """
 
@@ -27,8 +29,8 @@ class TimelineConfig(Config):
     threshold: float = 0.5
     thresholds: dict[str, float] = Field(default_factory=dict)
     hysteresis: float = Field(default=0.0, ge=0)
-    min_duration_s: float = Field(default=0.0, ge=0)
-    join_gap_s: float = Field(default=0.0, ge=0)
+    min_duration_s: float = Field(default=0.3, ge=0)
+    join_gap_s: float = Field(default=0.3, ge=0)
     max_tags: int | None = Field(default=None, ge=1)
     exclusive: tuple[tuple[str, ...], ...] = ()
 
@@ -77,10 +79,9 @@ def events_of(
         threshold = config.thresholds.get(tag, config.threshold)
         runs = active(shown_SC[:, column], threshold, config.hysteresis)
         for first, end in joined(runs, config.join_gap_s / hop_s):
-            start_s, end_s = first * hop_s, min(end * hop_s, seconds)
-            if end_s - start_s >= config.min_duration_s - 1e-9:
-                part_S = smooth_SC[first:end, column]
-                events.append(Event(start_s, end_s, tag, float(part_S.mean()), float(part_S.max())))
+            if (end - first) * hop_s >= config.min_duration_s - 1e-9:
+                part_S, end_s = smooth_SC[first:end, column], min(end * hop_s, seconds)
+                events.append(Event(first * hop_s, end_s, tag, float(part_S.mean()), float(part_S.max())))
     return tuple(sorted(events, key=lambda event: (event.start_s, event.end_s, event.tag)))
 
 

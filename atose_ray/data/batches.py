@@ -13,6 +13,7 @@ import torch
 
 from atose_ray.data import sampling, shards
 from atose_ray.data.memory import Residency
+from atose_ray.data.noise import Noise
 from atose_ray.data.sampling import Buffer, ClassQueue, RowGroup, Sampling, Windows, eval_starts
 from atose_ray.data.shards import PCM, ClipIndex, Manifest, Unit, read_row_group
 from atose_ray.storage import Store, StoreError
@@ -40,13 +41,14 @@ class BatchSource(Protocol):
 
 
 class Crops(NamedTuple):
-    """stored_NT int16, or frames [N, F, M] as stored; scale_N float32, tags_NC uint8, clip_id_N int64. Of audio it is
-    half the size of a Batch."""
+    """stored_NT int16, or frames [N, F, M] as stored; scale_N float32, tags_NC uint8, clip_id_N int64; draw_N int64:
+    epoch and number of the crop (sampling.crop_starts). Of audio it is half the size of a Batch."""
 
     stored_NT: Array
     scale_N: Array
     tags_NC: Array
     clip_id_N: Array
+    draw_N: Array
 
     def batch(self, first: int, last: int) -> Batch:
         """Rows first..last as a Batch: float32 audio in [-1, 1], or frames."""
@@ -108,7 +110,7 @@ def read_train_crops(settings: CropSettings, buffer: Buffer, epoch: int) -> Crop
         clips_of = read_whole(group) if local is not None else whole[index]
         for row, start, crop_T in zip(rows, starts, out, strict=True):
             cut(clips_of.stored_N[row], start, crop_T)
-    return Crops(stored_NT, clips.scale_N[clip_N], settings.seen(clips.tags_NC[clip_N]), clip_id_N)
+    return Crops(stored_NT, clips.scale_N[clip_N], settings.seen(clips.tags_NC[clip_N]), clip_id_N, draws_N)
 
 
 def joined(parts: Sequence[ClipIndex]) -> ClipIndex:
@@ -129,7 +131,8 @@ def read_crops_at(
     for (row, start), crop_T in zip(places, stored_NT, strict=True):
         cut(clips.stored_N[row], start, crop_T)
     row_N = np.array([row for row, _ in places], np.int64)
-    return Crops(stored_NT, clips.scale_N[row_N], settings.seen(clips.tags_NC[row_N]), clips.clip_id_N[row_N])
+    tags_NC = settings.seen(clips.tags_NC[row_N])
+    return Crops(stored_NT, clips.scale_N[row_N], tags_NC, clips.clip_id_N[row_N], np.zeros_like(row_N))
 
 
 def cut(stored_T: Array, start: int, out_T: Array) -> None:
@@ -148,9 +151,9 @@ class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
     batch_size: of this rank. rows: of a view, which clips of a split it has, bool [N]; absent is all. train_share: of
-    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch.
-    residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the train or valid split is too
-    small to train on."""
+    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch. noise: added
+    to the crops of a training. residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the
+    train or valid split is too small to train on."""
 
     manifest: Manifest
     settings: CropSettings
@@ -165,6 +168,7 @@ class LocalBatches:
     train_share: float = 1.0
     sampling: Sampling = "uniform"
     crops_per_clip: int = 1
+    noise: Noise | None = None
     residency: Residency = field(default="stream", init=False)
 
     def __post_init__(self) -> None:
@@ -233,7 +237,7 @@ class LocalBatches:
         """Random crops of every clip."""
         buffers = self.buffers(epoch, first)
         crops = (read_train_crops(self.settings, buffer, epoch) for buffer in buffers)
-        yield from rebatch(crops, self.rows_of(buffers, first))
+        yield from rebatch(crops, self.rows_of(buffers, first), self.noise)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise. Raises StoreError
@@ -247,9 +251,9 @@ class LocalBatches:
             yield from crops.batches(self.eval_batch_size)
 
 
-def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
-    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends. Raises StoreError when the
-    stream ends early: shards were lost while reading."""
+def rebatch(buffers: Iterator[Crops], sizes: list[int], noise: Noise | None) -> Iterator[Batch]:
+    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends, and add noise. Raises
+    StoreError when the stream ends early: shards were lost while reading."""
     waiting: deque[Crops] = deque()
     for number, size in enumerate(sizes):
         parts: list[Crops] = []
@@ -268,7 +272,8 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int]) -> Iterator[Batch]:
                 waiting.appendleft(Crops(*(part[missing:] for part in front)))
             missing -= len(parts[-1].stored_NT)
         whole = parts[0] if len(parts) == 1 else Crops(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
-        yield whole.batch(0, size)
+        batch = whole.batch(0, size)
+        yield batch if noise is None else noise.added(batch, whole.draw_N, whole.clip_id_N)
 
 
 def share_of_batch(batch_size: int, world: int) -> int:

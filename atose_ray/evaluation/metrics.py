@@ -20,7 +20,7 @@ LEFT_OUT = tuple(  # rankings without a positive (evaluation/ranking.py, choi.py
     for what in ("left_out", "auc_left_out")
 )
 COUNTS = ("tags_scored", "tags_total", "tags_unseen", "clips", *LEFT_OUT)  # how much was scored, beside how well
-WHOLE = (*COUNTS, "crops_per_clip")  # shown as the integers that they are
+WHOLE = (*COUNTS, "crops_per_clip", "annotated", "found", "hops")  # shown as the integers that they are
 
 
 def shown(name: str, value: float) -> str:

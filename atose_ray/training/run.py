@@ -11,6 +11,7 @@ import torch
 
 from atose_ray.config import ConfigError, DataConfig, RunConfig
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
+from atose_ray.data.noise import Noise
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
@@ -53,6 +54,8 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
             "data.fold=all trains all folds epoch by epoch, so none of them may end before the others; leave the "
             "stage's patience out"
         )
+    if run.data.noise is not None:
+        run.data.noise.check(spec)
     seconds = run.data.crop_seconds
     if seconds == "published":
         seconds = run.encoder.published_length / spec.input.rate_hz
@@ -186,6 +189,7 @@ def batches_in(
         train_share=run.data.train_share,
         sampling=run.data.sampling,
         crops_per_clip=run.data.crops_per_clip,
+        noise=None if run.data.noise is None else Noise(run.data.noise, run.seed),
     )
 
 

@@ -34,8 +34,8 @@ function eventsOf(row) {
     if (last && T.rules.join_gap_s > 0 && (first - last.end) * T.hop <= T.rules.join_gap_s + 1e-9) last.end = i, last.best = Math.max(last.best, best);
     else runs.push({ row, first, end: i, best });
   }
-  return runs.map((run) => ({ ...run, start: run.first * T.hop, stop: Math.min(run.end * T.hop, T.seconds) }))
-    .filter((run) => run.stop - run.start >= T.rules.min_duration_s - 1e-9);
+  return runs.filter((run) => (run.end - run.first) * T.hop >= T.rules.min_duration_s - 1e-9)
+    .map((run) => ({ ...run, start: run.first * T.hop, stop: Math.min(run.end * T.hop, T.seconds) }));
 }
 
 function collect() {
