@@ -75,7 +75,7 @@ def overview() -> str:
 
 
 def stored_pages() -> dict[str, dict[str, Any]]:
-    """Command -> its help, its options, and the words that an argument may be."""
+    """Command -> its help, its options, and the words that may follow an option; "" is for the arguments."""
     content = resources.files("atose_ray").joinpath(f"assets/{PAGES}").read_text(encoding="utf-8")
     return dict(json.loads(content))
 
@@ -94,7 +94,12 @@ def pages_of_parsers() -> dict[str, dict[str, Any]]:
             pages[name] = {
                 "help": parser.format_help().replace(MODULE, f"{cli.CONSOLE} ").rstrip(),
                 "options": sorted(option for action in actions for option in action.option_strings),
-                "words": [str(word) for action in actions for word in action.choices or ()],
+                "words": {
+                    option: [str(word) for word in action.choices]
+                    for action in actions
+                    if action.choices
+                    for option in action.option_strings or [""]
+                },
             }
     return pages
 
@@ -104,11 +109,13 @@ def completion(shell: str) -> str:
     cases = []
     for command in COMMANDS:
         page = stored_pages()[command]
-        cases.append(f'    {command}) options="{" ".join(page["options"])}"; words="{" ".join(page["words"])}" ;;')
+        words = {"*": page["words"].get("", []), **{name: of for name, of in page["words"].items() if name}}
+        follow = "".join(f' {name}) words="{" ".join(words[name])}" ;;' for name in sorted(words, reverse=True))
+        cases.append(f'    {command}) options="{" ".join(page["options"])}"; case "$before" in{follow} esac ;;')
     lines = [
         *(["autoload -U +X bashcompinit && bashcompinit"] if shell == "zsh" else []),
         "_atose_ray() {",
-        '  local current="${COMP_WORDS[COMP_CWORD]}" options="" words=""',
+        '  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD - 1]}" options="" words=""',
         "  COMPREPLY=()",
         '  if [ "$COMP_CWORD" -eq 1 ]; then',
         f'    COMPREPLY=($(compgen -W "{" ".join(COMMANDS)} completion --help" -- "$current"))',

@@ -142,6 +142,7 @@ def test_completion(shell: str) -> None:
     assert completed("atose-ray", "tune", "--tr") == ["--trials"]
     assert completed("atose-ray", "evaluate", "best", "--split", "va") == ["valid"]
     assert completed("atose-ray", "tag", "") == []  # the shell's own file names
+    assert completed("atose-ray", "tag", "--scores", "") == ["window", "frame"]
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
