@@ -6,16 +6,19 @@ Writes the published layout (bal_train.h5, unbal_train.h5, eval.h5: x uint8 [N, 
 bytes of noise with a pattern of each of a clip's labels laid over five of its ten rows. Labels are as unequal as
 AudioSet's: the commonest has a fifth of the clips, the rarest some ten. Then the commands as a person runs them:
 prepare, and train of multi-level attention (levels 2 and 3, batches of 500) on every `--samplings`; an epoch is what
-the log says, validation included. `metrics` times the validation scores alone, by sorting (evaluation/areas.py) and by
-scikit-learn's curves on some of the tags, scaled to all. Memory: the proportional set size of a command and all that it
-started, sampled four times a second. `--append` adds one JSON line to benchmarks/results/audioset_frames.jsonl.
+the log says, validation included. `feed` is an epoch of batches alone. `metrics` times the validation scores alone, by
+sorting (evaluation/areas.py) and by scikit-learn's curves on some of the tags, scaled to all. Memory: the proportional
+set size of a command and all that it started, sampled four times a second; CPU seconds are of the command and what it
+waited for, without Ray's own processes. `--append` adds one JSON line to benchmarks/results/audioset_frames.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,10 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from atose_ray.config import run_config
+from atose_ray.data.shards import load_manifest
 from atose_ray.evaluation.areas import areas_of_columns
 from atose_ray.evaluation.metrics import clip_metrics
+from atose_ray.storage import Store
+from atose_ray.training.run import make_batches, resolve
 from benchmarks.data_memory import PeakMemory
 from benchmarks.timing import append
 
@@ -35,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLASSES, FRAMES, BINS, ROWS = 527, 10, 128, 2000
 SHARES = {"bal_train": 0.05, "unbal_train": 0.85, "eval": 0.10}
 SOME_TAGS = 20
+FEEDS = ("uniform", "class_balanced", "class_queue")
 
 
 def write_source(folder: Path, clips: int) -> None:
@@ -66,7 +75,7 @@ def write_source(folder: Path, clips: int) -> None:
 def measured(scratch: Path, *words: str) -> dict[str, float]:
     """A command of ours in a process of its own: its seconds and peaks. Raises RuntimeError where it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(scratch)}
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with (scratch / "out.txt").open("w+") as out:
         started = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=out, stderr=out)
         peak = PeakMemory(started.pid)
@@ -75,7 +84,18 @@ def measured(scratch: Path, *words: str) -> dict[str, float]:
         out.seek(0)
         if code:
             raise RuntimeError(f"{' '.join(words)} failed: {out.read()[-2000:]}")
-    return {"seconds": round(time.perf_counter() - start, 1), **peaks}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": round(time.perf_counter() - start, 1), "cpu_seconds": round(cpu, 1), **peaks}
+
+
+def prepared(scratch: Path) -> dict[str, float]:
+    """Of this call, or of the one that prepared the folder."""
+    known, place = scratch / "prepare.json", ("--source", str(scratch / "source"), "--store", str(scratch / "store"))
+    if not known.exists():
+        row = measured(scratch, "atose_ray.prepare", "audioset_frames", *place, "--cpus", "2")
+        known.write_text(json.dumps(row))
+    return dict(json.loads(known.read_text()))
 
 
 def trained(scratch: Path, args: argparse.Namespace, sampling: str) -> dict[str, Any]:
@@ -97,6 +117,30 @@ def trained(scratch: Path, args: argparse.Namespace, sampling: str) -> dict[str,
             about = json.loads((run / "about.json").read_text())
             row |= {"parameters": about["parameters"], "residency": about["residency"]}
     return row
+
+
+def feed(scratch: Path, sampling: str) -> dict[str, Any]:
+    """An epoch of batches alone, from memory: seconds, CPU seconds, how many clips come, and of how many labels a batch
+    has at least one clip, in the mean. Of a queue also what a run that goes on at the tenth epoch draws again."""
+    store = Store(str(scratch / "store"))
+    manifest = load_manifest(store, "audioset_frames")
+    tree = {
+        "data": {"dataset": "audioset_frames", "batch_size": 500, "sampling": sampling, "residency": "host"},
+        "encoder": {"kind": "frames"},
+        "method": {"kind": "multi_level_attention"},
+    }
+    batches = make_batches(resolve(run_config(tree), store, manifest), manifest, store.uri, device=torch.device("cpu"))
+    marks, labels, clips = [(time.perf_counter(), time.process_time())], list[int](), 0
+    for batch in batches.train(0):
+        labels.append(int((batch.tags_BC.sum(dim=0) > 0).sum()))
+        clips += len(batch.clip_id_B)
+    marks.append((time.perf_counter(), time.process_time()))
+    next(batches.train(10))
+    marks.append((time.perf_counter(), time.process_time()))
+    wall, cpu = (np.diff(column) for column in zip(*marks, strict=True))
+    row = {"batches": len(labels), "clips": clips, "labels_per_batch": round(float(np.mean(labels)), 1)}
+    row |= {"epoch_s": round(float(wall[0]), 1), "epoch_cpu_s": round(float(cpu[0]), 1)}
+    return row | {"first_batch_of_epoch_11_cpu_s": round(float(cpu[1]), 1)}
 
 
 def metrics(clips: int) -> dict[str, float]:
@@ -135,17 +179,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--samplings", nargs="*", default=["uniform", "class_balanced", "class_queue"])
     parser.add_argument("--stream", action="store_true", help="keep no clip in memory")
+    parser.add_argument("--folder", help="where source and store stay, or are already (default: a temporary one)")
     parser.set_defaults(device="cpu", threads=1, batch=500, rounds=1)
     args = parser.parse_args()
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="atf-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
-        write_source(scratch / "source", args.clips)
+    with contextlib.ExitStack() as stack:
+        made = args.folder or stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="atf-", ignore_cleanup_errors=True)
+        )
+        scratch = Path(made)
+        if not (scratch / "source").exists():
+            write_source(scratch / "source", args.clips)
         size = sum(path.stat().st_size for path in (scratch / "source").iterdir())
-        print(f"made {args.clips} clips, {size / 1e6:.0f} MB", flush=True)
-        place = ("--source", str(scratch / "source"), "--store", str(scratch / "store"))
-        results["prepare"] = measured(scratch, "atose_ray.prepare", "audioset_frames", *place, "--cpus", "2")
+        print(f"{args.clips} clips, {size / 1e6:.0f} MB", flush=True)
+        results["prepare"] = prepared(scratch)
         print("prepare", results["prepare"], flush=True)
+        results["feed"] = {sampling: feed(scratch, sampling) for sampling in FEEDS}
+        print("feed", results["feed"], flush=True)
         for sampling in args.samplings:
             results[sampling] = trained(scratch, args, sampling)
             print(sampling, results[sampling], flush=True)

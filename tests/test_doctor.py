@@ -25,12 +25,14 @@ from test_s3 import Bucket, bucket  # noqa: F401
 from atose_ray import doctor as doctor_verb
 from atose_ray import prepare as prepare_verb
 from atose_ray.audio.io import clipped_share, decode, to_pcm16
+from atose_ray.data.doctor import splits
 from atose_ray.data.doctor.checks import COLUMNS, Examination, as_json, examine, problem_of, quarantine, summary
 from atose_ray.data.doctor.facts import FACTS, alike, load_clips, measure, read_audio, shape_of, trim
 from atose_ray.data.doctor.page import EXTREMES, MAX_PLAYERS, excerpt, played, render_page
 from atose_ray.data.doctor.splits import folded
 from atose_ray.data.prepare import prepare
 from atose_ray.data.shards import Manifest, data_store, load_manifest
+from atose_ray.data.tag_statistics import correlation_of_counts
 from atose_ray.datasets import dataset_config
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import SPLITS
@@ -643,3 +645,15 @@ def test_on_object_storage(source: Path, bucket: Bucket, capsys) -> None:  # noq
 def test_reasons_of_prepare_have_a_word() -> None:
     assert problem_of("x.wav: the part from 2 s to 9 s was asked for, but the file is 5.00 s long; c") == "truncated"
     assert problem_of("x.wav: cannot be decoded (libsndfile: no)") == "broken"
+
+
+def test_tags_of_many_clips_are_counted_some_at_a_time(monkeypatch, tiny_store, tiny_manifest) -> None:
+    clips = load_clips(tiny_manifest.folder(tiny_store), tiny_manifest)
+    tags_NC = splits.tag_matrix(tiny_manifest, clips)
+    sizes = []
+    matrix = splits.tag_matrix
+    monkeypatch.setattr(splits, "TAG_ROWS", 7)
+    monkeypatch.setattr(splits, "tag_matrix", lambda *given: (sizes.append(len(given[1])), matrix(*given))[1])
+    assert np.array_equal(splits.clips_with_both(tiny_manifest, clips), tags_NC.T @ tags_NC) and max(sizes) == 7
+    found = correlation_of_counts(tags_NC.T @ tags_NC, len(tags_NC))
+    assert np.allclose(found, np.corrcoef(tags_NC.T))

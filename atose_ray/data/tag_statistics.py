@@ -11,9 +11,14 @@ from scipy.spatial.distance import squareform
 
 def tag_correlation(tags_NC: npt.NDArray[Any]) -> list[list[float]]:
     """[N, C] -> Pearson (phi) correlation [C, C] of the tags; 0 where a tag is constant."""
-    centred = tags_NC - tags_NC.mean(axis=0)
-    spread = np.sqrt((centred**2).sum(axis=0))
-    product = centred.T @ centred
+    return correlation_of_counts(tags_NC.T @ tags_NC, len(tags_NC))
+
+
+def correlation_of_counts(both_CC: npt.NDArray[Any], clips: int) -> list[list[float]]:
+    """How many of so many clips carry both of two tags, [C, C] -> `tag_correlation`."""
+    count_C = np.diag(both_CC)
+    product = clips * both_CC - np.outer(count_C, count_C)  # whole numbers: a constant tag is 0 exactly
+    spread = np.sqrt(np.diag(product))
     scale = np.outer(spread, spread)
     return [[float(v) for v in row] for row in np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)]
 

@@ -40,9 +40,13 @@ function eventsOf(row) {
 
 function collect() {
   state.events = state.rows.flatMap(eventsOf).sort((a, b) => a.start - b.start || a.row - b.row);
-  const most = 2000, more = state.events.length - most;
-  $("count").textContent = `${plural(state.events.length, "event")} at these thresholds${more > 0 ? `; the first ${count(most)} are listed` : ""}. A click plays one.`;
-  $("events").replaceChildren(...state.events.slice(0, most).map((event) => h("button", { type: "button", onclick: () => { show(event); seek(event.start, true); } },
+  list();
+}
+function list() { // those of the part that is shown
+  const most = 1000, here = state.events.filter((event) => event.stop > state.from && event.start < state.to), more = here.length - most;
+  const part = here.length < state.events.length ? `, ${count(here.length)} of them in the part that is shown` : "";
+  $("count").textContent = `${plural(state.events.length, "event")} at these thresholds${part}${more > 0 ? `; the first ${count(most)} are listed: zoom in for the others` : ""}. A click plays one.`;
+  $("events").replaceChildren(...here.slice(0, most).map((event) => h("button", { type: "button", onclick: () => { show(event); seek(event.start, true); } },
     h("span", { class: "path" }, `${clock(event.start)} to ${clock(event.stop)}`), named(T.tags[event.row], 60), h("span", {}, toScore(event.best).toFixed(2)))));
 }
 
@@ -75,12 +79,24 @@ function drawLevel() {
   for (let x = 0; x < width; x++) { const tall = (most(level, 0, x, width) / 255) * height; pen.fillRect(x, (height - tall) / 2, 1, Math.max(1, tall)); }
   cursor(pen, canvas);
 }
+function drawAxis() { // times below the level, as many as have room
+  const canvas = $("axis"), pen = fit(canvas, 18), { width, height } = canvas, span = state.to - state.from;
+  const every = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200].find((s) => (s / span) * width >= 72 * DPR) || 86400;
+  pen.clearRect(0, 0, width, height);
+  pen.fillStyle = css("--soft");
+  pen.font = `${11 * DPR}px ${css("--mono")}`;
+  for (let s = Math.ceil(state.from / every) * every; s <= state.to; s += every) {
+    const x = ((s - state.from) / span) * width, said = clock(s).slice(0, -2), wide = pen.measureText(said).width;
+    pen.fillRect(Math.min(x, width - DPR), 0, DPR, 4 * DPR);
+    pen.fillText(said, Math.max(0, Math.min(x - wide / 2, width - wide)), height - 3 * DPR);
+  }
+}
 const rgb = (text) => { const pen = document.createElement("canvas").getContext("2d"); pen.fillStyle = text; pen.fillRect(0, 0, 1, 1); return pen.getImageData(0, 0, 1, 1).data; };
 let picture = null; // of the map without the cursor: drawn anew only when the view or a threshold changes
 function drawMap(fresh) {
   const canvas = $("map"), pen = fit(canvas, Math.max(ROW, ROW * state.rows.length)), { width, height } = canvas, tall = ROW * DPR;
   if (fresh || !picture || picture.width !== width || picture.height !== height) {
-    const paper = rgb(css("--grid")), ink = rgb(css("--accent")), mark = rgb(css("--complete"));
+    const paper = rgb(css("--grid")), ink = rgb(css("--accent")), mark = rgb(css("--ink"));
     picture = pen.createImageData(width, height);
     const pixels = new Uint32Array(picture.data.buffer);
     const mix = (share) => (255 << 24) | (Math.round(paper[2] + (ink[2] - paper[2]) * share) << 16) | (Math.round(paper[1] + (ink[1] - paper[1]) * share) << 8) | Math.round(paper[0] + (ink[0] - paper[0]) * share);
@@ -99,18 +115,23 @@ function drawMap(fresh) {
 }
 function drawAll(fresh) {
   drawLevel(); drawMap(fresh);
+  if (fresh) drawAxis();
   $("clock").textContent = `${clock(media.currentTime || 0)} / ${clock(T.seconds)}`;
   $("where").textContent = `shown: ${clock(state.from)} to ${clock(state.to)}`;
 }
 
 // ---- the view
 
+let listing = 0;
 function view(from, to) {
   const span = Math.min(T.seconds, Math.max(to - from, 5 * T.hop));
   state.from = Math.max(0, Math.min(from, T.seconds - span));
   state.to = state.from + span;
   drawAll(true);
+  clearTimeout(listing);
+  listing = setTimeout(list, 60);
 }
+const move = (share) => view(state.from + share * (state.to - state.from), state.to + share * (state.to - state.from));
 const zoom = (factor, around) => {
   const at = around === undefined ? (state.from + state.to) / 2 : around;
   view(at - (at - state.from) * factor, at + (state.to - at) * factor);
@@ -130,6 +151,8 @@ for (const id of ["level", "map"]) {
 $("in").onclick = () => zoom(0.5, media.currentTime || undefined);
 $("out").onclick = () => zoom(2);
 $("all").onclick = () => view(0, T.seconds);
+$("earlier").onclick = () => move(-0.5);
+$("later").onclick = () => move(0.5);
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, button, audio, video, summary")) return;
   if (event.key === " ") { event.preventDefault(); if (media.paused) media.play().catch(() => {}); else media.pause(); }

@@ -14,9 +14,9 @@ import numpy as np
 from atose_ray.audio.io import wav_of
 from atose_ray.data.doctor.checks import QUARANTINE, Examination, quarantine, summary
 from atose_ray.data.doctor.facts import Audio, Clip, read_audio
-from atose_ray.data.doctor.splits import tag_matrix
+from atose_ray.data.doctor.splits import clips_with_both
 from atose_ray.data.pages import offline_page, well_formed
-from atose_ray.data.tag_statistics import tag_correlation, tag_order
+from atose_ray.data.tag_statistics import correlation_of_counts, tag_order
 from atose_ray.storage import Store
 from atose_ray.types import SPLITS
 
@@ -157,10 +157,10 @@ def _map(found: Examination) -> dict[str, Any] | None:
     tags: they never occur together."""
     if found.manifest.data_spec.exclusive:
         return None
-    tags_NC = tag_matrix(found.manifest, found.clips)
-    kept = sorted(np.argsort(-tags_NC.sum(axis=0), kind="stable")[:MAX_MAP_TAGS].tolist())
-    phi_CC = tag_correlation(tags_NC[:, kept])
+    both_CC = clips_with_both(found.manifest, found.clips)
+    kept = sorted(np.argsort(-np.diag(both_CC), kind="stable")[:MAX_MAP_TAGS].tolist())
+    phi_CC = correlation_of_counts(both_CC[np.ix_(kept, kept)], len(found.clips))
     order = tag_order(phi_CC)
     names = [found.manifest.data_spec.tags[kept[i]] for i in order]
     ordered = [[round(phi_CC[i][j], 3) for j in order] for i in order]
-    return {"names": names, "phi": ordered, "of": tags_NC.shape[1]}
+    return {"names": names, "phi": ordered, "of": len(both_CC)}

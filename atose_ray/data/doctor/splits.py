@@ -16,6 +16,7 @@ from atose_ray.types import SPLITS
 SYNONYM_OVERLAP = 0.95  # of the clips that carry one of two tags, how many carry both
 FEW_CLIPS = 5  # with fewer clips, two tags may coincide by chance
 RARE = 10
+TAG_ROWS = 1 << 13
 NEARLY_ALL = 0.95
 IMBALANCE = 10
 
@@ -29,9 +30,8 @@ def examine_splits(manifest: Manifest, clips: tuple[Clip, ...]) -> Iterator[Find
     yield from _groups(manifest, clips)
     yield from _never_positive(manifest)
     yield from _counts(manifest)
-    tags_NC = tag_matrix(manifest, clips)
-    yield from _synonyms(manifest, tags_NC)
-    untagged = int((tags_NC.sum(axis=1) == 0).sum())
+    yield from _synonyms(manifest, clips_with_both(manifest, clips))
+    untagged = sum(not clip.tags for clip in clips)
     if untagged:
         yield finding("no tags", clips=share(untagged, len(clips)))
     for reason, count in manifest.left_out.items():
@@ -81,9 +81,17 @@ def _counts(manifest: Manifest) -> Iterator[Finding]:
         yield finding("imbalance", most=most, least=least)
 
 
-def _synonyms(manifest: Manifest, tags_NC: np.ndarray) -> Iterator[Finding]:
+def clips_with_both(manifest: Manifest, clips: tuple[Clip, ...]) -> np.ndarray:
+    """How many clips carry both of two tags, [C, C]; of millions of clips some thousand at a time."""
+    parts = (clips[first : first + TAG_ROWS] for first in range(0, len(clips), TAG_ROWS))
+    both_CC = np.zeros((len(manifest.data_spec.tags),) * 2)
+    for tags_nC in (tag_matrix(manifest, part) for part in parts):
+        both_CC += tags_nC.T @ tags_nC
+    return both_CC
+
+
+def _synonyms(manifest: Manifest, both_CC: np.ndarray) -> Iterator[Finding]:
     tags = manifest.data_spec.tags
-    both_CC = tags_NC.T @ tags_NC
     count_C = np.diag(both_CC)
     either_CC = count_C[:, None] + count_C[None, :] - both_CC
     pairs = []
