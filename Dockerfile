@@ -20,9 +20,9 @@ RUN /opt/venv/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolat
 RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --no-index --find-links dist atose_ray
 
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
-# openssh-client and rsync: the head starts and fills its workers; wget: KubeRay's probes.
+# openssh-client and rsync: the head starts and fills its workers; wget: KubeRay's probes; gcc and headers: Triton.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates openssh-client python3 rsync wget \
+    && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev openssh-client python3 python3-dev rsync wget \
     && rm -rf /var/lib/apt/lists/*
 # User id 1000, as the first user of the machines has: `ray up` copies files under that id. The base image's own goes.
 RUN if id ubuntu; then userdel --remove ubuntu; fi \

@@ -5,6 +5,7 @@ Triton's interpreter runs the kernels on a CPU. The tests marked `gpu` run them 
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -245,3 +246,30 @@ def test_a_published_encoder_is_the_plain_one(config: EncoderConfig, monkeypatch
     apart = {n: float((ours[n] - plain[n]).norm() / plain[n].norm()) for n in plain if plain[n].norm() > 1e-4}
     assert apart["y"] < 1e-4, apart
     assert sorted(apart.values())[len(apart) // 2] < 1e-3, apart
+
+
+def test_where_triton_does_not_work_it_is_said_once_and_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler, no driver, an old GPU: found before the first step, by a kernel that does nothing."""
+
+    def fails(device: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    device, tried = torch.device("cuda", 7), "atose_ray.gpu_trial.run_on"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    gpu.why_not.cache_clear()
+    assert "8.0" in str(gpu.why_not(device))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(tried, fails)
+    gpu.why_not.cache_clear()
+    with pytest.warns(UserWarning, match=r"Failed to find C compiler.*install gcc"):
+        assert gpu.why_not(device) == "Failed to find C compiler"
+    monkeypatch.setattr(tried, lambda device: None)
+    gpu.why_not.cache_clear()
+    assert gpu.why_not(device) is None
+    gpu.why_not.cache_clear()
+
+
+def test_the_trial_kernel_runs() -> None:
+    """And says so where it left nothing."""
+    importlib.import_module("atose_ray.gpu_trial").run_on(torch.device(DEVICE))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "atose_ray"
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if "\ndef main(" in path.read_text()} | {"cli"}
 ORDER = [
-    {"types", "ranks", "gpu"},
+    {"types", "ranks", "gpu", "gpu_trial"},
     {"storage", "execution"},
     {"audio", "objectives", "optim", "tags"},
     {"encoders", "datasets"},
