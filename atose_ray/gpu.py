@@ -39,7 +39,7 @@ def why_not(device: torch.device) -> str | None:
         except Exception as error:  # whatever Triton, its compilers and the driver raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     warnings.warn(
-        f"the GPU kernels of atose_ray are not used, but PyTorch's own, which take two to four times as long: {reason}. "
+        f"the GPU kernels of atose_ray are not used but PyTorch's, and steps take about twice as long: {reason}. "
         "Triton needs a C compiler and Python's headers: install gcc and python3-dev.",
         stacklevel=2,
     )
