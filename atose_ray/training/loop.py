@@ -36,6 +36,7 @@ from atose_ray.ranks import (
     world,
 )
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
+from atose_ray.training.compiling import Compiling
 from atose_ray.training.feed import train_batches
 from atose_ray.training.notice import Ask, Notice, StoppedError
 from atose_ray.training.precision import use_graphs
@@ -118,7 +119,8 @@ def run_epochs(
     method.to(device)
     check_room(run, method, batches.sizes, device)
     with Checkpoints(folder, method) as checkpoints:
-        training = Training(run, method, batches, device, checkpoints, notice or Notice(), Pieces(folder))
+        compiling = Compiling(run, method, folder, device)
+        training = Training(run, method, batches, device, checkpoints, notice or Notice(), Pieces(folder), compiling)
         yield from training.epochs(wrap)
 
 
@@ -134,6 +136,7 @@ class Training:
     checkpoints: Checkpoints
     notice: Notice
     pieces: Pieces
+    compiling: Compiling
     recorded: Mapping[int, EpochRecord] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
     best: float = float("-inf")
@@ -166,7 +169,9 @@ class Training:
                 optimizer.load_state_dict(optimizer_state)
             elif optimizer_state is not None and stage.carry:
                 carry_state(optimizer, optimizer_state)
-            step = Step(module, optimizer, stage.name, self.pieces, use_graphs(run.execution, self.device))
+            compiling = self.compiling if self.compiling.auto and "encoder" in trained else None
+            graphs = use_graphs(run.execution, self.device)
+            step = Step(module, optimizer, stage.name, self.pieces, graphs, compiling)
             span = cached_span(run.method, index)
             if span is None:
                 feed = self.batches
@@ -187,6 +192,7 @@ class Training:
         is on record already. start: epochs before the stage."""
         run, epoch, began = self.run, position.epochs + 1, time.time() - position.seconds
         self.method.train_only(run.method.trained_parts(stage))
+        self.compiling.begin(position.epochs, position.step, feed.sizes)
         scores = [self.scores[number] for number in range(start + 1, epoch)]
         position, lr = train_epoch(run, stage, step, feed, position, start, self.device, scores, self.asked, self.heed)
         due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S
