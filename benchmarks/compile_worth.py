@@ -6,7 +6,8 @@
 Each encoder in a process of its own with an empty cache folder, then in a second process with what the first one left
 there. A step is forward, backward and update, in the precision and layout that runs have; plain and compiled in
 turns, of one crop length. first_s: the first compiled step, of which a usual one is taken off (so: compiling).
-`--append` adds a JSON line for every encoder to benchmarks/results/compile_worth.jsonl.
+`--append` adds a JSON line for every encoder to benchmarks/results/compile_worth.jsonl. Run on a CPU only so far: on a
+GPU it never was.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from benchmarks.training_step import instruction_set
 ENCODERS: dict[str, tuple[EncoderConfig, int]] = {  # and the rate it was published with
     "mel_cnn": (MelCNNConfig(channels=32), 22050),
     "coala_cnn": (CoalaCNNConfig(channels=16, scaler="none"), 22000),
-    "sample_cnn": (SampleCNNConfig(block="rese", channels=16), 16000),
+    "sample_cnn": (SampleCNNConfig(block="basic", channels=16), 16000),
 }
 
 
