@@ -297,39 +297,43 @@ def test_a_real_compiler_trains(backend: str, trained, monkeypatch: pytest.Monke
         assert one[0] == pytest.approx(other[0], abs=0.2)
 
 
-def one_rank(rank: int, job: Job, folder: str, fast_s: tuple[float, float]) -> None:
-    """Train on one of two ranks, whose clocks and compilers differ."""
+CASES = [  # encoder, seconds of a compiled step on both ranks, attempts, whether it is taken, what is said
+    (SOUNDLESS, (50.0, 20.0), 1, True, "measured"),
+    (SOUNDLESS, (50.0, 45.0), 1, False, "measured"),
+    (ENCODER, (50.0, 20.0), 0, False, "BatchNorm waits for the other ranks"),
+]
+
+
+def one_rank(rank: int, jobs: list[Job], folder: str) -> None:
+    """Train every case on one of two ranks, whose clocks and compilers differ."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    machine = Machine(plain_s=100.0 if rank == 0 else 40.0, fast_s=fast_s[rank])
-    with pytest.MonkeyPatch.context() as patch:
-        machine.install(patch, Path(folder, "cache"))
-        opened = open_run(job, rank=rank, world=2)
-        fit(opened.run, opened.method, opened.batches, opened.folder, wrap=ddp(CPU, 2), device=CPU)
-        found = {"tried": machine.tried, "on": "compute" in vars(opened.method.encoder)}
-        Path(folder, f"{rank}.json").write_text(json.dumps(found))
-        dist.barrier()
+    found = []
+    for job, (_, fast_s, *_) in zip(jobs, CASES, strict=True):
+        machine = Machine(plain_s=100.0 if rank == 0 else 40.0, fast_s=fast_s[rank])
+        with pytest.MonkeyPatch.context() as patch:
+            machine.install(patch, Path(f"{job.folder_uri}-cache"))
+            opened = open_run(job, rank=rank, world=2)
+            fit(opened.run, opened.method, opened.batches, opened.folder, wrap=ddp(CPU, 2), device=CPU)
+            found.append([machine.tried, "compute" in vars(opened.method.encoder)])
+            dist.barrier()
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("kind", "fast_s", "tried", "on", "text"),
-    [
-        (SOUNDLESS, (50.0, 20.0), 1, True, "measured"),
-        (SOUNDLESS, (50.0, 45.0), 1, False, "measured"),
-        (ENCODER, (50.0, 20.0), 0, False, "BatchNorm waits for the other ranks"),
-    ],
-)
-def test_ranks_decide_alike(
-    kind: dict, fast_s: tuple, tried: int, on: bool, text: str, tiny_store, tiny_manifest, tmp_path: Path
-) -> None:
-    """Rank 1, for which nothing would pay, goes with rank 0; and no rank takes what is slower on another."""
-    tree = tiny_tree(encoder=kind, execution={"precision": "float32", "compile": "auto"})
-    tree["method"]["stages"] = [{"name": "classify", "epochs": EPOCHS}]
-    tree["data"]["crop_seconds"] = 1.5
-    job = Job(resolve(run_config(tree), tiny_store, tiny_manifest), tiny_store.uri, str(tmp_path / "run"), {})
-    torch.multiprocessing.spawn(one_rank, (job, str(tmp_path), fast_s), nprocs=2)
+def test_ranks_decide_alike(tiny_store, tiny_manifest, tmp_path: Path) -> None:
+    """Rank 1, for which alone it would not pay, goes with rank 0; and no rank takes what is slower on another."""
+    jobs = []
+    for number, (kind, *_) in enumerate(CASES):
+        tree = tiny_tree(encoder=kind, execution={"precision": "float32", "compile": "auto"})
+        tree["method"]["stages"] = [{"name": "classify", "epochs": EPOCHS}]
+        tree["data"]["crop_seconds"] = 1.5
+        run = resolve(run_config(tree), tiny_store, tiny_manifest)
+        jobs.append(Job(run, tiny_store.uri, str(tmp_path / str(number)), {}))
+    torch.multiprocessing.spawn(one_rank, (jobs, str(tmp_path)), nprocs=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert found == [{"tried": tried, "on": on}] * 2
-    notes = [event for event in Store(str(tmp_path / "run")).read_lines("log.jsonl") if COMPILE in event]
-    assert len(notes) == 1 + on and text in notes[0]
+    assert found == [[[tried, on] for *_, tried, on, _ in CASES]] * 2
+    for job, (*_, on, text) in zip(jobs, CASES, strict=True):
+        notes = [event for event in Store(job.folder_uri).read_lines("log.jsonl") if COMPILE in event]
+        assert len(notes) == 1 + on and text in notes[0], notes
