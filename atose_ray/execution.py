@@ -14,7 +14,9 @@ class ExecutionConfig(Config):
     precision: what encoders compute in (weights, heads, losses and optimizers are float32 in any case). `auto` is
         bfloat16 on GPUs that have it and on CPUs with AMX or AVX512-BF16, else float32; about.json says which.
     channels_last: the memory layout of 2-D convolutions; only speed depends on it.
-    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step.
+    compile: torch.compile the encoder while it trains: a minute or more at the start, less time per step. `auto`
+        does where that pays, as measured in the run (training/compiling.py); a clock decides, so of two runs of one
+        configuration one may round differently, but a run that goes on does as it did.
     checkpoint_every: a time such as `10min` or `30s`: within an epoch, a run that is cut short loses no more.
     cuda_graphs: replay whole steps, and inference, as CUDA graphs (training/graphs.py). `auto` is where it can: on a
         GPU, in a run of one process. Where a step cannot be recorded, the run says why and goes on without.
@@ -31,7 +33,7 @@ class ExecutionConfig(Config):
     ingest: Literal["local", "ray_data"] = "local"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
-    compile: bool = False
+    compile: Literal["auto"] | bool = False
     cuda_graphs: Literal["auto"] | bool = "auto"
     deterministic: bool = False
     checkpoint_every: Duration = "10min"

@@ -156,7 +156,7 @@ ELSEWHERE = {
     "execution.ingest": "source_of (tests/test_ray.py)",
     "execution.precision": "prepare_for (tests/test_precision.py)",
     "execution.channels_last": "prepare_for (tests/test_precision.py)",
-    "execution.compile": "prepare_for (tests/test_precision.py)",
+    "execution.compile": "prepare_for (tests/test_precision.py), tests/test_compiling.py",
     "execution.cuda_graphs": "use_graphs (tests/test_graphs.py)",
     "execution.deterministic": "be_deterministic (tests/test_graphs.py)",
 }

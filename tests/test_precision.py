@@ -14,7 +14,8 @@ from torch import nn
 
 from atose_ray.config import ExecutionConfig, run_config
 from atose_ray.encoders import Encoder, SampleCNNConfig, TagSincNetConfig
-from atose_ray.encoders.blocks import BiasedBatchNorm, ReluDropout
+from atose_ray.encoders.blocks import ReluDropout
+from atose_ray.encoders.norm import BiasedBatchNorm
 from atose_ray.methods.base import Method
 from atose_ray.optim import AdamConfig, SGDConfig
 from atose_ray.training import precision

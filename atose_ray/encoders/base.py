@@ -21,13 +21,15 @@ class Encoder(nn.Module, ABC):
     longer is fine. hop_seconds: from one step of the sequence to the next; None where there is no time axis, so S = 1.
     autocast_dtype: what all three compute in where that is safe (training/precision.py sets it); None is as it comes.
     Parts of an encoder that need float32 say so themselves. What comes out is float32 either way.
-    replay: takes the place of `compute` in inference (training/precision.py sets it: CUDA graphs)."""
+    replay: takes the place of `compute` in inference (training/precision.py sets it: CUDA graphs).
+    has_kernels: whether kernels of this package (encoders/fused.py) serve it on a GPU, better than a compiler does."""
 
     embed_dim: int
     min_length: int
     hop_seconds: float | None = None
     autocast_dtype: torch.dtype | None = None
     replay: Callable[[torch.Tensor], torch.Tensor] | None = None
+    has_kernels: ClassVar[bool] = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, T] float32 in [-1, 1], or [B, F, M] float32 -> [B, E]. Raises ValueError for less than min_length."""

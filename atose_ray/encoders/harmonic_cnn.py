@@ -62,6 +62,8 @@ def pool_plan(size: int, published: tuple[int, ...]) -> list[int]:
 class HarmonicCNN(Encoder):
     """[B, T] -> [B, 8 * channels], all values >= 0."""
 
+    has_kernels: ClassVar[bool] = True
+
     def __init__(self, config: HarmonicCNNConfig, sample_rate_hz: int, clip_samples: int) -> None:
         super().__init__()
         base = config.channels

@@ -66,6 +66,8 @@ def blocks_for(clip_samples: int) -> int:
 class SampleBody(Encoder):
     """[B, T] -> [B, 8 * channels]: a stem that shortens by 3, then the blocks, pooling and dense layer of SampleCNN."""
 
+    has_kernels: ClassVar[bool] = True
+
     def __init__(self, config: SampleBodyConfig, clip_samples: int, stem: nn.Module) -> None:
         super().__init__()
         depth = blocks_for(clip_samples)

@@ -36,6 +36,7 @@ from atose_ray.ranks import (
     world,
 )
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
+from atose_ray.training.compiling import Compiling
 from atose_ray.training.downstream import Downstream
 from atose_ray.training.feed import train_batches
 from atose_ray.training.notice import Ask, Notice, StoppedError
@@ -122,7 +123,9 @@ def run_epochs(
     method.to(device)
     check_room(run, method, batches.sizes, device)
     with Checkpoints(folder, method) as checkpoints:
-        training = Training(run, method, batches, device, checkpoints, notice or Notice(), Pieces(folder), probe)
+        compiling = Compiling(run, method, folder, device)
+        heard, pieces = notice or Notice(), Pieces(folder)
+        training = Training(run, method, batches, device, checkpoints, heard, pieces, compiling, probe)
         yield from training.epochs(wrap)
 
 
@@ -138,6 +141,7 @@ class Training:
     checkpoints: Checkpoints
     notice: Notice
     pieces: Pieces
+    compiling: Compiling
     probe: Downstream | None = None
     recorded: Mapping[int, EpochRecord] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
@@ -172,7 +176,9 @@ class Training:
                 optimizer.load_state_dict(optimizer_state)
             elif optimizer_state is not None and stage.carry:
                 carry_state(optimizer, optimizer_state)
-            step = Step(module, optimizer, stage.name, self.pieces, use_graphs(run.execution, self.device))
+            compiling = self.compiling if self.compiling.auto and "encoder" in trained else None
+            graphs = use_graphs(run.execution, self.device)
+            step = Step(module, optimizer, stage.name, self.pieces, graphs, compiling)
             span = cached_span(run.method, index)
             if span is None:
                 feed = self.batches
@@ -193,6 +199,7 @@ class Training:
         is on record already. start: epochs before the stage."""
         run, epoch, began = self.run, position.epochs + 1, time.time() - position.seconds
         self.method.train_only(run.method.trained_parts(stage))
+        self.compiling.begin(position.epochs, position.step, feed.sizes)
         scores = self.scores_of(start, position.epochs)
         position, lr = train_epoch(run, stage, step, feed, position, start, self.device, scores, self.asked, self.heed)
         due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S

@@ -3,10 +3,10 @@
 Autocast stands in one place, around an encoder's `encode` (encoders/base.py). Heads, losses and optimizers are small
 and stay float32, and so do the weights: bfloat16 copies of them live for one forward pass."""
 
+import contextlib
 import functools
 import itertools
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Literal
 
@@ -18,6 +18,7 @@ from atose_ray.encoders import Encoder
 from atose_ray.encoders.convolution import onednn_has_avx512
 from atose_ray.methods import Method
 from atose_ray.ranks import world
+from atose_ray.training.compiler import lacks_compiler, node_cache
 from atose_ray.training.graphs import Graphs
 
 Precision = Literal["float32", "bfloat16"]
@@ -56,12 +57,14 @@ def prepare_encoder(encoder: Encoder, execution: ExecutionConfig, device: torch.
     precision = choose(execution, device)
     if device.type == "cuda":
         be_deterministic(execution.deterministic)
-    if execution.compile:
+    if execution.compile is True:
         require_compiler(device)
+        with contextlib.suppress(OSError):  # or the compilers keep their things where they are used to
+            node_cache()
         encoder.compile()
     encoder.autocast_dtype = torch.bfloat16 if precision == "bfloat16" else None
     encoder.to(memory_format=torch.channels_last if execution.channels_last else torch.contiguous_format)
-    recorded = use_graphs(execution, device) and not execution.compile
+    recorded = use_graphs(execution, device) and execution.compile is not True
     encoder.replay = Graphs(encoder.compute, functools.partial(tensors_of, encoder)) if recorded else None
     return precision
 
@@ -97,9 +100,7 @@ def prepare_to_score(method: Method, execution: ExecutionConfig, device: torch.d
 
 def require_compiler(device: torch.device) -> None:
     """Raises ValueError where torch.compile would fail at the first batch, for want of a C++ compiler."""
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
-    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+    if device.type == "cpu" and (lack := lacks_compiler(device)):
         raise ValueError(
-            "execution.compile needs a C++ compiler on a CPU, but none is on the PATH; "
-            "install g++ or clang++, name one in CXX, or set execution.compile=false"
+            f"execution.compile {lack}; install g++ or clang++, name one in CXX, or set execution.compile=false"
         )

@@ -126,9 +126,10 @@ class RunFolder:
         folds = (f"folds/{name}/{CHECKPOINT}" for name in self.store.child("folds").names())
         return [name for name in (CHECKPOINT, *folds) if self.store.exists(name)]
 
-    def note(self, cause: str, text: str) -> None:
-        """Append what happened to the run on its way, for the report."""
-        self.store.append_line(LOG, json.dumps({"event": "note", "cause": cause, "text": text, "time": time.time()}))
+    def note(self, cause: str, text: str, **facts: Any) -> None:
+        """Append what happened to the run on its way, for the report. facts: for the run itself, when it goes on."""
+        event = {"event": "note", "cause": cause, "text": text, "time": time.time(), **facts}
+        self.store.append_line(LOG, json.dumps(event))
 
     def end(self, state: str, reason: str | None = None) -> None:
         """Append how the run ended: complete, pruned, diverged or failed."""

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.optim import be_recorded, set_rate
 from atose_ray.ranks import average_over_all_ranks, world
+from atose_ray.training.compiling import Compiling
 from atose_ray.training.graphs import Graphs
 from atose_ray.training.record import OUT_OF_MEMORY, RunFolder
 from atose_ray.types import AnyBatch, Batch
@@ -67,13 +68,20 @@ class Step:
     Several ranks without DDP average their gradients here, when all of them are there: on CPUs, where a rank that waits
     inside of DDP could not be told that another one has left (what it costs: benchmarks/ranks.py).
 
-    recorded: replay whole updates as CUDA graphs (training/graphs.py); the log says where that does not work."""
+    recorded: replay whole updates as CUDA graphs (training/graphs.py); the log says where that does not work.
+    compiling: whom steps go through that train the encoder (training/compiling.py)."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, stage: str, pieces: Pieces, recorded: bool = False
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        stage: str,
+        pieces: Pieces,
+        recorded: bool = False,
+        compiling: Compiling | None = None,
     ) -> None:
         self.module, self.optimizer, self.stage, self.pieces = module, optimizer, stage, pieces
-        self.recorded = recorded
+        self.recorded, self.compiling = recorded, compiling
         self.batch_type: type[AnyBatch] = Batch
         be_recorded(optimizer, recorded)
         self.graphs = Graphs(self.update, self.state, self.say_eager) if recorded else None
@@ -85,9 +93,18 @@ class Step:
         Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers."""
         set_rate(self.optimizer, lr, self.recorded)
         self.batch_type = type(batch)
+        return self.take(batch) if self.compiling is None else self.compiling(self, batch)
+
+    def take(self, batch: AnyBatch) -> torch.Tensor:
+        """Train on a batch at the rate that is set -> its loss."""
         if self.graphs is not None and self.pieces.count == 1:
             return self.graphs(*batch)
         return self.update(*batch)
+
+    def record_anew(self) -> None:
+        """Forget what is recorded: the module computes in another form."""
+        if self.recorded:
+            self.graphs = Graphs(self.update, self.state, self.say_eager)
 
     def update(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Train on the tensors of a batch, at the rate that is set -> the loss."""
