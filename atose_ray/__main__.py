@@ -82,25 +82,34 @@ def stored_pages() -> dict[str, dict[str, Any]]:
 
 def pages_of_parsers() -> dict[str, dict[str, Any]]:
     """What `stored_pages` should give. Imports every command."""
-    pages = {}
+    before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100"
-    for command in COMMANDS:
-        module = importlib.import_module(f"atose_ray.{command}")
-        parsers = {command: module.arguments()}
-        if hasattr(module, "index_arguments"):
-            parsers[f"{command} index"] = module.index_arguments()
-        for name, parser in parsers.items():
-            actions = parser._actions
-            pages[name] = {
-                "help": parser.format_help().replace(MODULE, f"{cli.CONSOLE} ").rstrip(),
-                "options": sorted(option for action in actions for option in action.option_strings),
-                "words": {
-                    option: [str(word) for word in action.choices]
-                    for action in actions
-                    if action.choices
-                    for option in action.option_strings or [""]
-                },
-            }
+    try:
+        return {name: page for command in COMMANDS for name, page in pages_of(command).items()}
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if before is None else {"COLUMNS": before})
+
+
+def pages_of(command: str) -> dict[str, dict[str, Any]]:
+    """Those of one command."""
+    pages = {}
+    module = importlib.import_module(f"atose_ray.{command}")
+    parsers = {command: module.arguments()}
+    if hasattr(module, "index_arguments"):
+        parsers[f"{command} index"] = module.index_arguments()
+    for name, parser in parsers.items():
+        actions = parser._actions
+        pages[name] = {
+            "help": parser.format_help().replace(MODULE, f"{cli.CONSOLE} ").rstrip(),
+            "options": sorted(option for action in actions for option in action.option_strings),
+            "words": {
+                option: [str(word) for word in action.choices]
+                for action in actions
+                if action.choices
+                for option in action.option_strings or [""]
+            },
+        }
     return pages
 
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from atose_ray.audio.harmonic import HarmonicSTFT, decibel, frames_of, harmonic_centres_hz
 from atose_ray.encoders import EncoderConfig, HarmonicCNNConfig, SampleCNNConfig
-from atose_ray.encoders.blocks import BN_EPS, ConvBlock2d, ResidualBlock2d, batch_norm_1d, batch_norm_2d, block_1d
+from atose_ray.encoders.blocks import ConvBlock2d, ResidualBlock2d, block_1d
+from atose_ray.encoders.norm import BN_EPS, batch_norm_1d, batch_norm_2d
 from atose_ray.types import DataSpec
 
 BLOCKS_1D = [(kind, cout) for kind in ("basic", "se", "res", "rese") for cout in (8, 16)]
