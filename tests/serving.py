@@ -11,8 +11,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from processes import end, environment, wait_for
+
+
+class Served(NamedTuple):
+    """pid: of the process, and of the session of all that it starts."""
+
+    port: int
+    pid: int
 
 
 def free_port() -> int:
@@ -22,8 +30,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *words: str, **variables: str) -> Iterator[int]:
-    """`python -m atose_ray.serve WORDS` in `folder`, with its port once it is up; ended with all that it started."""
+def serving(folder: Path, *words: str, **variables: str) -> Iterator[Served]:
+    """`python -m atose_ray.serve WORDS` in `folder`, once it is up; ended with all that it started."""
     port = free_port()
     command = [sys.executable, "-m", "atose_ray.serve", *words, "--port", str(port)]
     log = folder / f"serve-{port}.log"
@@ -40,7 +48,7 @@ def serving(folder: Path, *words: str, **variables: str) -> Iterator[int]:
                 return False
 
             wait_for("the service", up)
-            yield port
+            yield Served(port, process.pid)
         finally:
             end(process.pid)
             process.wait()

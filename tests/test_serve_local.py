@@ -26,8 +26,8 @@ def served(model_folder: str, tmp_path_factory) -> Iterator[tuple[int, Path]]:
     folder = tmp_path_factory.mktemp("served")
     sets = [word for limit in LIMITS for word in ("--set", limit)]
     (folder / "tmp").mkdir()
-    with serving(folder, f"tones={model_folder}", "--local", *sets, TMPDIR=str(folder / "tmp")) as port:
-        yield port, folder
+    with serving(folder, f"tones={model_folder}", "--local", *sets, TMPDIR=str(folder / "tmp")) as up:
+        yield up.port, folder
 
 
 def ask(port: int, body=GOOD, path: str = "/tag", **headers: str) -> tuple[int, dict]:

@@ -26,7 +26,8 @@ SAFE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; media-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src data:; connect-src 'self'; media-src blob: data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 FORM = {
     "requestBody": {
@@ -114,6 +115,8 @@ class Service:
         response = await call(request) if answer is None else response_of(answer)
         if answer is not None and answer.status == 401:
             response.headers["www-authenticate"] = "Bearer"
+        if response.status_code >= 400:
+            response.headers["connection"] = "close"  # what is left of an upload is not waited for
         for name, value in SAFE.items():
             response.headers.setdefault(name, value)
         self.metrics.requests.labels(path, str(response.status_code)).inc()

@@ -105,7 +105,8 @@ class Together(Method):
     def _answer(self, alike: list[Waiting]) -> None:
         try:
             rows_BX = self._compute(alike[0].key, alike[0].tags, torch.cat([one.inputs_BX for one in alike]))
-            for one, part_BX in zip(alike, rows_BX.split([len(one.inputs_BX) for one in alike]), strict=True):
+            parts = torch.split(rows_BX, [len(one.inputs_BX) for one in alike])
+            for one, part_BX in zip(alike, parts, strict=True):
                 one.result.set_result(part_BX)
         except Exception as error:  # each that waits hears of it
             for one in alike:

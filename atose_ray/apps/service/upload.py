@@ -1,7 +1,7 @@
 """The body of a request -> a sound in memory. Nothing of it is written to the disk, and its names open nothing."""
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 from python_multipart.exceptions import ParseError
@@ -57,7 +57,8 @@ class Form:
         self.wanted = self.complete = False
         self.content = bytearray()
         events = ("part_begin", "part_data", "header_field", "header_value", "header_end", "headers_finished", "end")
-        self.parser = MultipartParser(boundary, {f"on_{event}": getattr(self, f"on_{event}") for event in events})
+        calls: Any = {f"on_{event}": getattr(self, f"on_{event}") for event in events}
+        self.parser = MultipartParser(boundary, calls)
 
     def write(self, chunk: bytes) -> None:
         """Raises Wrong for a body that is too large, ParseError for one that is no form."""

@@ -175,7 +175,7 @@ def inside(root: Store, uri: str) -> str:
     if root.local_path is not None:
         name = name.removeprefix(f"file://{root.local_path}/")
     parts = name.split("/")
-    bad = is_uri(name) or "\\" in name or "?" in name or not name.isprintable() or {"", ".", ".."} & set(parts)
+    bad = is_uri(name) or "\\" in name or "?" in name or not name.isprintable() or not {"", ".", ".."}.isdisjoint(parts)
     if not bad and root.local_path is not None:
         place = root.local_path.resolve()
         bad = not (place / Path(*parts)).resolve().is_relative_to(place)
