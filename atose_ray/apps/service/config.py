@@ -11,7 +11,8 @@ class ServiceConfig(Config):
     """Limits of a request:
     max_mib: of an upload, and of a stored sound. max_seconds: of a sound. upload_s: that an upload may take.
     request_s: that an answer may take. per_minute: requests of a client (by its address; of each process that serves
-    HTTP). max_open: requests at a time, uploads included; more are told to come again.
+    HTTP). max_open: requests at a time, uploads included; more are told to come again. In memory are at most
+    max_open * 2 * max_mib of uploads, and of each thread 16 bytes a sample that is decoded.
 
     How it computes:
     threads: requests at a time of a replica. batch: crops of several requests that are computed together; 0 is each for
@@ -25,7 +26,7 @@ class ServiceConfig(Config):
     upload_s: float = Field(default=60.0, gt=0)
     request_s: float = Field(default=120.0, gt=0)
     per_minute: int = Field(default=600, ge=1)
-    max_open: int = Field(default=64, ge=1)
+    max_open: int = Field(default=32, ge=1)
     threads: int = Field(default=8, ge=1)
     batch: int = Field(default=32, ge=0)
     batch_wait_ms: float = Field(default=5.0, ge=0)
