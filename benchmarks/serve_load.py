@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of the sound that is sent")
     parser.add_argument("--rows", type=int, nargs="*", default=list(range(len(ROWS))), help="of the table, from 0")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     body = form_of(options.seconds, 16000)
     print("service | answered | requests/s | p50 ms | p90 ms | p99 ms", flush=True)
     for name, words, kill in (ROWS[row] for row in options.rows):
