@@ -31,6 +31,7 @@ COMMANDS = {
     "embed": "sounds as vectors, in a Parquet file",
     "find": "sounds of a folder by words, or by another sound",
     "export": "a model for other runtimes: ONNX, torch.export",
+    "serve": "models over HTTP, and a page to drop a sound on",
 }
 SHELLS = ("bash", "zsh")
 PAGES = "commands.json"

@@ -2,7 +2,7 @@
 
 RayClusterSpec, RayJobSpec and their parts: github.com/ray-project/kuberay, ray-operator/apis/ray/v1/raycluster_types.go
 and rayjob_types.go, read on 2026-11-21: what releases 1.5.1 (the first with `authOptions`) to 1.7 share. Pod parts: the
-Kubernetes core/v1 API reference, 1.28.
+Kubernetes core/v1 API reference, 1.28. RayServiceSpec: rayservice_types.go there, a release before 1.5.
 
 A field's type: str, int, number, bool, any; a type below by name; [type] for a list; {type} for a map of strings to it.
 A "!" before a field's name says that it must be there.
@@ -11,6 +11,8 @@ A "!" before a field's name says that it must be there.
 FIELDS: dict[str, dict[str, str]] = {
     "RayCluster": {"!apiVersion": "str", "!kind": "str", "!metadata": "ObjectMeta", "!spec": "RayClusterSpec"},
     "RayJob": {"!apiVersion": "str", "!kind": "str", "!metadata": "ObjectMeta", "!spec": "RayJobSpec"},
+    "RayService": {"!apiVersion": "str", "!kind": "str", "!metadata": "ObjectMeta", "!spec": "RayServiceSpec"},
+    "RayServiceSpec": {"!serveConfigV2": "str", "!rayClusterConfig": "RayClusterSpec", "serveService": "any"},
     "ObjectMeta": {"name": "str", "namespace": "str", "labels": "{str}", "annotations": "{str}"},
     "RayClusterSpec": {
         "suspend": "bool",

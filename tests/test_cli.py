@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("probe", "report", "tag", "embed", "find", "export"),
+    *("probe", "report", "tag", "embed", "find", "export", "serve"),
 )
 OPTIONS = {
     "prepare": {
@@ -53,6 +53,7 @@ OPTIONS = {
     },
     "embed": {"model", "files", "--out", "--timestamps", "--trial"},
     "export": {"model", "--to", "--out", "--sound", "--trial"},
+    "serve": {"models", "--store", "--local", "--host", "--port", "--set", "--address", "--cpus"},
     "find": {"index", "words", "--like", "--top", "--json", "--html"},
 }
 MODEL_FILES = {"model.safetensors", "config.json", "data_spec.json", "metrics.json", "README.md"}

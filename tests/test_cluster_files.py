@@ -136,7 +136,7 @@ def test_kuberay_knows_every_field(path: Path) -> None:
     tree = load(path)
     assert tree["apiVersion"] == "ray.io/v1" and faults(tree["kind"], tree, tree["kind"]) == []
     job = tree["kind"] == "RayJob"
-    spec = tree["spec"]["rayClusterSpec"] if job else tree["spec"]
+    spec = tree["spec"].get("rayClusterSpec", tree["spec"].get("rayClusterConfig", tree["spec"]))
     assert spec["authOptions"] == {"mode": "token"} and spec["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert f"ray=={spec['rayVersion']}\n" in (ROOT / "requirements.lock").read_text()
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
@@ -153,6 +153,29 @@ def test_kuberay_knows_every_field(path: Path) -> None:
     if job:
         assert shlex.split(tree["spec"]["entrypoint"])[:3] == ["python", "-m", "atose_ray.tune"]
         assert tree["spec"]["shutdownAfterJobFinishes"]
+
+
+def test_the_service_is_one_that_ray_serve_and_we_can_start(monkeypatch) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    from ray.serve.schema import ServeDeploySchema
+
+    from atose_ray import serve
+    from atose_ray.apps.service.config import ServiceConfig
+
+    tree = load(CLUSTER / "kuberay" / "rayservice.yaml")
+    config = yaml.safe_load(tree["spec"]["serveConfigV2"])
+    [app] = ServeDeploySchema.model_validate(config).applications
+    assert app.import_path == f"{serve.application.__module__}:{serve.application.__name__}"
+    settings = ServiceConfig.model_validate(app.args["config"])
+    [group] = tree["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    has = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert settings.replicas * settings.gpus <= int(has["nvidia.com/gpu"]) * group["replicas"]
+    assert settings.replicas * settings.cpus <= int(has["cpu"]) * group["replicas"]
+    monkeypatch.delenv("ATOSE_SERVE_TOKEN", raising=False)
+    with pytest.raises(ValueError, match="set ATOSE_SERVE_TOKEN"):
+        serve.application(app.args)
+    monkeypatch.setenv("ATOSE_SERVE_TOKEN", "right")
+    assert serve.application(app.args) is not None
 
 
 def test_the_field_check_finds_what_it_is_for() -> None:
@@ -175,6 +198,8 @@ def test_a_search_fits_the_maxima_and_all_files_offer_the_same() -> None:
         plan = make_plan(SearchConfig(workers_per_trial=2), True, available)
         assert plan.concurrency == 2 and plan.worker_gpus == 1 and plan.to_start() == {1: 4}
     for path in KUBERAY:
+        if load(path)["kind"] == "RayService":
+            continue  # no search runs there
         assert "up to 4 x" in node_types(str(path)).beside().text()
         tree = load(path)["spec"]
         spec = tree.get("rayClusterSpec", tree)

@@ -14,13 +14,16 @@ from typing import Any
 SHARED_SCRIPTS = ("elements.js", "plot.js")
 
 
-def offline_page(package: str, template: str, title: str, scripts: Sequence[str], data: dict[str, Any]) -> str:
-    """The template of a package's `assets`, filled. data: JSON types."""
+def offline_page(
+    package: str, template: str, title: str, scripts: Sequence[str], data: dict[str, Any], styles: Sequence[str] = ()
+) -> str:
+    """The template of a package's `assets`, filled. data: JSON types. scripts, styles: behind the shared ones."""
     assets, shared = files(package).joinpath("assets"), files("atose_ray").joinpath("assets")
     sources = [*map(shared.joinpath, SHARED_SCRIPTS), *map(assets.joinpath, scripts)]
+    sheets = [shared.joinpath("page.css"), *map(assets.joinpath, styles)]
     parts = {
         "TITLE": html.escape(well_formed(title)),
-        "STYLE": shared.joinpath("page.css").read_text(encoding="utf-8"),
+        "STYLE": "\n".join(source.read_text(encoding="utf-8") for source in sheets),
         "SCRIPT": "\n".join(source.read_text(encoding="utf-8") for source in sources),
         "DATA": script_safe(data),
     }

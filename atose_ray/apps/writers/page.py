@@ -20,7 +20,15 @@ STEPS = 255
 
 
 def write(timeline: Timeline) -> bytes:
-    """One file without links; scores are in it in 255 steps between the lowest and the highest."""
+    """One file without links."""
+    data = view_of(timeline) | {"sound": sound_of(timeline.file)}
+    data["video"] = (mimetypes.guess_type(timeline.file)[0] or "").startswith("video/")
+    scripts = ["timeline.js", "timeline_page.js"]
+    return offline_page("atose_ray.apps", "timeline.html", data["file"], scripts, data, ["timeline.css"]).encode()
+
+
+def view_of(timeline: Timeline) -> dict[str, Any]:
+    """What assets/timeline.js draws: scores in 255 steps between the lowest and the highest."""
     peak_C = timeline.scores_SC.max(axis=0) if len(timeline.scores_SC) else np.zeros(len(timeline.tags))
     shown = np.argsort(-peak_C, kind="stable")[:MOST_TAGS]
     settings = TimelineConfig.model_validate(timeline.settings.get("timeline", {}))
@@ -29,7 +37,7 @@ def write(timeline: Timeline) -> bytes:
     low, high = (float(scores_SC.min()), float(scores_SC.max())) if scores_SC.size else (0.0, 1.0)
     step_SC = np.round((scores_SC - low) / max(high - low, 1e-9) * STEPS)
     level_S = np.round(np.clip(timeline.level_S, 0, 1) * STEPS)
-    data: dict[str, Any] = {
+    return {
         "file": Path(timeline.file).name,
         "seconds": timeline.seconds,
         "hop": timeline.hop_s,
@@ -42,10 +50,7 @@ def write(timeline: Timeline) -> bytes:
         "thresholds": [settings.thresholds.get(timeline.tags[column], settings.threshold) for column in shown],
         "rules": settings.model_dump(include={"hysteresis", "min_duration_s", "join_gap_s"}),
         "settings": timeline.settings,
-        "sound": sound_of(timeline.file),
-        "video": (mimetypes.guess_type(timeline.file)[0] or "").startswith("video/"),
     }
-    return offline_page("atose_ray.apps", "timeline.html", data["file"], ["timeline.js"], data).encode("utf-8")
 
 
 def packed(values: Array) -> str:
