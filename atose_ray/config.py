@@ -215,7 +215,8 @@ class SearchConfig(Config):
     repeat: whether a configuration equal to one that this study has finished, seed included, is trained once more
         instead of taking its result.
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
-    max_failures: restarts of a trial whose process or node was lost."""
+    max_failures: restarts of a trial whose process or node was lost.
+    loggers: tools that are told of the search beside TensorBoard (runtime/loggers.py)."""
 
     metric: str = "pr_auc_macro"
     costs: tuple[Literal["params", "latency_ms", "train_seconds", "gpu_seconds"], ...] = ()
@@ -235,6 +236,7 @@ class SearchConfig(Config):
     storage: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failures: int = Field(default=1, ge=0)
+    loggers: tuple[Literal["mlflow", "wandb"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -43,9 +43,9 @@ def on_files(files: Files, config: Any) -> Files:
         for _, link, _ in LINK.findall(page.content_string):
             place = target(link, page.src_uri)
             there = outside(place)
-            if is_local(link) and there.startswith("source/") and (ROOT / place).is_file():
-                if files.get_file_from_path(there) is None:
-                    files.append(File.generated(config, there, abs_src_path=str(ROOT / place)))
+            wanted = is_local(link) and there.startswith("source/") and (ROOT / place).is_file()
+            if wanted and files.get_file_from_path(there) is None:
+                files.append(File.generated(config, there, abs_src_path=str(ROOT / place)))
     return files
 
 

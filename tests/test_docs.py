@@ -136,7 +136,14 @@ def test_every_command_of_a_page_is_one(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["tune demo --trial-count 3", "tunes demo", "tune no_such_study", "tune demo --set base.data.batch=3", "tag --bogus song.mp3"]
+    "line",
+    [
+        "tune demo --trial-count 3",
+        "tunes demo",
+        "tune no_such_study",
+        "tune demo --set base.data.batch=3",
+        "tag --bogus song.mp3",
+    ],
 )
 def test_a_command_that_is_none_is_found(line: str) -> None:
     with pytest.raises((SystemExit, ValueError)):

@@ -196,3 +196,13 @@ def own_node_is_draining() -> bool:
         return bool(read and here and here().get_node_id() in read())
     except Exception:  # its control store is away for a moment, or it has ended with this node
         return False
+
+
+def reopened(callback: Any, trial: Any, run_id: str) -> bool:
+    """Let Ray's MLflow callback go on with a trial in a run that there is. Without it (False) a trial that goes on gets
+    a run of its own, beside its first."""
+    runs = _find("_trial_runs", callback)
+    if runs is None:
+        return False
+    runs[trial] = run_id
+    return True
