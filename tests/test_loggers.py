@@ -4,7 +4,6 @@ wandb offline. Without them, what is said; and what happens when a tool fails.""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ from test_ray import run, store, study  # noqa: F401
 
 from atose_ray.config import ConfigError, SearchConfig
 from atose_ray.runtime import loggers
-from atose_ray.runtime.loggers import Logger, Shown, open_loggers, values_of
+from atose_ray.runtime.loggers import Logger, Shown, id_of, open_loggers, values_of
 from atose_ray.runtime.trial import KEY
 from atose_ray.search.record import load_trials, study_store
 from atose_ray.search.space import identity
@@ -51,7 +50,7 @@ class Standin:
         self.callback, self.states, self.finished = callback, [], []
 
     def start(self, trial: Shown) -> None:
-        self.callback.told.append((str(trial), trial.config["optim"]["lr"], trial.config["params"]))
+        self.callback.told.append((str(trial), trial.config["optim"]["lr"]))
 
     def note_state(self, trial: Shown, state: str) -> None:
         self.states.append((str(trial), state))
@@ -88,7 +87,7 @@ def test_a_trial_is_told_once_an_epoch_and_how_it_ended(trial, monkeypatch: pyte
     logger.on_trial_complete(0, [], trial)
     logger.on_experiment_end([])
     began, *epochs, ended, over = tool.callback.told
-    assert began[0] == "003-x" and began[2] == {"optim.lr": 0.01}
+    assert began == ("003-x", trial.config[KEY].job.run.optim.lr)
     assert [epoch for _, epoch, _ in epochs] == [1, 2, 3]
     assert (ended, over, tool.states) == (("003-x", "failed"), "over", [("003-x", "diverged")])
 
@@ -151,5 +150,11 @@ def test_wandb_has_a_run_per_trial_in_the_studys_group(ray_cluster, store, tmp_p
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     run(study(trials=2, loggers=["wandb"]), "told", store)
-    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(folders) == 3, os.listdir(tmp_path)
+    trials = load_trials(study_store(store, "told"))
+    files = {file.stem.removeprefix("run-"): file for file in (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")}
+    uri = study_store(store, "told").uri
+    assert set(files) == {id_of(uri), *[id_of(f"{uri}/{one.name}") for one in trials]}
+    for one in trials:  # protocol buffers, in blocks: names stand in them as they are
+        content = files[id_of(f"{uri}/{one.name}")].read_bytes()
+        assert all(word in content for word in (b"told", one.name.encode(), b"objective", b"valid/pr_auc_macro"))
+    assert b"report.html" in files[id_of(uri)].read_bytes()

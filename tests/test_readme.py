@@ -78,7 +78,7 @@ def run_line(line: str, more: str, folder: Path) -> str:
 def steps_of_tutorial() -> list[tuple[str, str]]:
     """Commands and Python of docs/TUTORIAL.md in their order, each with what the page says it printed."""
     text = (ROOT / "docs/TUTORIAL.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$|((?:^    .*\n|^\n(?=    ))+)", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```$|((?:^    [^\n]*\n|^\n(?=    ))+)", text, re.MULTILINE | re.DOTALL)
     steps: list[tuple[str, str]] = []
     for code, block in blocks:
         if code:

@@ -1,8 +1,8 @@
 """A search in MLflow and Weights & Biases (`search.loggers`; extras `mlflow`, `wandb`), by Ray's own callbacks.
 
 Where it goes and with which key is said by the tools' own environment variables, so that no study holds a key:
-MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_PROJECT, WANDB_API_KEY, WANDB_MODE, WANDB_DIR. A trial that goes on
-goes on in its run. A tool that fails while a search runs is named once and left out: it ends no search.
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_PROJECT, WANDB_ENTITY, WANDB_API_KEY, WANDB_MODE, WANDB_DIR. A trial
+that goes on goes on in its run. A tool that fails while a search runs is named once and left out: it ends no search.
 """
 
 import hashlib
@@ -105,8 +105,10 @@ class Wandb:
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         self.study, self.uri = study, uri
-        project = os.environ.get("WANDB_PROJECT", PROJECT)
-        self.given = {"project": project, "group": study, "dir": os.environ.get("WANDB_DIR", os.getcwd())}
+        place = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "entity": os.environ.get("WANDB_ENTITY")}
+        # the trials' runs are of processes of a Ray that may be older than this one's environment
+        where = {"dir": os.environ.get("WANDB_DIR", os.getcwd()), "mode": os.environ.get("WANDB_MODE")}
+        self.given = {**place, **where, "group": study}
         self.callback = WandbLoggerCallback(**self.given, resume="allow")
         self.callback.setup()
 
@@ -162,7 +164,7 @@ class Logger(tune.Callback):  # type: ignore[misc]
         job: Job = trial.config[KEY].job
         name = str(job.about["name"])
         if name not in self.shown:
-            config = {**job.run.model_dump(mode="json"), "params": job.about["params"]}
+            config = job.run.model_dump(mode="json")
             self.shown[name] = Shown(id_of(f"{self.uri}/{name}"), name, config, os.getcwd(), self.study)
         return self.shown[name]
 

@@ -199,10 +199,8 @@ def own_node_is_draining() -> bool:
 
 
 def reopened(callback: Any, trial: Any, run_id: str) -> bool:
-    """Let Ray's MLflow callback go on with a trial in a run that there is. Without it (False) a trial that goes on gets
-    a run of its own, beside its first."""
+    """Let Ray's MLflow callback log a trial into a run. Without it a trial that goes on gets a second run."""
     runs = _find("_trial_runs", callback)
-    if runs is None:
-        return False
-    runs[trial] = run_id
-    return True
+    if runs is not None:
+        runs[trial] = run_id
+    return runs is not None
