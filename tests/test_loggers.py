@@ -14,6 +14,7 @@ from test_ray import run, store, study  # noqa: F401
 from atose_ray.config import ConfigError, SearchConfig
 from atose_ray.runtime import loggers
 from atose_ray.runtime.loggers import Logger, Shown, id_of, open_loggers, values_of
+from atose_ray.runtime.ray_private import reopened
 from atose_ray.runtime.trial import KEY
 from atose_ray.search.record import load_trials, study_store
 from atose_ray.search.space import identity
@@ -114,6 +115,29 @@ def test_values_are_those_of_tensorboard() -> None:
         "epoch_seconds": 2.0,
         "training_iteration": 2,
     }
+
+
+def test_a_trial_that_goes_on_is_found_by_rays_callback() -> None:
+    callback, shown = SimpleNamespace(_trial_runs={}), object()
+    assert reopened(callback, shown, "run 7") and callback._trial_runs == {shown: "run 7"}
+    assert not reopened(SimpleNamespace(), shown, "run 7")
+
+
+@pytest.mark.slow
+def test_a_trial_that_goes_on_has_one_run_in_mlflow(tmp_path, monkeypatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow`")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for epoch in (1, 2):  # two sessions
+        tool = loggers.Mlflow("told", "store/told")
+        shown = Shown("x", "003-x", {"optim": {"lr": 0.01}}, str(tmp_path), "told")
+        tool.start(shown)
+        tool.callback.log_trial_result(epoch, shown, values_of(record(epoch)))
+    client = mlflow.MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("atose_ray").experiment_id])
+    assert sorted(one.info.run_name for one in found) == ["003-x", "told"]
+    (child,) = [one for one in found if one.info.run_name == "003-x"]
+    assert [point.step for point in client.get_metric_history(child.info.run_id, "objective")] == [1, 2]
 
 
 @pytest.mark.slow
