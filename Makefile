@@ -6,7 +6,7 @@ STORE ?= atose_store
 ATOSE_CHAOS ?= 1
 PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all lint lock clean
+.PHONY: demo test test-all lint docs lock clean
 
 demo: $(VENV)/.product  ## render the demo data, search it, print where the report is
 	$(BIN)/python -m atose_ray.prepare demo --store $(STORE)
@@ -21,6 +21,9 @@ test-all: $(VENV)/.dev  ## all the rest too, chaos included: nightly and before 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev  ## the documentation as a site: site/index.html, which opens from the disk
+	$(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.product: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,4 +40,4 @@ lock:  ## pin again what pyproject.toml asks for (needs pip-tools)
 	pip-compile --quiet --strip-extras --upgrade-package torch==2.14.1 --upgrade-package torchaudio==2.11.0 --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -36,7 +36,6 @@ OF_UNSEEN = tuple(  # evaluation/ranking.py, of the tags that a tag split holds 
 )
 OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN, *OF_PROBE)
 
-
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
     ("data", "sampling"), ("data", "track_split"), ("data", "noise"), ("", "probe"),
@@ -215,7 +214,7 @@ class SearchConfig(Config):
     repeat: whether a configuration equal to one that this study has finished, seed included, is trained once more
         instead of taking its result.
     storage: Optuna's, for its dashboard: sqlite:///file or postgresql://...; None is a journal in the study's folder.
-    max_failures: restarts of a trial whose process or node was lost."""
+    max_failures: restarts of a trial whose process or node was lost. loggers: runtime/loggers.py."""
 
     metric: str = "pr_auc_macro"
     costs: tuple[Literal["params", "latency_ms", "train_seconds", "gpu_seconds"], ...] = ()
@@ -235,6 +234,7 @@ class SearchConfig(Config):
     storage: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failures: int = Field(default=1, ge=0)
+    loggers: tuple[Literal["mlflow", "wandb"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -256,6 +256,7 @@ SEARCH = {  # every setting of a search, and the test that turns it
     "storage": "test_study_storage",
     "seed": "below",
     "max_failures": "test_failures",
+    "loggers": "test_loggers",
 }
 
 

@@ -1,15 +1,17 @@
-"""README as a newcomer runs it: its commands, in its order, each ends well. (`make test` is what runs this; that of the
-cluster is submitted in test_job_submit.py.)"""
+"""README and the tutorial as a newcomer runs them: their commands, in their order, each ends well. (`make test` is what
+runs this; that of the cluster is submitted in test_job_submit.py.)"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import render_tiny
-from processes import ROOT, verb
+from processes import PATIENCE_S, ROOT, environment, verb
 
 SMALL = {  # what keeps a newcomer's minutes from becoming this test's
     "tune demo": "--trials 2 --set base.data.train_share=0.1 --set base.data.crop_seconds=0.5",
@@ -60,9 +62,67 @@ def test_every_command_of_readme_ends_well(tmp_path: Path) -> None:
     (source / "tags.csv").write_text("\n".join(["path,fold,tags", *rows]) + "\n")
     for line in commands():
         more = next((small for start, small in SMALL.items() if f"atose_ray.{start}" in line), "")
-        words = shlex.split(f"{line} {more}", comments=True)
-        words = [str(path) for word in words for path in (sorted(tmp_path.glob(word)) if "*" in word else [word])]
-        if words[2] == "atose_ray.stop":
-            continue  # nothing runs by now; test_stop.py stops a search that does
-        done = verb(words[2].removeprefix("atose_ray."), *words[3:], cwd=tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        if "atose_ray.stop" not in line:  # nothing runs by now; test_stop.py stops a search that does
+            run_line(line, more, tmp_path)
+
+
+def run_line(line: str, more: str, folder: Path) -> str:
+    """A command, with `more` behind it, in a folder. Returns what it printed."""
+    words = shlex.split(f"{line} {more}", comments=True)
+    words = [str(path) for word in words for path in (sorted(folder.glob(word)) if "*" in word else [word])]
+    done = verb(words[2].removeprefix("atose_ray."), *words[3:], cwd=folder)
+    assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def steps_of_tutorial() -> list[tuple[str, str]]:
+    """Commands and Python of docs/TUTORIAL.md in their order, each with what the page says it printed."""
+    text = (ROOT / "docs/TUTORIAL.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$|((?:^    [^\n]*\n|^\n(?=    ))+)", text, re.MULTILINE | re.DOTALL)
+    steps: list[tuple[str, str]] = []
+    for code, block in blocks:
+        if code:
+            steps.append((code, ""))
+            continue
+        for line in block.strip("\n").splitlines():
+            if line.startswith("    python -m "):
+                steps.append((line.strip(), ""))
+            else:
+                steps[-1] = (steps[-1][0], f"{steps[-1][1]}{line.strip()}\n")
+    return steps
+
+
+SMALL_TUTORIAL = {
+    "prepare demo": "--option clips=72",
+    "tune folder": "--trials 2 --epochs 2 --set search.concurrency=1 --set base.data.crop_seconds=0.3",
+}
+
+
+def test_the_tutorial_has_all_its_steps() -> None:
+    steps = steps_of_tutorial()
+    verbs = [re.match(r"python -m atose_ray\.(\w+)", step) for step, _ in steps]
+    named = [found[1] for found in verbs if found]
+    assert named == ["prepare", "prepare", "tune", "status", "report", "tag", "tag", "find", "find"]
+    assert sum(found is None for found in verbs) == 2  # its Python
+    assert all(shown for step, shown in steps if "tune" in step or ".tag" in step)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_tutorial_word_by_word(tmp_path: Path) -> None:
+    """Every step ends well, and makes the models, reports and pages that the page names."""
+    for step, shown in steps_of_tutorial():
+        if step.startswith("python -m"):
+            more = next((small for start, small in SMALL_TUTORIAL.items() if f"atose_ray.{start}" in step), "")
+            said = run_line(step, more, tmp_path)
+        else:
+            code = [sys.executable, "-c", step]
+            run = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "check": False}
+            done = subprocess.run(code, timeout=PATIENCE_S, **run)  # type: ignore[call-overload]
+            assert done.returncode == 0, f"{step}\n{done.stderr}"
+            said = done.stdout
+        for place in re.findall(r"(?:model|report): +(\S+)", shown):
+            assert place in said and (tmp_path / place).exists(), step
+    for page in ("found.html", "atose_store/studies/mine/report.html"):
+        assert (tmp_path / page).stat().st_size > 10_000
+    assert len(list((tmp_path / "timelines").rglob("*.html"))) == len(list((tmp_path / "timelines").rglob("*.srt"))) > 0

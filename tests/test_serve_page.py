@@ -86,7 +86,7 @@ def test_a_file_side_by_side_with_thresholds_and_downloads(page: Any, song: Path
     assert page.locator("#name").inner_text() == "two tones <b>.wav"
     assert page.locator(".models section h2").all_inner_texts() == ["tones", "again"]
     first = page.locator(".models section").first
-    assert first.locator(".stage .names .cell").all_inner_texts()[1:] and first.locator(".stage canvas").count() == 2
+    assert first.locator(".stage .names .cell").all_inner_texts()[1:] and first.locator(".stage canvas").count() == 3
     assert page.locator("#picture canvas").count() == 2, "waveform and spectrogram"
     inked = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
     for canvas in [*page.locator("#picture canvas").all(), *first.locator("canvas").all()]:
@@ -131,7 +131,7 @@ def test_by_keyboard_and_for_a_screen_reader(page: Any, song: Path) -> None:
     page.set_input_files("#file", song)
     done(page)
     unnamed = """() => [...document.querySelectorAll('button, input, canvas, audio')].filter((one) => one.offsetParent
-      && !(one.labels && one.labels.length) && !one.getAttribute('aria-label') && !one.textContent.trim()).length"""
+      && one.ariaHidden !== 'true' && !(one.labels && one.labels.length) && !one.getAttribute('aria-label') && !one.textContent.trim()).length"""
     assert page.evaluate(unnamed) == 0, "every control has a name"
     assert page.get_by_role("status").count() == 1 and page.get_by_role("main").count() == 1
     page.locator("#file").focus()

@@ -196,3 +196,11 @@ def own_node_is_draining() -> bool:
         return bool(read and here and here().get_node_id() in read())
     except Exception:  # its control store is away for a moment, or it has ended with this node
         return False
+
+
+def reopened(callback: Any, trial: Any, run_id: str) -> bool:
+    """Let Ray's MLflow callback log a trial into a run. Without it a trial that goes on gets a second run."""
+    runs = _find("_trial_runs", callback)
+    if runs is not None:
+        runs[trial] = run_id
+    return runs is not None

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +215,10 @@ def search(
     earlier: tuple[TrialRecord, ...],
     shared: SharedRefs | None = None,
     budget: Budget | None = None,
+    loggers: Sequence[tune.Callback] = (),
 ) -> None:
     """Run the trials that are missing, as far as the budget goes. session: ours at the study's folder. shared: clips
-    that all trials take.
+    that all trials take. loggers: told of the trials after everything else.
 
     Raises ConfigError when the storage, or a study to learn from, is not what the config says.
     """
@@ -249,7 +250,8 @@ def search(
         searcher = Asker(settings.metric, asking, may_launch)
         with session.listening(own_node_is_gone), log, kept:
             pruner = scheduler(study, told)
-            tuner(trainable(space.plan, shared), searcher, pruner, space, f"tune-{len(earlier)}", missing, hooks).fit()
+            trainables, name = trainable(space.plan, shared), f"tune-{len(earlier)}"
+            tuner(trainables, searcher, pruner, space, name, missing, [hooks, *loggers]).fit()
             hooks.end_if_stopped()
             if asking.cut:
                 hooks.stop_if_asked([])
@@ -261,7 +263,7 @@ def search(
 
 
 def tuner(
-    trainable: Any, searcher: Searcher, pruner: Any, space: Space, name: str, missing: int, hooks: tune.Callback
+    trainable: Any, searcher: Searcher, pruner: Any, space: Space, name: str, missing: int, hooks: list[tune.Callback]
 ) -> tune.Tuner:
     """Tune's side of a search. missing: how many trials to run. name: of Tune's own folder, gone after the search."""
     settings, plan = space.study.search, space.plan
@@ -286,6 +288,6 @@ def tuner(
             verbose=0,
             checkpoint_config=at_end,
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
-            callbacks=[hooks],
+            callbacks=hooks,
         ),
     )

@@ -8,6 +8,7 @@ import ray
 from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.data.shards import Manifest
 from atose_ray.data.views import View, view_of
+from atose_ray.runtime.loggers import finish_loggers, open_loggers
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import search
 from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, share_clips
@@ -45,16 +46,18 @@ def run_study(
     """
     folder, view = study_store(store, name), view_of(manifest, compose(study, {}).data, store)
     check_nodes(store, folder, manifest)
+    loggers = open_loggers(study.search.loggers, name, folder.uri)
     with Session(folder) as session:
         begin(folder, study, view, store)
         earlier = retry_failed(folder) if again else load_trials(folder)
         stream_bytes = clips.stream_bytes(plan) if clips else None
         space = Space(study, name, store.uri, manifest, plan, stream_bytes)
         if sum(trial.state != "running" for trial in earlier) < study.search.trials:
-            search(space, session, earlier, share(store, view, clips), budget)
+            search(space, session, earlier, share(store, view, clips), budget, loggers)
         conclude(folder, store, plan)
         record = load_study_record(store, name)
         folder.write("report.html", render_report(record).encode())
+        finish_loggers(loggers, record, folder)
     return record
 
 

@@ -270,12 +270,12 @@ def check_same(folder: Store, study: StudyConfig, content_hash: str) -> None:
 def identity(study: StudyConfig) -> dict[str, Any]:
     """What makes two studies the same: base, space, what is optimised, sampler, pruner and seed.
 
-    Not how many trials there are, the budget, the resources, where clips are kept, Optuna's storage or whether equal
-    configurations are trained again: they change no trial. Nor points and studies to learn from, which change only what
-    is tried next (`begin` checks the points).
+    Not how many trials there are, the budget, the resources, where clips are kept, Optuna's storage, who is told, or
+    whether equal configurations are trained again: they change no trial. Nor points and studies to learn from, which
+    change only what is tried next (`begin` checks the points).
     """
     execution = {"trials", "concurrency", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "max_failures"}
-    course = {"budget", "storage", "points", "warm_start", "repeat"}
+    course = {"budget", "storage", "points", "warm_start", "repeat", "loggers"}
     return study.model_dump(mode="json", exclude={"base": SPEED, "search": execution | course})
 
 
