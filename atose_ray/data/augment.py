@@ -67,8 +67,8 @@ class Augment(NamedTuple):
             own_B = torch.from_numpy(np.maximum(share_B, 1 - share_B).astype(np.float32)).to(device)
             inputs, tags_BC = (mixed(values, own_B) for values in (inputs, tags_BC))
         if self.config.label_smoothing:
-            believed = 1 / tags_BC.shape[1] if self.exclusive else 0.5
-            tags_BC = tags_BC.lerp(torch.full_like(tags_BC, believed), self.config.label_smoothing)
+            share, believed = self.config.label_smoothing, 1 / tags_BC.shape[1] if self.exclusive else 0.5
+            tags_BC = tags_BC * (1 - share) + share * believed
         return Batch(inputs, tags_BC, batch.clip_id_B)
 
 
