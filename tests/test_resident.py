@@ -84,7 +84,9 @@ def test_batches_are_those_of_streaming(
 def test_batches_on_a_gpu_are_those_of_streaming(residency, tiny_run, fine_store) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    streamed, kept = sources(tiny_run(data=data(noise={"blank": 0.3}, augment=AUGMENT)), fine_store, residency, device=GPU)
+    streamed, kept = sources(
+        tiny_run(data=data(noise={"blank": 0.3}, augment=AUGMENT)), fine_store, residency, device=GPU
+    )
     assert isinstance(kept.train_clips.parts[0], torch.Tensor) == (residency == "device")
     assert all(batch.inputs.device.type == "cuda" for batch in kept.train(0))
     assert_same(streamed.train(1), kept.train(1))

@@ -96,7 +96,7 @@ def test_what_spec_augment_hides_is_the_same_after_a_stop_within_an_epoch(tiny_r
     )
     with pytest.raises(StoppedError):
         train(tmp_path / "cut", masked, tiny_store, After(7, Ask.STOP))
-    assert last_checkpoint(RunFolder(Store(str(tmp_path / "cut")))).position.step == 2
+    assert last_checkpoint(RunFolder(Store(str(tmp_path / "cut")))).position.step == 3
     same_end(train(tmp_path / "whole", masked, tiny_store), train(tmp_path / "cut", masked, tiny_store))
 
 
