@@ -115,7 +115,8 @@ def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]], forests: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Mean, deviation and interval of the test accuracies, of all there is."""
-    found, names = {}, list(dict.fromkeys(row["arm"] for row in rows))
+    found: dict[str, list[float]] = {}
+    names = list(dict.fromkeys(row["arm"] for row in rows))
     if len(names) > 1:
         found["chosen in the training folds"] = [row["test"] for row in chosen(rows)]
     for name in names:
