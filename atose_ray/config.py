@@ -8,17 +8,14 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
 
+from atose_ray.data.config import DataConfig as DataConfig
 from atose_ray.data.downstream import OF_PROBE, DownstreamConfig
-from atose_ray.data.memory import Residency
-from atose_ray.data.noise import NoiseConfig
-from atose_ray.data.sampling import Sampling
-from atose_ray.data.views import ViewConfig
 from atose_ray.encoders import AnyEncoderConfig, SampleCNNConfig
 from atose_ray.execution import ExecutionConfig as ExecutionConfig
 from atose_ray.methods import AnyMethodConfig, Method, SupervisedConfig
@@ -38,40 +35,13 @@ OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN, *OF_PROBE)
 
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
-    ("data", "sampling"), ("data", "track_split"), ("data", "noise"), ("", "probe"),
+    ("data", "sampling"), ("data", "track_split"), ("data", "noise"), ("", "probe"), ("data", "augment"),
+    ("encoder", "spec_augment"),
 )  # fmt: skip
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be: the message names the path, what was expected and what came."""
-
-
-class DataConfig(ViewConfig):
-    """dataset: name of a prepared set in the store. What of it is trained on: the fields of ViewConfig.
-
-    crop_seconds: length of a clip in a forward pass; None is the encoder's published length, or the longest clip
-        where that is shorter; `published` is the encoder's in any case. Shorter clips are zero-padded.
-    batch_size: crops per optimizer step over all workers together.
-    crops_per_clip: random crops of every clip in an epoch of training: so many from each time a clip is read.
-    eval_crops: evenly spaced crops per clip whose scores are averaged at evaluation.
-    shuffle_row_groups: how many Parquet row groups, drawn at random, are mixed clip by clip.
-    sampling: `uniform` draws every clip once in an epoch, `class_balanced` every tag equally often, `class_queue` as
-        AudioTagger does, every batch of all tags: from all over the set, which is slow where clips are not in memory.
-    noise: below the crops that are trained on, for clips that were cut out of silence (data/noise.py).
-    residency: where the samples of train and valid are kept (data/memory.py says when `auto` picks which). It changes
-        speed, not one bit of a batch, so it is no part of a run's identity.
-    content_hash: of the shards; filled in when a run starts, so that other data is another run."""
-
-    dataset: str = "demo"
-    crop_seconds: Annotated[float, Field(gt=0, le=600)] | Literal["published"] | None = None
-    batch_size: int = Field(default=16, ge=2, le=65_536)
-    crops_per_clip: int = Field(default=1, ge=1, le=256)
-    eval_crops: int = Field(default=4, ge=1, le=256)
-    shuffle_row_groups: int = Field(default=8, ge=1, le=4096)
-    sampling: Sampling = "uniform"
-    noise: NoiseConfig | None = None
-    residency: Residency = "auto"
-    content_hash: str | None = None
 
 
 class InitFrom(Config):
@@ -110,6 +80,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"data.residency={self.data.residency} keeps the clips in memory, but execution.ingest=ray_data "
                 "streams them; set execution.ingest=local, or data.residency=stream"
+            )
+        if self.data.augment is not None and self.data.augment.softens_tags and not self.method.takes_soft_tags:
+            raise ValueError(
+                "data.augment.mixup and .label_smoothing make tags between 0 and 1, which method "
+                f"{self.method.kind} with these settings cannot take; set both to 0, or take supervised"
             )
         cached = any(self.method.cached_crops(index) for index in range(len(self.method.stages)))
         if self.data.sampling == "class_queue" and (self.data.crops_per_clip > 1 or cached):
@@ -153,8 +128,8 @@ class RunConfig(Config):
         identity |= {key: value for key, value in named.items() if value not in usual[key]}
         for part, since in SINCE:  # where they are not used, a run is what it was before they existed
             branch = identity[part] if part else identity
-            if branch[since] in (None, "uniform", "all"):
-                del branch[since]
+            if branch.get(since) in (None, "uniform", "all"):
+                branch.pop(since, None)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def model_spec(self, spec: DataSpec) -> DataSpec:

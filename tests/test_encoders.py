@@ -18,12 +18,14 @@ from atose_ray.encoders import (
     EncoderConfig,
     HarmonicCNNConfig,
     MelCNNConfig,
+    PannCNNConfig,
     SampleCNNConfig,
     TagSincNetConfig,
     VGGishConfig,
 )
 from atose_ray.encoders.harmonic_cnn import FRAME_POOLS, ROW_POOLS, pool_plan
 from atose_ray.encoders.sample_cnn import blocks_for
+from atose_ray.encoders.spec_augment import SpecAugmentConfig, spans
 from atose_ray.types import DataSpec
 
 ENCODERS: dict[str, EncoderConfig] = {
@@ -35,6 +37,8 @@ ENCODERS: dict[str, EncoderConfig] = {
     "harmonic_cnn harmonic": HarmonicCNNConfig(channels=8, layout="harmonic"),
     "mel_cnn": MelCNNConfig(channels=8, embedding=64, mels=32),
     "mel_cnn none": MelCNNConfig(channels=8, embedding=64, padding="none"),
+    "pann_cnn": PannCNNConfig(channels=8, spec_augment={}),
+    "pann_cnn cnn6": PannCNNConfig(channels=8, layout="cnn6", mels=40, pooling={"kind": "max"}),
     "coala_cnn": CoalaCNNConfig(channels=8),
     "coala_cnn overlap": CoalaCNNConfig(channels=8, hop_frames=40, pooling="mean_max", train_patch="loudest"),
     "coala_cnn published": CoalaCNNConfig(channels=8, padding="published", last_patch="drop"),
@@ -89,9 +93,11 @@ def test_every_parameter_moves(config: EncoderConfig, samples: int) -> None:
     encoder = build(config, samples).train()
     embed_BE = encoder(noise_BT(4, samples))
     (embed_BE * torch.randn(embed_BE.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    one_step = config.kind == "pann_cnn" and samples == 8000  # there is nothing to weigh
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         cancelled = name.endswith("bias") and ("conv" in name or name == "fc.bias" or "audio_encoder" in name)
+        cancelled |= name == "pooling.score.bias" or (one_step and name == "pooling.score.weight")
         assert cancelled or parameter.grad.abs().max() > 1e-7, name
 
 
@@ -144,6 +150,8 @@ def test_initialisation(config: EncoderConfig) -> None:
             continue
         taps = math.prod(layer.weight.shape[2:])
         fan_out, fan_in = (size * taps for size in layer.weight.shape[:2])
+        if name == "pooling.score":  # zero, so that it begins as the mean
+            continue
         he = isinstance(layer, nn.Conv1d) and "sc_conv" not in name
         bound = math.sqrt(6 / fan_in) if he else math.sqrt(6 / (fan_in + fan_out))
         assert 0.8 * bound < layer.weight.abs().max() <= bound * 1.000001, name
@@ -237,6 +245,68 @@ def test_layouts_hold_the_same_filters() -> None:
     flat = harmonic.permute(0, 3, 1, 2).flatten(2)  # all levels of harmonic 1, then of harmonic 2, ...
     assert torch.equal(published.permute(0, 3, 2, 1).flatten(2), flat)
     assert not torch.equal(published, harmonic)
+
+
+@pytest.mark.parametrize(("layout", "weights"), [("cnn10", 294_449), ("cnn6", 270_177)])
+def test_pann_cnn_is_small_and_has_a_time_axis(layout: str, weights: int) -> None:
+    encoder = build(PannCNNConfig(layout=layout), 80000)
+    assert sum(p.numel() for p in encoder.parameters()) == weights
+    assert encoder.hop_seconds == pytest.approx(0.32)
+    assert encoder.sequence(encoder.front_end(noise_BT(2, 80000))).shape == (2, 15, 128)
+
+
+def test_pann_cnn_hears_where_a_sound_is() -> None:
+    """A burst in the middle moves the steps near it, and no others."""
+    encoder = build(PannCNNConfig(channels=4), 80000).eval()
+    quiet_BT = 0.01 * noise_BT(1, 80000)
+    burst_BT = quiet_BT.clone()
+    burst_BT[:, 40000:44000] += noise_BT(1, 4000)
+    with torch.no_grad():
+        moved_S = (encoder.sequence(encoder.front_end(burst_BT)) - encoder.sequence(encoder.front_end(quiet_BT))).abs()
+    steps = moved_S.amax(dim=2)[0].nonzero()[:, 0]
+    assert steps.tolist() == [5, 6, 7, 8, 9, 10]  # of 15; frames 125 to 138 lie in steps 7 and 8
+
+
+@pytest.mark.parametrize(
+    "change", [{"dropout": 0.6}, {"hop_samples": 640}, {"pooling": {"kind": "mean"}}, {"pooling": {"kind": "max"}}]
+)
+def test_settings_of_pann_cnn_act(change: dict) -> None:
+    outs = []
+    for settings in ({}, change):
+        encoder = build(PannCNNConfig.model_validate({"channels": 4, **settings}), 80000).train()
+        if hasattr(encoder.pooling, "score"):
+            nn.init.normal_(encoder.pooling.score.weight)
+        torch.manual_seed(1)
+        outs.append(encoder(noise_BT(4, 80000)))
+    assert not torch.allclose(*outs)
+
+
+@pytest.mark.parametrize("config", [PannCNNConfig(channels=4), MelCNNConfig(channels=4, embedding=8, mels=20)])
+def test_spec_augment_hides_bands_and_stretches_in_training_only(config: EncoderConfig) -> None:
+    settings = SpecAugmentConfig(mel_masks=1, mel_share=0.5, time_masks=2, time_share=0.25)
+    plain, masked = build(config, 66048), build(config.model_copy(update={"spec_augment": settings}), 66048)
+    audio_BT = noise_BT(8, 66048)
+    assert torch.equal(plain.eval().front_end(audio_BT), masked.eval().front_end(audio_BT))
+    whole_BFM, drawn = plain.train().front_end(audio_BT), []
+    masked.train()
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        drawn.append(masked.front_end(audio_BT))
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    hidden_BFM = drawn[0] == 0
+    assert torch.equal(drawn[0][~hidden_BFM], whole_BFM[~hidden_BFM])
+    rows_BF, columns_BM = hidden_BFM.all(dim=2), hidden_BFM.all(dim=1)
+    assert torch.equal(hidden_BFM, rows_BF[:, :, None] | columns_BM[:, None])
+    assert rows_BF.float().mean(dim=1).max() <= 0.5 and columns_BM.float().mean(dim=1).max() <= 0.5
+    assert rows_BF.any() and columns_BM.any() and not torch.equal(rows_BF[0], rows_BF[1])
+
+
+def test_spans_reach_every_place_and_width() -> None:
+    torch.manual_seed(0)
+    hidden_BX = spans(4000, 10, 1, 0.3, torch.device("cpu"))
+    assert set(hidden_BX.sum(dim=1).tolist()) == {0, 1, 2, 3}
+    assert hidden_BX.float().mean(dim=0).min() > 0.05
+    assert not spans(4, 10, 0, 0.3, torch.device("cpu")).any()
 
 
 def test_both_paths_of_the_sinc_front_end_are_in_the_suite() -> None:

@@ -42,6 +42,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "method": {"kind": "supervised"},
     },
     "mel_cnn": {"encoder": {"kind": "mel_cnn", "channels": 8}, "method": {"kind": "probe", **LINEAR}, "rate": "22 kHz"},
+    "pann_cnn": {"encoder": {"kind": "pann_cnn", "channels": 4}, "method": {"kind": "supervised", **LINEAR}},
     "coala_cnn": {
         "encoder": {"kind": "coala_cnn", "channels": 4, "pooling": "mean_max", "scaler": "published"},
         "method": {"kind": "coala", "latent": 8, "hidden": 8},

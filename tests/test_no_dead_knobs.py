@@ -27,6 +27,11 @@ STAGES, JE_STAGES = (
 EMBED, CLASSIFY = {"name": "embed", "epochs": 1}, {"name": "classify", "epochs": 3}
 FROZEN = {"je": True, "method.stages": [EMBED, {**CLASSIFY, "cache": "off"}]}
 JOINT = {"je": True, "method.stages": [{"name": "joint", "epochs": 2}]}
+PANN = {
+    "encoder": {"kind": "pann_cnn", "channels": 2, "hop_samples": 160, "spec_augment": {}},
+    "data.crop_seconds": 1.3,
+}
+MIXED = {"data.augment": {"mixup": 0.2}}
 NOISE = {"data.noise": {"high_db": -20.0}}
 CARRIES = {"method.stages": [*STAGES, *STAGES]}
 
@@ -42,6 +47,24 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     (NOISE, "data.noise.low_db", -40.0),
     (NOISE, "data.noise.high_db", -10.0),
     (NOISE, "data.noise.blank", 0.5),
+    ({}, "data.augment.gain_db", 6.0),
+    ({}, "data.augment.shift", 0.5),
+    ({}, "data.augment.mixup", 0.2),
+    (MIXED, "data.augment.mixup", 2.0),
+    ({}, "data.augment.label_smoothing", 0.1),
+    (PANN, "encoder.channels", 4),
+    (PANN, "encoder.layout", "cnn6"),
+    (PANN, "encoder.mels", 32),
+    (PANN, "encoder.hop_samples", 200),
+    (PANN, "encoder.dropout", 0.6),
+    (PANN, "encoder.bn_momentum", 0.5),
+    (PANN, "encoder.pooling", {"kind": "max"}),
+    (PANN, "encoder.pooling.heads", 2),
+    (PANN, "encoder.spec_augment", None),
+    (PANN, "encoder.spec_augment.mel_masks", 4),
+    (PANN, "encoder.spec_augment.mel_share", 0.5),
+    (PANN, "encoder.spec_augment.time_masks", 4),
+    (PANN, "encoder.spec_augment.time_share", 0.5),
     ({}, "encoder.block", "res"),
     ({}, "encoder.channels", 8),
     ({}, "encoder.se_ratio", 2),
@@ -130,7 +153,6 @@ ELSEWHERE = {
     "method.objective.duplicates": "tests/test_coala.py: duplicates_are_positives_where_asked",
     "encoder.hop_frames": "tests/test_coala.py: last_patch_and_hop, as the two below",
     "encoder.last_patch": "as encoder.hop_frames",
-    "encoder.pooling": "as encoder.hop_frames",
     "encoder.scaler": "tests/test_coala.py: scaler_is_fitted",
     "encoder.train_patch": "tests/test_parity_coala.py: loudest_patch",
     "encoder.embedding": "tests/test_encoders.py: shape",

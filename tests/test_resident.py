@@ -24,6 +24,7 @@ from atose_ray.training.run import Job, finish_run, make_batches, open_run
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIB = 2**20
+AUGMENT = {"gain_db": 6.0, "shift": 0.5, "mixup": 0.4, "label_smoothing": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +64,12 @@ def assert_same(ours, theirs) -> int:
 @pytest.mark.parametrize("residency", ["host", "device"])
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize(("crop_seconds", "share"), [(0.3, 1.0), (0.6, 1.0), (0.6, 0.4), (2.0, 0.7)])
-@pytest.mark.parametrize(("crops", "noise"), [(1, None), (3, {"blank": 0.3})])
+@pytest.mark.parametrize(("crops", "changes"), [(1, {}), (3, {"noise": {"blank": 0.3}}), (2, {"augment": AUGMENT})])
 def test_batches_are_those_of_streaming(
-    residency, world, crop_seconds, share, crops, noise, tiny_run, fine_store
+    residency, world, crop_seconds, share, crops, changes, tiny_run, fine_store
 ) -> None:
     """Crops shorter than every clip, between, and longer; the first has clips cut at both ends of what is held."""
-    sizes = data(crop_seconds=crop_seconds, train_share=share, crops_per_clip=crops, noise=noise)
+    sizes = data(crop_seconds=crop_seconds, train_share=share, crops_per_clip=crops, **changes)
     run = tiny_run(data=sizes, execution={"eval_batch_size": 4})
     for rank in range(world):
         streamed, kept = sources(run, fine_store, residency, rank, world)
@@ -83,7 +84,9 @@ def test_batches_are_those_of_streaming(
 def test_batches_on_a_gpu_are_those_of_streaming(residency, tiny_run, fine_store) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    streamed, kept = sources(tiny_run(data=data(noise={"blank": 0.3})), fine_store, residency, device=GPU)
+    streamed, kept = sources(
+        tiny_run(data=data(noise={"blank": 0.3}, augment=AUGMENT)), fine_store, residency, device=GPU
+    )
     assert isinstance(kept.train_clips.parts[0], torch.Tensor) == (residency == "device")
     assert all(batch.inputs.device.type == "cuda" for batch in kept.train(0))
     assert_same(streamed.train(1), kept.train(1))
@@ -99,7 +102,7 @@ def test_a_rank_without_validation_clips_has_none(tiny_run, tiny_store) -> None:
 def test_a_share_is_the_same_through_ray_data(ray_cluster, world, tiny_run, fine_store) -> None:
     from atose_ray.runtime.ingest import RayBatches
 
-    chosen = data(train_share=0.5, crops_per_clip=2, noise={"blank": 0.3})
+    chosen = data(train_share=0.5, crops_per_clip=2, noise={"blank": 0.3}, augment=AUGMENT)
     run, manifest = tiny_run(data=chosen), load_manifest(fine_store, "folder")
     for rank in range(world):
         streamed, kept = sources(run, fine_store, "host", rank, world)

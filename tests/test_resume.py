@@ -35,6 +35,7 @@ def run(tiny_run):
     tree = tiny_run("joint_embedding").model_dump(mode="json")
     tree["method"] |= {"head": DROPOUT, "stages": STAGES}
     tree["encoder"] |= {"block": "res", "dropout": 0.2}
+    tree["data"] |= {"augment": {"gain_db": 6.0, "shift": 0.5, "mixup": 0.4, "label_smoothing": 0.1}}
     return type(tiny_run()).model_validate(tree)
 
 
@@ -86,6 +87,17 @@ def test_a_run_stopped_within_an_epoch_goes_on_bitwise(steps, whole, run, tiny_s
     assert 0 < kept.position.step < kept.position.steps
     assert f"step {kept.position.step} of 5 of epoch {kept.position.epochs + 1}" in str(caught.value)
     same_end(whole, train(tmp_path / "cut", run, tiny_store))
+
+
+def test_what_spec_augment_hides_is_the_same_after_a_stop_within_an_epoch(tiny_run, tiny_store, tmp_path) -> None:
+    masked = tiny_run(
+        data={"dataset": "folder", "crop_seconds": 1.3, "batch_size": 8, "eval_crops": 1},
+        encoder={"kind": "pann_cnn", "channels": 2, "hop_samples": 160, "spec_augment": {}},
+    )
+    with pytest.raises(StoppedError):
+        train(tmp_path / "cut", masked, tiny_store, After(7, Ask.STOP))
+    assert last_checkpoint(RunFolder(Store(str(tmp_path / "cut")))).position.step == 3
+    same_end(train(tmp_path / "whole", masked, tiny_store), train(tmp_path / "cut", masked, tiny_store))
 
 
 class KilledError(BaseException):

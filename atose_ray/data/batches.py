@@ -13,7 +13,7 @@ import torch
 
 from atose_ray.data import sampling, shards
 from atose_ray.data.memory import Residency
-from atose_ray.data.noise import Noise
+from atose_ray.data.noise import Change
 from atose_ray.data.sampling import Buffer, ClassQueue, RowGroup, Sampling, Windows, eval_starts
 from atose_ray.data.shards import PCM, ClipIndex, Manifest, Unit, read_row_group
 from atose_ray.storage import Store, StoreError
@@ -151,9 +151,9 @@ class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
     batch_size: of this rank. rows: of a view, which clips of a split it has, bool [N]; absent is all. train_share: of
-    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch. noise: added
-    to the crops of a training. residency: where the samples are kept, of `memory.Residency`. Raises StoreError when the
-    train or valid split is too small to train on."""
+    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch. noise: what
+    is done to the crops of a training, noise or more (data/augment.py). residency: where the samples are kept, of
+    `memory.Residency`. Raises StoreError when the train or valid split is too small to train on."""
 
     manifest: Manifest
     settings: CropSettings
@@ -168,7 +168,7 @@ class LocalBatches:
     train_share: float = 1.0
     sampling: Sampling = "uniform"
     crops_per_clip: int = 1
-    noise: Noise | None = None
+    noise: Change | None = None
     residency: Residency = field(default="stream", init=False)
 
     def __post_init__(self) -> None:
@@ -251,8 +251,8 @@ class LocalBatches:
             yield from crops.batches(self.eval_batch_size)
 
 
-def rebatch(buffers: Iterator[Crops], sizes: list[int], noise: Noise | None) -> Iterator[Batch]:
-    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends, and add noise. Raises
+def rebatch(buffers: Iterator[Crops], sizes: list[int], noise: Change | None) -> Iterator[Batch]:
+    """Cut a stream of buffers into batches of exactly these sizes, across buffer ends, and change them. Raises
     StoreError when the stream ends early: shards were lost while reading."""
     waiting: deque[Crops] = deque()
     for number, size in enumerate(sizes):

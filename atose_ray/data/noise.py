@@ -2,7 +2,7 @@
 none."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,13 @@ from atose_ray.types import Batch, Config, DataSpec
 
 SALTS = {"start": 0x4E4F495345, "level": 0x4C4556454C, "blank": 0x424C414E4B}  # beside the seed: one draw for each
 LEAST_SAMPLES = 1 << 18  # of noise that crops are cut from
+
+
+class Change(Protocol):
+    """What is done to the batches of a training, and to no others."""
+
+    def added(self, batch: Batch, draw_B: Array, clip_id_B: Array) -> Batch:
+        """The batch with it. draw_B, clip_id_B int64, on the host: what crop every row is."""
 
 
 class NoiseConfig(Config):

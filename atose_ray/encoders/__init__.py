@@ -9,6 +9,7 @@ from atose_ray.encoders.coala_cnn import CoalaCNNConfig
 from atose_ray.encoders.frames import FramesConfig
 from atose_ray.encoders.harmonic_cnn import HarmonicCNNConfig
 from atose_ray.encoders.mel_cnn import MelCNNConfig
+from atose_ray.encoders.pann_cnn import PannCNNConfig
 from atose_ray.encoders.pretrained import PretrainedConfig
 from atose_ray.encoders.sample_cnn import SampleCNNConfig
 from atose_ray.encoders.tag_sinc_net import TagSincNetConfig
@@ -20,6 +21,7 @@ ENCODERS: dict[str, type[EncoderConfig]] = by_kind(
     HarmonicCNNConfig,
     TagSincNetConfig,
     MelCNNConfig,
+    PannCNNConfig,
     CoalaCNNConfig,
     VGGishConfig,
     FramesConfig,
@@ -34,6 +36,7 @@ __all__ = [
     "FramesConfig",
     "HarmonicCNNConfig",
     "MelCNNConfig",
+    "PannCNNConfig",
     "PretrainedConfig",
     "SampleCNNConfig",
     "TagSincNetConfig",

@@ -20,6 +20,7 @@ from torch.nn import functional
 from atose_ray.audio.mel import CHOI, LogMel, LogMelConfig, Padding
 from atose_ray.encoders.base import Encoder, EncoderConfig
 from atose_ray.encoders.harmonic_cnn import pool_plan
+from atose_ray.encoders.spec_augment import SpecAugmentConfig
 from atose_ray.types import DataSpec
 
 WIDTHS, POOLS = (4, 4, 4, 2), (4, 4, 4, 2)
@@ -29,7 +30,8 @@ MEAN, DEVIATION = 0.2262, 0.2579  # of the published log-mels
 
 class MelCNNConfig(EncoderConfig):
     """channels: of the four convolutions. embedding: of the last one. mels: bands of the spectrogram. padding: of the
-    crop's ends. The published rate is 22,050 Hz: prepare with `--option sample_rate_hz=22050`."""
+    crop's ends. spec_augment: what is hidden of the spectrogram in training, nothing as published. The published rate
+    is 22,050 Hz: prepare with `--option sample_rate_hz=22050`."""
 
     least_length: ClassVar[int] = CHOI.model_copy(update={"padding": "none"}).samples_for(MIN_FRAMES)
     published_length: ClassVar[int] = CHOI.samples_for(130)
@@ -39,6 +41,7 @@ class MelCNNConfig(EncoderConfig):
     embedding: int = Field(default=100, ge=2, le=4096)
     mels: int = Field(default=128, ge=4, le=512)
     padding: Padding = "reflect"
+    spec_augment: SpecAugmentConfig | None = None
 
     @property
     def front_end(self) -> LogMelConfig:
@@ -59,6 +62,7 @@ class MelCNN(Encoder):
         self.embed_dim = config.embedding
         self.min_length = mel.samples_for(max(MIN_FRAMES, math.prod(self.pools)))
         self.hop_seconds = math.prod(self.pools) * mel.hop_samples / sample_rate_hz
+        self.spec_augment = config.spec_augment
         self.log_mel = LogMel(mel, sample_rate_hz)
         sizes = [(config.mels, width), *[(width, width)] * 3]
         for number, ((before, after), taps) in enumerate(zip(sizes, WIDTHS, strict=True), 1):
@@ -66,8 +70,11 @@ class MelCNN(Encoder):
         self.conv5 = he_uniform(nn.Conv1d(width, config.embedding, 1))
 
     def front_end(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[B, T] -> [B, F, M]: the log-mel spectrogram, scaled as published."""
-        return cast(torch.Tensor, (self.log_mel(inputs) - MEAN) / DEVIATION)
+        """[B, T] -> [B, F, M]: the log-mel spectrogram, scaled as published; in training with its masks."""
+        scaled_BFM = cast(torch.Tensor, (self.log_mel(inputs) - MEAN) / DEVIATION)
+        if self.training and self.spec_augment is not None:
+            return self.spec_augment.masked(scaled_BFM)
+        return scaled_BFM
 
     def sequence(self, features: torch.Tensor) -> torch.Tensor:
         """[B, F, M] -> [B, S, E]."""

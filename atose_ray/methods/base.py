@@ -68,6 +68,11 @@ class MethodConfig(Config):
         """Whether it scores tags that it never saw."""
         return False
 
+    @property
+    def takes_soft_tags(self) -> bool:
+        """Whether its losses mean something for tags between 0 and 1 (data/augment.py makes them)."""
+        return False
+
     def cached_crops(self, index: int) -> int:
         """Crops per clip that stage `index` keeps embedded; 0 where its encoder trains or its cache is off."""
         stage = self.stages[index]

@@ -63,6 +63,11 @@ class JointEmbeddingConfig(MethodConfig):
     def scores_unseen(self) -> bool:
         return self.tag_side == "vectors"
 
+    @property
+    def takes_soft_tags(self) -> bool:
+        """Not where it counts tags: for the mean of their vectors, or for how much two sets of them have in common."""
+        return self.tag_side == "tags" and self.objective.kind != "soft_targets"
+
     @model_serializer(mode="wrap")
     def _as_before_it_had_a_tag_side(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in plain(self).items() if (key, value) != ("tag_side", "tags")}

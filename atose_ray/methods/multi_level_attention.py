@@ -84,6 +84,10 @@ class MultiLevelAttentionConfig(MethodConfig):
         """None: what is cached is one vector of a crop."""
         return 0
 
+    @property
+    def takes_soft_tags(self) -> bool:
+        return True
+
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "MultiLevelAttention":
         widths = (self.width,) * max(self.levels)
         return MultiLevelAttention(self, widths, encoder, spec)

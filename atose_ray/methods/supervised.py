@@ -30,6 +30,10 @@ class SupervisedConfig(MethodConfig):
     head: HeadConfigs = MLPHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
+    @property
+    def takes_soft_tags(self) -> bool:
+        return True
+
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
         return Supervised(self.head, encoder, spec)
 
@@ -44,6 +48,10 @@ class ProbeConfig(MethodConfig):
     kind: Literal["probe"] = "probe"
     head: HeadConfigs = LinearHeadConfig()
     stages: tuple[StageConfig, ...] = (StageConfig(name="probe", epochs=100),)
+
+    @property
+    def takes_soft_tags(self) -> bool:
+        return True
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
         return Supervised(self.head, encoder, spec)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from atose_ray.config import ConfigError, DataConfig, RunConfig
+from atose_ray.data.augment import changes_of
 from atose_ray.data.batches import CropSettings, LocalBatches, share_of_batch
-from atose_ray.data.noise import Noise
 from atose_ray.data.resident import SharedClips, batches_of, kept_in
 from atose_ray.data.sampling import Windows
 from atose_ray.data.shards import Manifest, load_manifest, unit_of
@@ -56,6 +56,8 @@ def resolve(run: RunConfig, store: Store, manifest: Manifest) -> RunConfig:
         )
     if run.data.noise is not None:
         run.data.noise.check(spec)
+    if run.data.augment is not None:
+        run.data.augment.check(spec)
     seconds = run.data.crop_seconds
     if seconds == "published":
         seconds = run.encoder.published_length / spec.input.rate_hz
@@ -189,7 +191,7 @@ def batches_in(
         train_share=run.data.train_share,
         sampling=run.data.sampling,
         crops_per_clip=run.data.crops_per_clip,
-        noise=None if run.data.noise is None else Noise(run.data.noise, run.seed),
+        noise=changes_of(run.data.noise, run.data.augment, run.seed, spec.exclusive),
     )
 
 
