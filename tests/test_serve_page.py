@@ -131,7 +131,8 @@ def test_by_keyboard_and_for_a_screen_reader(page: Any, song: Path) -> None:
     page.set_input_files("#file", song)
     done(page)
     unnamed = """() => [...document.querySelectorAll('button, input, canvas, audio')].filter((one) => one.offsetParent
-      && one.ariaHidden !== 'true' && !(one.labels && one.labels.length) && !one.getAttribute('aria-label') && !one.textContent.trim()).length"""
+      && one.ariaHidden !== 'true' && !(one.labels && one.labels.length)
+      && !one.getAttribute('aria-label') && !one.textContent.trim()).length"""
     assert page.evaluate(unnamed) == 0, "every control has a name"
     assert page.get_by_role("status").count() == 1 and page.get_by_role("main").count() == 1
     page.locator("#file").focus()
