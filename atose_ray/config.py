@@ -344,7 +344,9 @@ def apply_overrides(tree: Mapping[str, Any], assignments: Iterable[str]) -> dict
             raise ConfigError(f"an override is PATH=VALUE such as encoder.kind=sample_cnn, but got {assignment!r}")
         branch = result
         for key in keys[:-1]:
-            branch = branch.setdefault(key, {})
+            if branch.get(key) is None:  # not there, or there is none of it so far
+                branch[key] = {}
+            branch = branch[key]
             if not isinstance(branch, dict):
                 raise ConfigError(f"{assignment!r}: {key!r} is a value, not a branch, so {path!r} does not exist")
         value = yaml_value(text, assignment)

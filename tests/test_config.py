@@ -9,6 +9,16 @@ from atose_ray.types import DataSpec
 SPEC = DataSpec(sample_rate_hz=16000, clip_samples=48000, tags=("a", "b"), exclusive=False)
 
 
+def test_an_override_below_what_is_not_there() -> None:
+    """`data.noise` is null in a whole configuration, and may be filled."""
+    whole = RunConfig().model_dump(mode="json")
+    assert whole["data"]["noise"] is None
+    noise = run_config(apply_overrides(whole, ["data.noise.low_db=-70", "data.noise.high_db=-20"])).data.noise
+    assert noise is not None and (noise.low_db, noise.high_db) == (-70, -20)
+    with pytest.raises(ConfigError, match="'batch_size' is a value, not a branch"):
+        apply_overrides(whole, ["data.batch_size.small=1"])
+
+
 def test_overrides_are_typed_and_switch_kinds() -> None:
     base = RunConfig().model_dump(mode="json")
     tree = apply_overrides(base, ["encoder.kind=harmonic_cnn", "encoder.channels=64", "optim.lr=1e-3"])

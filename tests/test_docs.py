@@ -90,7 +90,8 @@ def test_the_reference_has_every_public_name() -> None:
 def test_every_protocol_is_explained() -> None:
     text = (ROOT / "docs/PROTOCOLS.md").read_text(encoding="utf-8")
     headings = set(re.findall(r"\w+", " ".join(re.findall(r"^## (.*)$", text, re.MULTILINE))))
-    assert {*PROTOCOLS, *SUMMARIES, "probe_linear", "probe_mlp", "probe_coala"} <= headings
+    known = {name for name in (*PROTOCOLS, *SUMMARIES) if not name.startswith("made_up")}  # those of other tests
+    assert {*known, "probe_linear", "probe_mlp", "probe_coala"} <= headings
 
 
 def lines_of(page: Path) -> list[str]:

@@ -16,7 +16,6 @@ from typing import ClassVar, Literal, cast
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional
 
 from atose_ray.audio.mel import LogMel, LogMelConfig
 from atose_ray.encoders.base import Encoder, EncoderConfig
@@ -102,7 +101,7 @@ class PannBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, layout: str, pool: tuple[int, int], dropout: float) -> None:
         super().__init__()
-        self.pool, self.dropout, self.twice = pool, dropout, layout == "cnn10"
+        self.pool, self.dropout, self.twice = pool, nn.Dropout(dropout), layout == "cnn10"
         kernel = 3 if self.twice else 5
         self.conv1, self.bn1 = same(in_channels, out_channels, kernel), batch_norm_2d(out_channels)
         if self.twice:
@@ -113,7 +112,7 @@ class PannBlock(nn.Module):
             x_BCFM = conv_norm(conv_norm(x_BCFM, self.conv1, self.bn1), self.conv2, self.bn2, self.pool)
         else:
             x_BCFM = conv_norm(x_BCFM, self.conv1, self.bn1, self.pool)
-        return functional.dropout(x_BCFM, self.dropout, self.training)
+        return cast(torch.Tensor, self.dropout(x_BCFM))
 
 
 def same(in_channels: int, out_channels: int, kernel: int) -> SameConv2d:
