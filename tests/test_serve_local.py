@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -39,13 +40,20 @@ def ask(port: int, body=GOOD, path: str = "/tag", **headers: str) -> tuple[int, 
 
 def raw(port: int, *parts: bytes) -> bytes:
     """What comes back for bytes as they are; nothing where the other side hangs up."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
-        try:
-            for part in parts:
-                line.sendall(part)
-            return line.recv(65536)
-        except ConnectionError:
-            return b""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as line, contextlib.suppress(ConnectionError):
+        for part in parts:
+            line.sendall(part)
+        while not is_whole(answer) and (more := line.recv(65536)):
+            answer += more
+    return answer
+
+
+def is_whole(answer: bytes) -> bool:
+    """Whether a response has come to the end of its body, which may be another packet's."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    return bool(end) and (length is None or len(body) >= int(length[1]))
 
 
 def test_a_sound_over_the_wire(served: tuple[int, Path]) -> None:
