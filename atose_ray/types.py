@@ -275,6 +275,12 @@ class EmbeddedBatch(NamedTuple):
 
 
 AnyBatch = Batch | EmbeddedBatch
+BatchT = TypeVar("BatchT", Batch, EmbeddedBatch)
+
+
+def untagged(kind: type[BatchT], rows: torch.Tensor, tags: int) -> BatchT:
+    """A batch of inputs, or of embeddings, that are only asked about: no clip carries a tag, and none has an id."""
+    return kind(rows, rows.new_zeros(len(rows), tags).float(), rows.new_zeros(len(rows)).long())
 
 
 @dataclass(frozen=True)

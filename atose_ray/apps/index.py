@@ -26,7 +26,7 @@ from atose_ray.datasets.base import AUDIO_SUFFIXES
 from atose_ray.storage import Store
 from atose_ray.storage.store import FileStamp
 from atose_ray.training.checkpoint import Model, load_model
-from atose_ray.types import Array, Batch
+from atose_ray.types import Array, Batch, untagged
 
 VERSION, INDEX, MODEL, PARTS, SKIPPED = 1, "index.json", "model", "parts", "skipped.jsonl"
 PART_FILES, PART_WINDOWS = 256, 8192
@@ -116,8 +116,7 @@ def windows_of(model: Model, source: Any, hop_s: float | None = None, name: str 
 
 def embedded(model: Model, audio_BT: torch.Tensor) -> Array:
     """[B, T] -> [B, E] float32."""
-    empty = torch.zeros(len(audio_BT), len(model.spec.tags)), torch.zeros(len(audio_BT), dtype=torch.int64)
-    batch = Batch(audio_BT, *empty).to(device_of(model))
+    batch = untagged(Batch, audio_BT, len(model.spec.tags)).to(device_of(model))
     embed_BE: Array = model.method.embed(batch).embed_BE.float().cpu().numpy()
     return embed_BE
 

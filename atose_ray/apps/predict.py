@@ -10,7 +10,7 @@ from atose_ray.audio.io import decode_parts
 from atose_ray.data.batches import cut
 from atose_ray.data.sampling import eval_starts
 from atose_ray.training.checkpoint import Model
-from atose_ray.types import Batch, TagSet
+from atose_ray.types import Batch, TagSet, untagged
 
 PART_S = 600.0
 
@@ -67,8 +67,8 @@ def crop_scores(model: Model, audio_BT: torch.Tensor, tags: TagSet, frames: bool
     frame of the crops instead, [B, S, C]; only of a method that has them."""
     parts, device, score = [], device_of(model), model.method.frame_scores if frames else model.method.score
     for audio in torch.split(audio_BT, model.run.execution.eval_batch_size):
-        batch = Batch(audio, torch.zeros(len(audio), len(tags.names)), torch.zeros(len(audio), dtype=torch.int64))
-        parts.append(score(batch.to(device), tags, model.stage).cpu())
+        batch = untagged(Batch, audio, len(tags.names)).to(device)
+        parts.append(score(batch, tags, model.stage).cpu())
     return torch.cat(parts)
 
 

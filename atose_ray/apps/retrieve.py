@@ -6,7 +6,6 @@ and added up. A sound is near another by the cosine of their mean embeddings; it
 exact: every file is compared."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from atose_ray.apps.index import NoIndexError, read_rows, windows_of
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model
 from atose_ray.training.sources import tags_with_vectors
-from atose_ray.types import Array, EmbeddedBatch, TagSet
+from atose_ray.types import Array, EmbeddedBatch, TagSet, untagged
 
 BATCH = 1024  # windows scored at a time
 
@@ -116,8 +115,8 @@ def window_scores(model: Model, tags: TagSet | None, wanted_E: Array | None, emb
     if tags is not None:
         parts = []
         for some_BE in torch.split(torch.tensor(embed_RE), BATCH):
-            none: Any = torch.zeros(len(some_BE), len(model.spec.tags)), torch.zeros(len(some_BE), dtype=torch.int64)
-            parts.append(model.method.score(EmbeddedBatch(some_BE, *none), tags, model.stage).double().numpy())
+            batch = untagged(EmbeddedBatch, some_BE, len(model.spec.tags))
+            parts.append(model.method.score(batch, tags, model.stage).double().numpy())
         columns.append(np.concatenate(parts))
     if wanted_E is not None:
         length_R = np.linalg.norm(embed_RE, axis=1)

@@ -151,8 +151,8 @@ class LocalBatches:
     """BatchSource over a prepared data set, read in this process.
 
     batch_size: of this rank. rows: of a view, which clips of a split it has, bool [N]; absent is all. train_share: of
-    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch. noise: what
-    is done to the crops of a training, noise or more (data/augment.py). residency: where the samples are kept, of
+    these in train that are trained on. sampling: which clips an epoch draws. crops_per_clip: in an epoch. change: what
+    is done to the crops of a training (data/augment.py). residency: where the samples are kept, of
     `memory.Residency`. Raises StoreError when the train or valid split is too small to train on."""
 
     manifest: Manifest
@@ -168,7 +168,7 @@ class LocalBatches:
     train_share: float = 1.0
     sampling: Sampling = "uniform"
     crops_per_clip: int = 1
-    noise: Change | None = None
+    change: Change | None = None
     residency: Residency = field(default="stream", init=False)
 
     def __post_init__(self) -> None:
@@ -237,7 +237,7 @@ class LocalBatches:
         """Random crops of every clip."""
         buffers = self.buffers(epoch, first)
         crops = (read_train_crops(self.settings, buffer, epoch) for buffer in buffers)
-        yield from rebatch(crops, self.rows_of(buffers, first), self.noise)
+        yield from rebatch(crops, self.rows_of(buffers, first), self.change)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise. Raises StoreError
@@ -251,7 +251,7 @@ class LocalBatches:
             yield from crops.batches(self.eval_batch_size)
 
 
-def rebatch(buffers: Iterator[Crops], sizes: list[int], noise: Change | None) -> Iterator[Batch]:
+def rebatch(buffers: Iterator[Crops], sizes: list[int], change: Change | None) -> Iterator[Batch]:
     """Cut a stream of buffers into batches of exactly these sizes, across buffer ends, and change them. Raises
     StoreError when the stream ends early: shards were lost while reading."""
     waiting: deque[Crops] = deque()
@@ -273,7 +273,7 @@ def rebatch(buffers: Iterator[Crops], sizes: list[int], noise: Change | None) ->
             missing -= len(parts[-1].stored_NT)
         whole = parts[0] if len(parts) == 1 else Crops(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
         batch = whole.batch(0, size)
-        yield batch if noise is None else noise.added(batch, whole.draw_N, whole.clip_id_N)
+        yield batch if change is None else change.added(batch, whole.draw_N, whole.clip_id_N)
 
 
 def share_of_batch(batch_size: int, world: int) -> int:

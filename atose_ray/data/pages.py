@@ -22,6 +22,7 @@ def offline_page(
     sources = [*map(shared.joinpath, SHARED_SCRIPTS), *map(assets.joinpath, scripts)]
     sheets = [shared.joinpath("page.css"), *map(assets.joinpath, styles)]
     parts = {
+        "HEAD": shared.joinpath("head.html").read_text(encoding="utf-8").rstrip(),
         "TITLE": html.escape(well_formed(title)),
         "STYLE": "\n".join(source.read_text(encoding="utf-8") for source in sheets),
         "SCRIPT": "\n".join(source.read_text(encoding="utf-8") for source in sources),

@@ -185,7 +185,7 @@ class ResidentBatches(LocalBatches):
         starts_N = crop_starts(self.settings.seed, draws_N, clips.clip_id_N[clip_N], clips.n_samples_N[clip_N], length)
         parts = np.split(np.stack([draws_N, clips.clip_id_N[clip_N]]), np.cumsum(sizes), axis=1)
         for batch, part in zip(self._batches(clips, clip_N, starts_N, sizes), parts, strict=False):
-            yield batch if self.noise is None else self.noise.added(batch, *part)
+            yield batch if self.change is None else self.change.added(batch, *part)
 
     def evaluate(self, split: Split, windows: Windows = eval_starts) -> Iterator[Batch]:
         """Crops of every clip of this rank's share, evenly spaced unless `windows` says otherwise."""

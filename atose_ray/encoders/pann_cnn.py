@@ -59,6 +59,8 @@ class PannCNNConfig(EncoderConfig):
 class PannCNN(Encoder):
     """[B, T] -> [B, 8 * channels]."""
 
+    has_kernels: ClassVar[bool] = True
+
     def __init__(self, config: PannCNNConfig, sample_rate_hz: int, clip_samples: int) -> None:
         super().__init__()
         mel = SPECTRUM.model_copy(update={"mels": config.mels, "hop_samples": config.hop_samples})

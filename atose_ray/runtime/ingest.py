@@ -39,7 +39,7 @@ class RayBatches(LocalBatches):
         """One random crop per clip."""
         buffers = self.buffers(epoch, first)
         if sizes := self.rows_of(buffers, first):
-            yield from rebatch(self._stream(epoch, buffers), sizes, self.noise)
+            yield from rebatch(self._stream(epoch, buffers), sizes, self.change)
 
     def _stream(self, epoch: int, buffers: list[Buffer]) -> Iterator[Crops]:
         """The first buffer is read here, while Ray's tasks begin with the others: they take seconds to start."""

@@ -22,7 +22,7 @@ from atose_ray.training.checkpoint import best_model
 from atose_ray.training.precision import prepare_to_score
 from atose_ray.training.record import RunFolder
 from atose_ray.training.run import Job, pick_device, use_threads
-from atose_ray.types import Batch, TagSet
+from atose_ray.types import Batch, TagSet, untagged
 
 FLOOR = 0.0  # what the sampler is told of a trial that diverged before its first epoch ended, or cannot be built
 WARM_UP, MEASURED = 5, 30
@@ -69,7 +69,7 @@ def latency_ms(method: Method, stage: str, device: torch.device) -> float:
     method.to(device).eval()
     spec = method.spec
     noise = 0.1 * torch.randn(1, *spec.input.shape, generator=torch.Generator().manual_seed(0))
-    batch = Batch(noise, torch.zeros(1, len(spec.tags)), torch.zeros(1, dtype=torch.int64)).to(device)
+    batch = untagged(Batch, noise, len(spec.tags)).to(device)
     seconds = []
     with torch.inference_mode():
         for _ in range(WARM_UP + MEASURED):

@@ -191,7 +191,7 @@ def batches_in(
         train_share=run.data.train_share,
         sampling=run.data.sampling,
         crops_per_clip=run.data.crops_per_clip,
-        noise=changes_of(run.data.noise, run.data.augment, run.seed, spec.exclusive),
+        change=changes_of(run.data.noise, run.data.augment, run.seed, spec.exclusive),
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from atose_ray.methods import Method
-from atose_ray.types import AnyBatch, Batch, EmbeddedBatch, TagSet
+from atose_ray.types import AnyBatch, Batch, EmbeddedBatch, TagSet, untagged
 
 Key = tuple[tuple[str, ...] | None, str]  # the tags that are scored and the stage; None: embeddings
 
@@ -80,9 +80,7 @@ class Together(Method):
 
     @torch.no_grad()
     def _compute(self, key: Key, tags: TagSet | None, inputs_BX: torch.Tensor) -> torch.Tensor:
-        clips, names = len(inputs_BX), self.spec.tags
-        batch = Batch(inputs_BX, torch.zeros(clips, len(names)), torch.zeros(clips, dtype=torch.int64))
-        batch = batch.to(inputs_BX.device)
+        batch = untagged(Batch, inputs_BX, len(self.spec.tags))
         return self.method.embed(batch).embed_BE if tags is None else self.method.score(batch, tags, key[1])
 
     def _run(self) -> None:
