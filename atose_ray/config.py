@@ -36,7 +36,7 @@ OBJECTIVES = (*OF_CLIPS, *OF_UNSEEN, *OF_PROBE)
 SINCE = (
     ("", "init_from"), ("", "tag_vectors"), ("data", "fold"), ("data", "tag_split"), ("data", "tracks"),
     ("data", "sampling"), ("data", "track_split"), ("data", "noise"), ("", "probe"), ("data", "augment"),
-    ("encoder", "spec_augment"),
+    ("encoder", "spec_augment"), ("method", "tagging"),
 )  # fmt: skip
 
 

@@ -3,10 +3,12 @@
 All take tag_embed_BD and audio_embed_BD, row i of both from clip i, and tags_BC in {0, 1}; D is the joint space."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field
+from torch import nn
 from torch.nn import functional
 
 from atose_ray.types import Config
@@ -138,14 +140,69 @@ ContrastConfigs = Annotated[CONTRASTS, Field(discriminator="kind")]
 ObjectiveConfigs = Annotated[PairwiseMarginConfig | CosineConfig | CONTRASTS, Field(discriminator="kind")]
 
 
-def tagging_loss(logits_BC: torch.Tensor, tags_BC: torch.Tensor, exclusive: bool) -> torch.Tensor:
-    """[B, C], [B, C] -> scalar: cross-entropy of the tags under the logits.
+MOST_WEIGHT = 100.0  # of one clip with a rare tag
+
+
+class TaggingConfig(Config):
+    """What the cross-entropy of a classifier looks at more.
+
+    focal: gamma of the focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017): a tag counts
+        (1 - p)^gamma, p being the probability of what is true, so that what is known already counts little.
+    class_weights: balanced gives the clips of rare tags more weight, counted in the train split; from 0.01 to 100, and
+        1 for a tag without a clip. Several tags a clip: what a tag's positives weigh is (clips without it) / (clips
+        with it), its negatives weigh 1 (`pos_weight` of torch). Exclusive tags: a clip weighs clips / (tags * clips
+        with its tag), as in scikit-learn."""
+
+    focal: float = Field(default=0.0, ge=0, le=10)
+    class_weights: Literal["balanced"] | None = None
+
+
+class TaggingLoss(nn.Module):
+    """`tagging_loss` as a method's config asks for it. columns: of the tags, those that are trained; None is all."""
+
+    weight_C: torch.Tensor | None
+
+    def __init__(self, config: TaggingConfig | None, exclusive: bool, columns: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.config, self.exclusive, self.columns = config or TaggingConfig(), exclusive, columns
+        self.register_buffer("weight_C", None, persistent=False)
+
+    def weigh(self, counts: Sequence[int], clips: int) -> None:
+        """Before a training: of so many clips every tag's count."""
+        if self.config.class_weights is None:
+            return
+        counts = counts if self.columns is None else [counts[column] for column in self.columns]
+        count_C = torch.tensor(counts, dtype=torch.float32)
+        weight_C = (clips / len(counts) if self.exclusive else clips - count_C) / count_C.clamp_min(1)
+        bounded_C = weight_C.clamp(1 / MOST_WEIGHT, MOST_WEIGHT)
+        self.weight_C = torch.where(count_C > 0, bounded_C, torch.ones_like(bounded_C))
+
+    def forward(self, logits_BC: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:
+        """[B, C], [B, C] -> scalar."""
+        return tagging_loss(logits_BC, tags_BC, self.exclusive, self.config.focal, self.weight_C)
+
+
+def tagging_loss(
+    logits_BC: torch.Tensor,
+    tags_BC: torch.Tensor,
+    exclusive: bool,
+    focal: float = 0.0,
+    weight_C: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[B, C], [B, C] -> scalar: cross-entropy of the tags under the logits. focal, weight_C [C]: as in TaggingConfig.
 
     Not exclusive: binary, mean over B and C. Exclusive: -sum over C of tag * log softmax, mean over B; a row without
     a tag adds 0 and counts in the mean (as published: ATOSE / JETATAG, Appl. Sci. 2023, 13(15), 9002)."""
     if exclusive:
-        return -(tags_BC * functional.log_softmax(logits_BC, dim=1)).sum(dim=1).mean()
-    return functional.binary_cross_entropy_with_logits(logits_BC, tags_BC)
+        log_p_BC = functional.log_softmax(logits_BC, dim=1)
+        surprise_BC = -log_p_BC * (1 - log_p_BC.exp()).pow(focal) if focal else -log_p_BC
+        tags_BC = tags_BC if weight_C is None else tags_BC * weight_C
+        return (tags_BC * surprise_BC).sum(dim=1).mean()
+    if not focal:
+        return functional.binary_cross_entropy_with_logits(logits_BC, tags_BC, pos_weight=weight_C)
+    p_BC, positive_BC = torch.sigmoid(logits_BC), tags_BC if weight_C is None else tags_BC * weight_C
+    missed_BC = positive_BC * (1 - p_BC).pow(focal) * functional.softplus(-logits_BC)
+    return (missed_BC + (1 - tags_BC) * p_BC.pow(focal) * functional.softplus(logits_BC)).mean()
 
 
 def reconstruction_loss(probabilities_BC: torch.Tensor, tags_BC: torch.Tensor) -> torch.Tensor:

@@ -25,12 +25,19 @@ class OptimizerConfig(Config):
 
     schedule: `constant`, or `cosine` from lr to 0 over the steps of the stage (Loshchilov & Hutter 2017, no restarts),
         or `plateau`: a fifth after every 5 epochs of the stage without a better validation score (`after_plateaus`).
-    warmup_steps: linear rise from lr / warmup_steps to lr over the first steps of a stage."""
+    warmup_steps: linear rise from lr / warmup_steps to lr over the first steps of a stage.
+    average: decay of an exponential moving average of the weights, step by step; it is what is scored, kept, and what
+        the next stage begins with (training/averaging.py). None scores the weights as they are trained."""
 
     lr: float = Field(default=1e-3, gt=0, le=10)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
+    average: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _as_before_these_were_there(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value or key not in ("average", "decay")}
 
     @abstractmethod
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -117,10 +124,6 @@ class KerasSGDConfig(MomentumConfig):
 
     def lr_at(self, step: int, steps: int) -> float:
         return super().lr_at(step, steps) / (1 + self.decay * step)
-
-    @model_serializer(mode="wrap")
-    def _as_before_it_had_a_decay(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if value or key != "decay"}
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return KerasSGD(parameters, **self.model_dump(include={"lr", "momentum", "nesterov", "weight_decay"}))

@@ -70,7 +70,7 @@ def measure(tree: dict[str, Any], rounds: int) -> dict[str, float]:
 
             def trained() -> tuple[float, ...]:
                 began, made = time.perf_counter(), record()
-                checkpoints.save(Position(made.epoch - 1, 1, 1), optimizer)
+                checkpoints.save(Position(made.epoch - 1, 1, 1), optimizer.state_dict())
                 waits.append(time.perf_counter() - began)
                 keep_epoch(checkpoints, made, run.metric)
                 return (time.perf_counter() - began,)

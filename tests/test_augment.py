@@ -12,7 +12,7 @@ from atose_ray.data.noise import Noise, NoiseConfig
 from atose_ray.types import AudioInput, Batch, DataSpec, FrameInput
 
 T, ROWS, TAGS = 1000, 600, 4
-ALL = {"gain_db": 6.0, "shift": 0.5, "mixup": 0.4, "label_smoothing": 0.1}
+ALL = {"speed": 0.1, "gain_db": 6.0, "shift": 0.5, "mixup": 0.4, "label_smoothing": 0.1}
 
 
 def ramps() -> Batch:
@@ -32,6 +32,23 @@ def test_gain_changes_the_level_up_and_down_evenly() -> None:
     assert torch.allclose(ratio_BT, ratio_BT[:, :1].expand_as(ratio_BT), rtol=1e-5)
     gain_db_B = 20 * ratio_BT[:, 0].log10().numpy()
     assert np.percentile(gain_db_B, [0, 25, 50, 75, 100]) == pytest.approx([-6, -3, 0, 3, 6], abs=0.6)
+
+
+def test_speed_moves_pitch_and_tempo_of_two_thirds() -> None:
+    rate_hz, tone_hz, seconds = 8000, 1000, 0.5
+    time_T = torch.arange(int(rate_hz * seconds)) / rate_hz
+    tone_T = torch.sin(2 * torch.pi * tone_hz * time_T)
+    clean = Batch(tone_T.repeat(ROWS, 1), torch.eye(TAGS).repeat(ROWS // TAGS, 1), torch.arange(ROWS))
+    played = changed(clean, speed=0.1)
+    assert played.inputs.shape == clean.inputs.shape and torch.equal(played.tags_BC, clean.tags_BC)
+    peak_hz_B = torch.fft.rfft(played.inputs[:, :3600]).abs().argmax(dim=1) * rate_hz / 3600
+    found, counts = np.unique(np.round(peak_hz_B.numpy(), -1), return_counts=True)
+    assert found.tolist() == [900, 1000, 1100] and counts.min() > ROWS / 4
+    as_it_is_B = (peak_hz_B - tone_hz).abs() < 20
+    assert torch.equal(played.inputs[as_it_is_B], clean.inputs[as_it_is_B])
+    faster = played.inputs[int(((peak_hz_B - 1100).abs() < 20).nonzero()[0])]
+    ends = -(-len(time_T) * 10 // 11)
+    assert torch.equal(faster[ends:], faster[: len(faster) - ends]), "what is too short begins again"
 
 
 def test_a_shift_turns_the_crop_round() -> None:

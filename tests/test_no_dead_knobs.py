@@ -33,6 +33,7 @@ PANN = {
 }
 MIXED = {"data.augment": {"mixup": 0.2}}
 NOISE = {"data.noise": {"high_db": -20.0}}
+TAGGING = {"method.tagging": {"focal": 1.0}}
 CARRIES = {"method.stages": [*STAGES, *STAGES]}
 
 # (what the base differs in, path, another value)
@@ -47,6 +48,8 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     (NOISE, "data.noise.low_db", -40.0),
     (NOISE, "data.noise.high_db", -10.0),
     (NOISE, "data.noise.blank", 0.5),
+    (NOISE, "data.noise.below", "clip"),
+    ({}, "data.augment.speed", 0.1),
     ({}, "data.augment.gain_db", 6.0),
     ({}, "data.augment.shift", 0.5),
     ({}, "data.augment.mixup", 0.2),
@@ -101,6 +104,12 @@ KNOBS: list[tuple[dict[str, Any], str, Any]] = [
     ({"je": True, "method.objective": {"kind": "info_nce"}}, "method.objective.temperature", 0.5),
     ({"je": True}, "method.head.hidden", 16),
     ({"je": True}, "method.head.dropout", 0.0),
+    ({}, "method.tagging", {"focal": 2.0}),
+    ({"je": True}, "method.tagging", {"focal": 2.0}),
+    (TAGGING, "method.tagging.focal", 2.0),
+    (TAGGING, "method.tagging.class_weights", "balanced"),
+    ({}, "optim.average", 0.9),
+    ({"optim.average": 0.9}, "optim.average", 0.05),
     ({}, "optim.lr", 1e-2),
     ({}, "optim.weight_decay", 0.5),
     ({}, "optim.schedule", "cosine"),

@@ -41,6 +41,15 @@ def test_levels_lie_between_the_two_and_the_clip_stays_on_top() -> None:
     assert torch.equal(noisy(clip).tags_BC, clip.tags_BC)
 
 
+def test_below_the_clip_is_a_signal_to_noise_ratio() -> None:
+    loud_B = torch.logspace(-3, -1, ROWS)
+    clip = silent()._replace(inputs=loud_B[:, None].expand(ROWS, T).clone())
+    found = noisy(clip, low_db=-20, high_db=-10, below="clip").inputs - clip.inputs
+    ratio_B = -10 * np.log10((found.square().mean(dim=1) / loud_B**2).double().numpy())
+    assert np.percentile(ratio_B, [5, 50, 95]) == pytest.approx([10.5, 15, 19.5], abs=3.5)
+    assert not noisy(silent(), below="clip").inputs.any()
+
+
 def test_it_follows_from_seed_epoch_and_clip_alone() -> None:
     whole = noisy(silent())
     row = Batch(*(part[7:8] for part in silent()))

@@ -13,10 +13,13 @@ from atose_ray.objectives import (
     InfoNCEConfig,
     ObjectiveConfigs,
     PairwiseMarginConfig,
+    TaggingConfig,
+    TaggingLoss,
     reconstruction_loss,
     tagging_loss,
 )
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities, unit_norm
+from atose_ray.training.run import Job, open_run
 
 OBJECTIVES = [PairwiseMarginConfig(), CosineConfig(), InfoNCEConfig()]
 DISTINCT = torch.eye(4)
@@ -140,6 +143,54 @@ def test_tagging_loss_by_hand() -> None:
     binary = (math.log(2) - math.log(0.75) + math.log(2) + math.log(2)) / 4
     assert tagging_loss(logits, tags, exclusive=False).item() == pytest.approx(binary)
     assert tagging_loss(logits, tags, exclusive=True).item() == pytest.approx(-math.log(0.75) / 2)  # row 2 adds 0
+
+
+def test_focal_loss_by_hand() -> None:
+    logits_BC, tags_BC = torch.tensor([[0.3, -1.2], [2.0, 0.1]]), torch.tensor([[1.0, 0.0], [0.25, 1.0]])
+    p, y = logits_BC.sigmoid(), tags_BC
+    expected = -(y * (1 - p) ** 2 * p.log() + (1 - y) * p**2 * (1 - p).log()).mean()
+    torch.testing.assert_close(tagging_loss(logits_BC, tags_BC, exclusive=False, focal=2.0), expected)
+    q = logits_BC.softmax(dim=1)
+    expected = -(y * (1 - q) ** 2 * q.log()).sum(dim=1).mean()
+    torch.testing.assert_close(tagging_loss(logits_BC, tags_BC, exclusive=True, focal=2.0), expected)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_focal_loss_forgives_what_is_known(exclusive: bool) -> None:
+    tags_BC = torch.tensor([[1.0, 0.0]])
+    known, missed = torch.tensor([[4.0, -4.0]]), torch.tensor([[-1.0, 1.0]])
+    shares = [
+        float(tagging_loss(logits_BC, tags_BC, exclusive, 2.0) / tagging_loss(logits_BC, tags_BC, exclusive))
+        for logits_BC in (known, missed)
+    ]
+    assert shares[0] < 0.01 < 0.4 < shares[1]
+
+
+def test_class_weights_by_hand() -> None:
+    logits_BC, y = torch.tensor([[0.3, -1.2, 0.5], [2.0, 0.1, -0.4]]), torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    counts, clips = (90, 10, 0), 100
+    loss = TaggingLoss(TaggingConfig(class_weights="balanced"), exclusive=False)
+    loss.weigh(counts, clips)
+    w = torch.tensor([10 / 90, 9.0, 1.0])
+    torch.testing.assert_close(loss.weight_C, w)
+    p = logits_BC.sigmoid()
+    torch.testing.assert_close(loss(logits_BC, y), -(w * y * p.log() + (1 - y) * (1 - p).log()).mean())
+    loss = TaggingLoss(TaggingConfig(class_weights="balanced"), exclusive=True, columns=(0, 1))
+    loss.weigh(counts, clips)
+    torch.testing.assert_close(loss.weight_C, torch.tensor([100 / 180, 5.0]))
+    plain = TaggingLoss(None, exclusive=True)
+    plain.weigh(counts, clips)
+    assert plain.weight_C is None and not list(loss.state_dict())
+
+
+def test_class_weights_are_of_the_train_split(tiny_store, tiny_run, tiny_manifest) -> None:
+    tree = tiny_run("joint_embedding").model_dump(mode="json")
+    tree["method"]["tagging"] = {"class_weights": "balanced"}
+    opened = open_run(Job(type(tiny_run()).model_validate(tree), tiny_store.uri, tiny_store.child("weighed").uri))
+    clips = tiny_manifest.data_spec.counts["train"]
+    counts = [tiny_manifest.tag_counts[tag]["train"] for tag in tiny_manifest.data_spec.tags]
+    expected = [(clips - count) / count for count in counts]
+    torch.testing.assert_close(opened.method.tagging_loss.weight_C, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

@@ -25,6 +25,7 @@ from atose_ray.training.notice import Ask, Notice, StoppedError, stopped_by_sigt
 from atose_ray.training.record import BEST_WEIGHTS, CHECKPOINT, RunFolder
 from atose_ray.training.resume import Checkpoints, last_checkpoint
 from atose_ray.training.run import Job, OpenRun, make_batches, open_run
+from atose_ray.training.step import Step
 
 DROPOUT = {"kind": "mlp", "hidden": 8, "dropout": 0.5}
 STAGES = [{"name": "embed", "epochs": 2}, {"name": "classify", "epochs": 3, "cache": 2}]
@@ -35,6 +36,7 @@ def run(tiny_run):
     tree = tiny_run("joint_embedding").model_dump(mode="json")
     tree["method"] |= {"head": DROPOUT, "stages": STAGES}
     tree["encoder"] |= {"block": "res", "dropout": 0.2}
+    tree["optim"] |= {"average": 0.9}
     tree["data"] |= {"augment": {"gain_db": 6.0, "shift": 0.5, "mixup": 0.4, "label_smoothing": 0.1}}
     return type(tiny_run()).model_validate(tree)
 
@@ -175,18 +177,17 @@ def test_what_is_frozen_stands_in_the_folder_once(whole, tmp_path) -> None:
 def test_a_checkpoint_of_before_goes_on(whole, run, tiny_store, tmp_path) -> None:
     """As 0.1.0 wrote it: all weights, the record inside, the line of the epoch after it."""
     opened = opened_in(tmp_path / "old", run, tiny_store)
-    optimizers: list[Any] = []
-    build = loop.Step
+    steps: list[Step] = []
 
-    def noted(module, optimizer, *rest):
-        optimizers.append(optimizer)
-        return build(module, optimizer, *rest)
+    def noted(*parts: Any) -> Step:
+        steps.append(Step(*parts))
+        return steps[-1]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "Step", noted)
         epochs = run_epochs(run, opened.method, opened.batches, opened.folder)
         records = [next(epochs) for _ in range(3)]
-    state = {"method": opened.method.state_dict(), "optimizer": optimizers[-1].state_dict()}
+    state = {"method": opened.method.state_dict(), "optimizer": steps[-1].state_dict()}
     buffer = io.BytesIO()
     torch.save({**state, "record": json.dumps(records[-1].as_json())}, buffer)
     epochs.close()

@@ -1,35 +1,50 @@
-"""Augmentation: a training crop is made louder or softer, turned round, mixed with another, believed a little less.
+"""Augmentation: a training crop is played faster or slower, made louder or softer, turned round, mixed with another,
+believed a little less.
 
 All of it follows from (seed, epoch, clip), mixing also from the batch; validation and test stay as they are. So it is
 the same however clips are read (stream, host, device, Ray Data) and after a resume."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from scipy.special import betaincinv
 
+from atose_ray.audio.speed import at_speeds
 from atose_ray.data.noise import Change, Noise, NoiseConfig
 from atose_ray.data.sampling import Array, uniform
 from atose_ray.types import Batch, Config, DataSpec
 
-SALTS = {"gain": 0x4741494E, "shift": 0x5348494654, "mix": 0x4D4958}  # beside the seed: one draw for each
+SALTS = {
+    "speed": 0x5350454544,
+    "gain": 0x4741494E,
+    "shift": 0x5348494654,
+    "mix": 0x4D4958,
+}  # beside the seed: one draw for each
 
 
 class AugmentConfig(Config):
-    """gain_db: the level of a crop is changed by up to so many decibels, up or down, drawn evenly.
+    """speed: a third of the crops is played faster by this share, pitch and all, a third slower, a third as it is (Ko
+        et al., "Audio Augmentation for Speech Recognition", Interspeech 2015, with 0.1). What is then too short begins
+        again, what is too long ends sooner. Torchaudio's resampling.
+    gain_db: the level of a crop is changed by up to so many decibels, up or down, drawn evenly.
     shift: a crop is turned round, what leaves it at the end comes in at the front, by up to this share of its length.
     mixup: alpha of Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018. Every crop becomes x times
         itself and 1 - x times the crop before it in its batch, and so do its tags, several or exclusive. x is drawn
         from Beta(alpha, alpha), and the larger of x and 1 - x taken. 0 mixes nothing.
     label_smoothing: so much of a tag's 0 or 1 is given to 1/2, of exclusive tags to all alike (Szegedy et al. 2016)."""
 
+    speed: float = Field(default=0.0, ge=0, le=0.5, multiple_of=0.01)
     gain_db: float = Field(default=0.0, ge=0, le=40)
     shift: float = Field(default=0.0, ge=0, le=1)
     mixup: float = Field(default=0.0, ge=0, le=10)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _as_before_it_had_a_speed(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value or key != "speed"}
 
     @property
     def softens_tags(self) -> bool:
@@ -38,10 +53,10 @@ class AugmentConfig(Config):
 
     def check(self, spec: DataSpec) -> None:
         """Raises ValueError where the data cannot take it."""
-        if spec.input.kind != "audio" and (self.gain_db or self.shift):
+        if spec.input.kind != "audio" and (self.speed or self.gain_db or self.shift):
             raise ValueError(
-                "data.augment.gain_db and .shift are for audio, but this set holds frames; leave them at 0 (mixup and "
-                "label_smoothing are for both)"
+                "data.augment.speed, .gain_db and .shift are for audio, but this set holds frames; leave them at 0 "
+                "(mixup and label_smoothing are for both)"
             )
 
 
@@ -56,6 +71,8 @@ class Augment(NamedTuple):
         """The batch with all that is asked for, on its device. draw_B, clip_id_B: as of `Noise.added`."""
         inputs, tags_BC, device = batch.inputs, batch.tags_BC, batch.inputs.device
         drawn = {name: uniform(self.seed ^ salt, draw_B, clip_id_B) for name, salt in SALTS.items()}
+        if self.config.speed:
+            inputs = at_speeds(inputs, (3 * drawn["speed"]).astype(np.int64) - 1, self.config.speed)
         if self.config.shift:
             start_B = np.floor(drawn["shift"] * (self.config.shift * inputs.shape[1] + 1)).astype(np.int64)
             inputs = turned(inputs, torch.from_numpy(start_B).to(device))

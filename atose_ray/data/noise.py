@@ -2,11 +2,11 @@
 none."""
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from atose_ray.data.sampling import Array, uniform
 from atose_ray.types import Batch, Config, DataSpec
@@ -28,13 +28,20 @@ class NoiseConfig(Config):
 
     low_db, high_db: RMS of the noise, in dB below full scale (of peak-normalised clips: below their peak); the level of
         a crop is drawn evenly between them.
+    below: what the decibels are below of, full scale, or the RMS of the crop itself; a low of -20 and a high of -10 are
+        then signal-to-noise ratios of 10 to 20 dB. Silence gets none.
     blank: share of crops that are noise alone, without a tag, so that a model learns what no sound is like.
 
     All of it follows from (seed, epoch, clip); validation and test stay as they are."""
 
     low_db: float = Field(default=-70.0, ge=-120, le=0)
     high_db: float = Field(default=-30.0, ge=-120, le=0)
+    below: Literal["full_scale", "clip"] = "full_scale"
     blank: float = Field(default=0.0, ge=0, le=0.9)
+
+    @model_serializer(mode="wrap")
+    def _as_before_it_could_follow_the_clip(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if (key, value) != ("below", "full_scale")}
 
     @model_validator(mode="after")
     def _low_is_low(self) -> "NoiseConfig":
@@ -68,6 +75,8 @@ class Noise(NamedTuple):
         start_B = torch.from_numpy((drawn["start"] * (len(pink_S) - length)).astype(np.int64)).to(device)
         level_db_B = self.config.low_db + drawn["level"] * (self.config.high_db - self.config.low_db)
         gain_B = torch.from_numpy((10 ** (level_db_B / 20)).astype(np.float32)).to(device)
+        if self.config.below == "clip":
+            gain_B = gain_B * batch.inputs.square().mean(dim=1).sqrt()
         noise_BT = pink_S[start_B[:, None] + torch.arange(length, device=device)].mul_(gain_B[:, None])
         sounds_B = torch.from_numpy((drawn["blank"] >= self.config.blank).astype(np.float32)).to(device)
         inputs, tags_BC = batch.inputs * sounds_B[:, None], batch.tags_BC * sounds_B[:, None]

@@ -23,7 +23,7 @@ from atose_ray.encoders.base import Encoder
 from atose_ray.methods.base import EmbeddingMethod, MethodConfig, log_terms, vectors_of
 from atose_ray.methods.heads import HeadConfigs, MLPHeadConfig, Projector
 from atose_ray.methods.stages import StageConfig
-from atose_ray.objectives import ObjectiveConfigs, PairwiseMarginConfig, reconstruction_loss, tagging_loss
+from atose_ray.objectives import ObjectiveConfigs, PairwiseMarginConfig, TaggingConfig, TaggingLoss, reconstruction_loss
 from atose_ray.tags.autoencoder import TagDecoder, TagEncoder, probabilities
 from atose_ray.types import AnyBatch, DataSpec, TagSet
 
@@ -35,6 +35,7 @@ class JointEmbeddingConfig(MethodConfig):
 
     tag_side: what the tag encoder reads, the clip's tags (published) or the mean of their tag vectors.
     objective: what ties a clip's audio vector to its tag vector. head: the classifier of stages "classify", "joint".
+    tagging: what the classifier's loss looks at more.
     joint_weight: of the joint embedding's losses beside the classifier's in stage "joint"."""
 
     embeds_tags: ClassVar[bool] = True
@@ -53,6 +54,7 @@ class JointEmbeddingConfig(MethodConfig):
     objective: ObjectiveConfigs = PairwiseMarginConfig()
     joint_weight: float = Field(default=1.0, gt=0, le=1000)
     head: HeadConfigs = MLPHeadConfig()
+    tagging: TaggingConfig | None = None
     stages: tuple[StageConfig, ...] = (StageConfig(name="embed", epochs=100), StageConfig(name="classify", epochs=200))
 
     @property
@@ -94,6 +96,7 @@ class JointEmbedding(EmbeddingMethod):
         self.register_buffer("trained", torch.tensor(trained), persistent=False)
         self.tag_decoder = TagDecoder(config.latent, len(trained))
         self.classifier = config.head.build(encoder.embed_dim, len(trained))
+        self.tagging_loss = TaggingLoss(config.tagging, spec.exclusive, trained)
 
     def embedding_losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
         """embed: MSE of the decoded tags plus the objective. classify: cross-entropy of the classifier. joint: all."""
@@ -108,7 +111,7 @@ class JointEmbedding(EmbeddingMethod):
             rows = (self.gather(one) for one in (tag_embed_BD, audio_embed_BD, tags_BC))
             terms["alignment"] = weight * self.objective.loss(*rows)
         if stage != "embed":
-            terms["tagging"] = tagging_loss(self.classifier(embed_BE), tags_BC, self.spec.exclusive)
+            terms["tagging"] = self.tagging_loss(self.classifier(embed_BE), tags_BC)
         return log_terms(**terms)
 
     def embedded_tags(self, tags_BC: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ from torch.nn import functional
 from atose_ray.encoders.base import Encoder
 from atose_ray.methods.base import EmbeddingMethod, MethodConfig, log_terms
 from atose_ray.methods.stages import StageConfig
-from atose_ray.objectives import tagging_loss
+from atose_ray.objectives import TaggingConfig, TaggingLoss
 from atose_ray.tags.autoencoder import glorot, probabilities
 from atose_ray.types import AnyBatch, DataSpec, EmbeddedBatch, TagSet
 
@@ -52,6 +52,7 @@ class MultiLevelAttentionConfig(MethodConfig):
     """levels: blocks that have a say, from 1; the highest is how many blocks there are. width: of a block.
     pooling: how the frames of a level become a clip: attention, mean, max, or linear_softmax, each frame weighing what
         its own probability is (Wang, Li, Metze, ICASSP 2019). attention_over: what the weights' softmax runs over.
+    tagging: what the cross-entropy looks at more.
     A stage embeds nothing beforehand, so `cache` stands for nothing here."""
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"attend": ("encoder", "attention")}
@@ -67,12 +68,15 @@ class MultiLevelAttentionConfig(MethodConfig):
     attention_over: Literal["classes", "frames"] = "classes"
     statistics: Statistics = "debiased"
     loss: Literal["cross_entropy", "clipped"] = "cross_entropy"
+    tagging: TaggingConfig | None = None
     stages: tuple[StageConfig, ...] = (StageConfig(name="attend", epochs=30),)
 
     @model_validator(mode="after")
     def _levels_and_stages_fit(self) -> "MultiLevelAttentionConfig":
         if list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels go up, each once, such as [2, 3], but got {list(self.levels)}")
+        if self.tagging is not None and self.loss == "clipped":
+            raise ValueError("method.tagging weighs the cross-entropy, but method.loss is clipped; take cross_entropy")
         if any(isinstance(stage.cache, int) for stage in self.stages):
             raise ValueError(
                 "multi_level_attention needs a clip's whole sequence and keeps no embeddings; leave cache out, or "
@@ -102,6 +106,7 @@ class MultiLevelAttention(EmbeddingMethod):
         super().__init__(encoder, spec)
         self.clipped = config.loss == "clipped" and not spec.exclusive
         self.attention = Attention(config, widths, encoder.embed_dim, len(spec.tags))
+        self.tagging_loss = TaggingLoss(config.tagging, spec.exclusive)
 
     def embed(self, batch: AnyBatch) -> EmbeddedBatch:
         """The encoder's sequence of every clip, flat: [B, S * E]."""
@@ -114,7 +119,7 @@ class MultiLevelAttention(EmbeddingMethod):
         logits_BC = self.logits(embed_BE)
         if self.clipped:
             return log_terms(tagging=clipped_cross_entropy(torch.sigmoid(logits_BC), tags_BC))
-        return log_terms(tagging=tagging_loss(logits_BC, tags_BC, self.spec.exclusive))
+        return log_terms(tagging=self.tagging_loss(logits_BC, tags_BC))
 
     def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
         """[B, S * E] -> [B, C]: sigmoid (softmax where tags are exclusive)."""

@@ -14,13 +14,13 @@ from atose_ray.encoders.base import Encoder
 from atose_ray.methods.base import EmbeddingMethod, MethodConfig, log_terms
 from atose_ray.methods.heads import HeadConfigs, LinearHeadConfig, MLPHeadConfig
 from atose_ray.methods.stages import StageConfig
-from atose_ray.objectives import tagging_loss
+from atose_ray.objectives import TaggingConfig, TaggingLoss
 from atose_ray.tags.autoencoder import probabilities
 from atose_ray.types import DataSpec, TagSet
 
 
 class SupervisedConfig(MethodConfig):
-    """head: from the embedding to the tags."""
+    """head: from the embedding to the tags. tagging: what its loss looks at more."""
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"classify": ("encoder", "classifier")}
     USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
@@ -28,6 +28,7 @@ class SupervisedConfig(MethodConfig):
 
     kind: Literal["supervised"] = "supervised"
     head: HeadConfigs = MLPHeadConfig()
+    tagging: TaggingConfig | None = None
     stages: tuple[StageConfig, ...] = (StageConfig(name="classify", epochs=200),)
 
     @property
@@ -35,11 +36,11 @@ class SupervisedConfig(MethodConfig):
         return True
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
-        return Supervised(self.head, encoder, spec)
+        return Supervised(self, encoder, spec)
 
 
 class ProbeConfig(MethodConfig):
-    """head: from the embedding of the frozen encoder to the tags."""
+    """head: from the embedding of the frozen encoder to the tags. tagging: what its loss looks at more."""
 
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {"probe": ("classifier",)}
     USES: ClassVar[dict[str, tuple[str, ...]]] = STAGES
@@ -47,6 +48,7 @@ class ProbeConfig(MethodConfig):
 
     kind: Literal["probe"] = "probe"
     head: HeadConfigs = LinearHeadConfig()
+    tagging: TaggingConfig | None = None
     stages: tuple[StageConfig, ...] = (StageConfig(name="probe", epochs=100),)
 
     @property
@@ -54,19 +56,20 @@ class ProbeConfig(MethodConfig):
         return True
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Supervised":
-        return Supervised(self.head, encoder, spec)
+        return Supervised(self, encoder, spec)
 
 
 class Supervised(EmbeddingMethod):
     """Parts: encoder, classifier."""
 
-    def __init__(self, head: HeadConfigs, encoder: Encoder, spec: DataSpec) -> None:
+    def __init__(self, config: SupervisedConfig | ProbeConfig, encoder: Encoder, spec: DataSpec) -> None:
         super().__init__(encoder, spec)
-        self.classifier = head.build(encoder.embed_dim, len(spec.tags))
+        self.classifier = config.head.build(encoder.embed_dim, len(spec.tags))
+        self.tagging_loss = TaggingLoss(config.tagging, spec.exclusive)
 
     def embedding_losses(self, embed_BE: torch.Tensor, tags_BC: torch.Tensor, stage: str) -> dict[str, torch.Tensor]:
         """Binary (or categorical) cross-entropy on the logits."""
-        return log_terms(tagging=tagging_loss(self.classifier(embed_BE), tags_BC, self.spec.exclusive))
+        return log_terms(tagging=self.tagging_loss(self.classifier(embed_BE), tags_BC))
 
     def probabilities(self, embed_BE: torch.Tensor, stage: str) -> torch.Tensor:
         """[B, E] -> [B, C]: sigmoid (softmax where tags are exclusive) of the classifier."""

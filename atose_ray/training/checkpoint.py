@@ -38,7 +38,7 @@ def best_weights(folder: RunFolder, metric: str) -> tuple[EpochRecord, Tensors]:
     if content is None or of not in (None, chosen.epoch):
         kept = last_checkpoint(folder)
         if kept is not None and kept.position.trained == chosen.epoch:
-            return chosen, kept.weights
+            return chosen, kept.scored
         known = {record.epoch: record for record in epochs}
         if content is None or of not in known:
             has = "are missing" if content is None else f"are of epoch {of}, which is not on record"

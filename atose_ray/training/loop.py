@@ -35,6 +35,7 @@ from atose_ray.ranks import (
     sum_over_all_ranks,
     world,
 )
+from atose_ray.training.averaging import Average
 from atose_ray.training.cached import CachedEmbeddings, cached_span, check_room
 from atose_ray.training.compiling import Compiling
 from atose_ray.training.downstream import Downstream
@@ -171,14 +172,18 @@ class Training:
             trained = run.method.trained_parts(stage)
             self.checkpoints.begin_stage(trained)
             parameters = method.train_only(trained)
-            module, optimizer = wrap(method), stage.optimizer_under(run.optim).build(parameters)
+            settings = stage.optimizer_under(run.optim)
+            module, optimizer = wrap(method), settings.build(parameters)
+            average = None if settings.average is None else Average(method, trained, settings.average)
             if optimizer_state is not None and (position.epochs > start or position.step):
                 optimizer.load_state_dict(optimizer_state)
+                if average is not None:
+                    average.load(optimizer_state["average"])
             elif optimizer_state is not None and stage.carry:
                 carry_state(optimizer, optimizer_state)
             compiling = self.compiling if self.compiling.auto and "encoder" in trained else None
             graphs = use_graphs(run.execution, self.device)
-            step = Step(module, optimizer, stage.name, self.pieces, graphs, compiling)
+            step = Step(module, optimizer, stage.name, self.pieces, graphs, compiling, average)
             span = cached_span(run.method, index)
             if span is None:
                 feed = self.batches
@@ -191,6 +196,8 @@ class Training:
                 if record is not None:
                     yield record
             optimizer_state = optimizer.state_dict()
+            if average is not None:
+                average.settle()
 
     def epoch(
         self, stage: StageConfig, step: Step, feed: BatchSource, position: Position, start: int
@@ -204,13 +211,14 @@ class Training:
         position, lr = train_epoch(run, stage, step, feed, position, start, self.device, scores, self.asked, self.heed)
         due = epoch == start + stage.epochs or self.checkpoints.age > RARELY_S
         if is_main() and due:
-            self.checkpoints.save(position, step.optimizer)  # while the epoch is validated
+            self.checkpoints.save(position, step.state_dict())  # while the epoch is validated
         if epoch in self.recorded:
             return None
         try:
-            valid = CLIP.evaluate(self.method, feed.evaluate("valid"), stage.name, self.device)
-            if self.probe is not None:
-                valid |= self.probe.after(epoch, stage, start + stage.epochs, self.valid, self.method, self.device)
+            with step.scored():
+                valid = CLIP.evaluate(self.method, feed.evaluate("valid"), stage.name, self.device)
+                if self.probe is not None:
+                    valid |= self.probe.after(epoch, stage, start + stage.epochs, self.valid, self.method, self.device)
         except NonFiniteError as error:
             raise DivergedError(f"after epoch {epoch} of stage {stage.name!r}: {error}; {REMEDY}") from error
         self.scores[epoch], self.valid = valid[run.metric], valid
@@ -229,8 +237,9 @@ class Training:
         )
         if is_main():
             if improved and not due:
-                self.checkpoints.save(position, step.optimizer)
-            keep_epoch(self.checkpoints, record, run.metric, run.execution.keep_epochs)
+                self.checkpoints.save(position, step.state_dict())
+            with step.scored():
+                keep_epoch(self.checkpoints, record, run.metric, run.execution.keep_epochs)
         return record
 
     def scores_of(self, start: int, epochs: int) -> list[float]:
@@ -246,7 +255,7 @@ class Training:
         """Save within an epoch, all ranks after the same step. Raises StoppedError where that was asked."""
         position = replace(position, dropout=tuple(from_every_rank(dropout_state(self.device))))
         if is_main():
-            self.checkpoints.save(position, step.optimizer)
+            self.checkpoints.save(position, step.state_dict())
         if ask is Ask.STOP:
             if is_main():
                 self.checkpoints.wait()

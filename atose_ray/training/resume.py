@@ -82,13 +82,13 @@ class Checkpoints:
         """Seconds since the last checkpoint, or since the run began in this process."""
         return time.monotonic() - self.begun
 
-    def save(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
-        """Begin to write the checkpoint of this moment; what may train on is copied. Waits for the one before, and
-        raises what that raised. A run that was ended meanwhile (a pruned trial, whose process hears of it later) stays
-        as it is."""
+    def save(self, position: Position, optimizer: dict[str, Any]) -> None:
+        """Begin to write the checkpoint of this moment; what may train on is copied. optimizer: its state, as
+        `Step.state_dict` has it. Waits for the one before, and raises what that raised. A run that was ended meanwhile
+        (a pruned trial, whose process hears of it later) stays as it is."""
         self.wait()
         self.begun = time.monotonic()
-        state = on_host({"method": self.trained_weights(), "optimizer": optimizer.state_dict()})
+        state = on_host({"method": self.trained_weights(), "optimizer": optimizer})
         self.writing = self.thread.submit(self._write, position, state)
 
     def wait(self) -> None:
@@ -164,6 +164,11 @@ class Resumed:
     optimizer: dict[str, Any]
     record: EpochRecord | None = None
 
+    @property
+    def scored(self) -> Tensors:
+        """The weights that were scored: their averages, where the stage takes some (training/averaging.py)."""
+        return {**self.weights, **self.optimizer.get("average", {}).get("averages", {})}
+
 
 def last_checkpoint(folder: RunFolder) -> Resumed | None:
     """What the run folder holds to go on with."""
@@ -191,7 +196,7 @@ def mend_log(folder: RunFolder, resumed: Resumed, metric: str) -> dict[int, Epoc
     if writes and epoch in recorded and folder.best_epoch(metric, tuple(recorded.values())).epoch == epoch:
         content = store.read(BEST_WEIGHTS) if store.exists(BEST_WEIGHTS) else None
         if content is None or epoch_of(content) != epoch:
-            store.write(BEST_WEIGHTS, as_bytes(resumed.weights, epoch))
+            store.write(BEST_WEIGHTS, as_bytes(resumed.scored, epoch))
     return recorded
 
 

@@ -28,7 +28,7 @@ from atose_ray.training.checkpoint import Model, best_model, copy_kept, save_mod
 from atose_ray.training.downstream import Downstream, with_probe
 from atose_ray.training.precision import prepare_for, prepare_to_score
 from atose_ray.training.record import RunFolder, test_scorings
-from atose_ray.training.sources import begin_with, from_model, tag_set, with_hash, with_vectors
+from atose_ray.training.sources import begin_with, from_model, tag_set, weigh_tags, with_hash, with_vectors
 from atose_ray.types import Split, TagSet
 
 
@@ -126,6 +126,7 @@ def open_run(
     torch.manual_seed(job.run.seed)
     tags = tag_set(view.manifest.data_spec.tags, job.run.tag_vectors, store)
     method = job.run.build(view.manifest.data_spec, tags)
+    weigh_tags(method, view.manifest)
     if job.run.init_from is not None:
         begin_with(method, job.run.init_from)
     device = pick_device(job.run)

@@ -17,8 +17,10 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from atose_ray.config import ConfigError, InitFrom, RunConfig, explain
+from atose_ray.data.shards import Manifest
 from atose_ray.data.views import View
 from atose_ray.methods import Method
+from atose_ray.objectives import TaggingLoss
 from atose_ray.storage import Store, StoreError, folder_of, read_uri
 from atose_ray.tags.vectors import TagVectorsConfig
 from atose_ray.training.checkpoint import WEIGHTS, Model
@@ -51,6 +53,13 @@ def from_model(run: RunConfig, uri: str, spec: DataSpec) -> RunConfig:
     init = run.init_from or InitFrom(uri=uri)
     data = run.data.model_copy(update={"crop_seconds": model.data.crop_seconds})
     return run.model_copy(update={"encoder": model.encoder, "data": data, "init_from": init})
+
+
+def weigh_tags(method: Method, manifest: Manifest) -> None:
+    """Tell the method's tagging loss, where it has one, how many clips of the train split carry every tag."""
+    loss, spec = getattr(method, "tagging_loss", None), manifest.data_spec
+    if isinstance(loss, TaggingLoss):
+        loss.weigh([manifest.tag_counts[tag].get("train", 0) for tag in spec.tags], spec.counts.get("train", 0))
 
 
 def with_hash(init: InitFrom) -> InitFrom:

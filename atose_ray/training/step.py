@@ -13,6 +13,8 @@ ever saved (training/loop.py)."""
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atose_ray.optim import be_recorded, set_rate
 from atose_ray.ranks import average_over_all_ranks, world
+from atose_ray.training.averaging import Average
 from atose_ray.training.compiling import Compiling
 from atose_ray.training.graphs import Graphs
 from atose_ray.training.record import OUT_OF_MEMORY, RunFolder
@@ -69,7 +72,8 @@ class Step:
     inside of DDP could not be told that another one has left (what it costs: benchmarks/ranks.py).
 
     recorded: replay whole updates as CUDA graphs (training/graphs.py); the log says where that does not work.
-    compiling: whom steps go through that train the encoder (training/compiling.py)."""
+    compiling: whom steps go through that train the encoder (training/compiling.py).
+    average: of the weights, where the stage takes one."""
 
     def __init__(
         self,
@@ -79,9 +83,10 @@ class Step:
         pieces: Pieces,
         recorded: bool = False,
         compiling: Compiling | None = None,
+        average: Average | None = None,
     ) -> None:
         self.module, self.optimizer, self.stage, self.pieces = module, optimizer, stage, pieces
-        self.recorded, self.compiling = recorded, compiling
+        self.recorded, self.compiling, self.average = recorded, compiling, average
         self.batch_type: type[AnyBatch] = Batch
         be_recorded(optimizer, recorded)
         self.graphs = Graphs(self.update, self.state, self.say_eager) if recorded else None
@@ -93,7 +98,19 @@ class Step:
         Raises NoMemoryError, or torch.OutOfMemoryError on one of several workers."""
         set_rate(self.optimizer, lr, self.recorded)
         self.batch_type = type(batch)
-        return self.take(batch) if self.compiling is None else self.compiling(self, batch)
+        loss = self.take(batch) if self.compiling is None else self.compiling(self, batch)
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def scored(self) -> AbstractContextManager[None]:
+        """Within, the method has the weights that are scored and kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the weights: the optimizer's state, and the average."""
+        state = self.optimizer.state_dict()
+        return state if self.average is None else {**state, "average": self.average.state()}
 
     def take(self, batch: AnyBatch) -> torch.Tensor:
         """Train on a batch at the rate that is set -> its loss."""
