@@ -11,6 +11,7 @@ plain PyTorch.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,3 +50,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+def _print_help() -> None:
+    """The page of `python -m atose_ray.COMMAND --help`, before the command imports PyTorch, and the end."""
+    module = next((word for word in sys.orig_argv if word.removeprefix("-m").startswith(f"{__name__}.")), "")
+    page = importlib.import_module("atose_ray.__main__").help_page(module.rpartition(".")[2], sys.argv[1:])
+    if page is not None:
+        print(page)
+        raise SystemExit(0)
+
+
+if sys.argv[:1] == ["-m"] and {"-h", "--help"} & set(sys.argv[1:]):  # what Python says while it looks for the module
+    _print_help()

@@ -55,8 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"there is no command {command!r}{hint} ({cli.CONSOLE} --help lists them)")
     elif {"-h", "--help"} & set(rest):
-        pages = stored_pages()
-        print(pages.get(f"{command} {rest[0]}", pages[command])["help"])
+        print(stored_help(command, rest))
     else:
         importlib.import_module(f"atose_ray.{command}").main(rest)
 
@@ -79,6 +78,17 @@ def stored_pages() -> dict[str, dict[str, Any]]:
     """Command -> its help, its options, and the words that may follow an option; "" is for the arguments."""
     content = resources.files("atose_ray").joinpath(f"assets/{PAGES}").read_text(encoding="utf-8")
     return dict(json.loads(content))
+
+
+def stored_help(command: str, rest: list[str]) -> str:
+    """The page of a command that is followed by these words."""
+    pages = stored_pages()
+    return str(pages.get(f"{command} {rest[0]}", pages[command])["help"])
+
+
+def help_page(command: str, rest: list[str]) -> str | None:
+    """The same as `python -m atose_ray.COMMAND` shows it; None for what is no command."""
+    return stored_help(command, rest).replace(f"{cli.CONSOLE} ", MODULE) if command in COMMANDS else None
 
 
 def pages_of_parsers() -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
     python -m benchmarks.joint_embedding_worth run --store STORE --dataset demo [--seeds 5] [--arms A B ...]
     python -m benchmarks.joint_embedding_worth table
 
-`run` trains every arm on 5, 20 and 100 % of the training clips and appends a JSON line per training to
+`run` trains every arm on three shares of the training clips (EPOCHS) and appends a JSON line per training to
 benchmarks/results/joint_embedding_worth.jsonl; what stands there is not trained again. `table` prints the means.
 
 Every arm trains for the same number of epochs with the same rates and the same head (linear). Frozen arms spend two
@@ -57,11 +57,13 @@ ARMS = (
 ENCODERS = {
     "sample_cnn": {"kind": "sample_cnn", "block": "basic", "channels": 8, "bn_momentum": 0.1},
     "harmonic_cnn": {"kind": "harmonic_cnn", "channels": 8, "bn_momentum": 0.1},
+    "pann_cnn": {"kind": "pann_cnn", "layout": "cnn6", "channels": 8, "hop_samples": 640},
 }
-CROP_SECONDS = {"demo": 1.5, "folder": 0.8}
+CROP_SECONDS = {"demo": 1.5, "folder": 0.8, "notes": 1.5}
 EPOCHS = {  # data set -> share of the training clips -> epochs of all stages together
     "demo": {0.05: 60, 0.2: 36, 1.0: 18},
     "folder": {0.05: 45, 0.2: 24, 1.0: 12},
+    "notes": {0.2: 36, 0.5: 24, 1.0: 18},
 }
 FINE_TUNED_RATE = 0.3
 JOINT_WEIGHT, LIGHT_WEIGHT = 0.3, 0.03
@@ -175,7 +177,7 @@ def run(options: argparse.Namespace) -> None:
     manifest = load_manifest(store, options.dataset)
     done = {identity(line) for line in lines()}
     for seed in range(options.seeds):
-        for share in options.shares:
+        for share in options.shares or EPOCHS[options.dataset]:
             for arm in options.arms:
                 head = {
                     "dataset": options.dataset,
@@ -251,7 +253,7 @@ def main() -> None:
     train_verb.add_argument("--encoder", choices=sorted(ENCODERS), default="sample_cnn")
     train_verb.add_argument("--seeds", type=int, default=5)
     train_verb.add_argument("--lr", type=float, default=3e-3)
-    train_verb.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.2, 1.0])
+    train_verb.add_argument("--shares", type=float, nargs="+", help="of the training clips; all of EPOCHS without")
     train_verb.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     train_verb.set_defaults(call=run)
     verbs.add_parser("table").set_defaults(call=table)

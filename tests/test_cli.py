@@ -106,6 +106,15 @@ def test_help_and_completion_of_the_console_command_import_nothing_that_takes_ti
     assert quiet(*words) == []
 
 
+@pytest.mark.parametrize(("module", "starts"), [("tune", "tune [-h]"), ("find", "find [-h]")])
+def test_help_of_a_module_imports_nothing_that_takes_time(module: str, starts: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", f"atose_ray.{module}", "--help"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: python -m atose_ray.{starts}")
+    imported = set(re.findall(r"\| +(\w+)$", done.stderr, re.MULTILINE))
+    assert "json" in imported and not imported & {"torch", "ray", "numpy", "pyarrow", "pandas", "optuna", "pydantic"}
+
+
 def test_the_console_command_runs_a_command_and_shows_its_help(tmp_path: Path, capsys) -> None:
     assert set(quiet("status", "--store", str(tmp_path))) <= {"numpy", "pyarrow"}
     listing.main(["find", "index", "--help"])
