@@ -127,7 +127,7 @@ def test_the_commands_of_a_page_end_well(page: str, world: Path) -> None:
     made = {
         "USE": [
             "tonight",
-            "review.csv",
+            "review/review.csv",
             "recordings.index",
             "found.html",
             "scenes.parquet",
