@@ -181,14 +181,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, begun, status, gone = scope["path"] if scope["path"] in PATHS else "other", time.monotonic(), 500, False
+        path, begun, status = scope["path"] if scope["path"] in PATHS else "other", time.monotonic(), 500
+        await asyncio.sleep(0)  # where the rest of the packet is no HTTP, uvicorn answers it and hangs up first
         answer = self.service.refused(Request(scope))
-
-        async def receiving() -> Message:
-            nonlocal gone
-            message = await receive()
-            gone = gone or message["type"] == "http.disconnect"
-            return message
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -200,11 +195,10 @@ class Gate:
                     headers["connection"] = "close"  # what is left of an upload is not waited for
                 for name, value in SAFE.items():
                     headers.setdefault(name, value)
-            if not gone:  # nobody hears it, and after a body that is no HTTP uvicorn has answered
-                await send(message)
+            await send(message)
 
         try:
-            await (self.app if answer is None else response_of(answer))(scope, receiving, sending)
+            await (self.app if answer is None else response_of(answer))(scope, receive, sending)
         finally:
             metrics = self.service.metrics
             metrics.requests.labels(path, str(status)).inc()
