@@ -14,9 +14,9 @@ async function call(path, options) { // -> Response, or an Error that says why
   const token = sessionStorage.getItem(KEPT), headers = token ? { Authorization: `Bearer ${token}` } : {};
   const response = await fetch(path, { ...options, headers }).catch(() => { throw new Error("the service does not answer; is it running?"); });
   if (response.ok) return response;
-  if (response.status === 401) askForToken(token ? "That is not the token of this service. Whoever started it has it: it was printed then, or chosen." : "");
+  if (response.status === 401) askForToken(token ? "That is not the token of this service." : "");
   const told = await response.json().catch(() => ({}));
-  throw new Error(told.error || `the service refused: ${response.status}`);
+  throw Object.assign(new Error(told.error || `the service refused: ${response.status}`), { status: response.status });
 }
 function askForToken(why) {
   sessionStorage.removeItem(KEPT);
@@ -65,8 +65,9 @@ async function take(file) {
   $("sound").hidden = false;
   $("again").disabled = false;
   $("again").title = "";
+  if (!$("found").hidden) $("sound").scrollIntoView();
   picture(file);
-  ask();
+  return ask();
 }
 async function picture(file) {
   $("picture").replaceChildren();
@@ -93,7 +94,10 @@ async function ask() {
       const T = await (await call(question(about.name, "view"), body())).json();
       if (round !== page.asked) return;
       show(about, T);
-    } catch (error) { failed.push([about.name, error.message]); }
+    } catch (error) {
+      failed.push([about.name, error.message]);
+      if (error.status === 404) await begin(); // it was started anew, with other models
+    }
     if (round !== page.asked) return;
   }
   $("models").removeAttribute("aria-busy");
@@ -120,6 +124,7 @@ async function download(about, format, thresholds) {
 
 $("file").onchange = () => { if ($("file").files.length) take($("file").files[0]); };
 $("again").onclick = ask;
+for (const name of ["choice", "hop", "smooth"]) $(name).addEventListener("change", () => { if (page.file) say("Changed: ask again to hear it so."); });
 for (const name of ["dragenter", "dragover"]) document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 for (const name of ["dragleave", "drop"]) document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.remove("over"); });
 document.addEventListener("drop", (event) => { if (event.dataTransfer.files.length && page.models.length) take(event.dataTransfer.files[0]); });

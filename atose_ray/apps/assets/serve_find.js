@@ -27,6 +27,8 @@ async function find(words, about, options) {
     for (const url of found.urls.splice(0)) URL.revokeObjectURL(url);
     $("found").replaceChildren(...answer.found.map(row));
     $("found").hidden = false;
+    $("found").scrollTop = 0;
+    $("found").scrollIntoView({ block: "nearest" });
     say(`${about}: the best ${count(answer.found.length)} of ${plural(answer.files, "sound")}.`);
   } catch (error) { if (round === found.asked) say(error.message, true); }
 }
@@ -40,13 +42,9 @@ function row(one, i) {
   };
   act.append(
     h("button", { type: "button", "aria-label": `play ${one.path}`, onclick: fetched((file) => play(one, file, act)) }, "play"),
-    h("button", { type: "button", "aria-label": `what sounds when in ${one.path}`, onclick: fetched(lookInto) }, "what sounds when"));
+    h("button", { type: "button", "aria-label": `what sounds when in ${one.path}`, onclick: fetched(take) }, "what sounds when"));
   return h("li", {}, h("span", { class: "rank" }, i + 1),
     h("div", {}, h("strong", { class: "path" }, named(one.path)), h("div", { class: "note" }, `${terms}; fits best at ${clock(one.start_s)}`)), act);
-}
-async function lookInto(file) {
-  await take(file);
-  $("sound").scrollIntoView();
 }
 function play(one, file, act) { // a player in the place of its button, from where the sound fits best
   const url = URL.createObjectURL(file), sound = h("audio", { controls: true, "aria-label": one.path });
