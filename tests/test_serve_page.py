@@ -213,7 +213,7 @@ def test_what_is_too_long_is_refused_before_it_is_sent(page: Any, tmp_path: Path
     soundfile.write(tmp_path / "long.mp3", np.zeros(8000 * 90), 8000)
     page.wait_for_selector("#choice input")
     page.set_input_files("#file", tmp_path / "long.mp3")
-    page.get_by_text("long.mp3 lasts 2 min; this service takes at most 1 min. Cut it.").wait_for()
+    page.get_by_text("long.mp3 lasts 1 min 30 s; this service takes at most 1 min 00 s. Cut it.").wait_for()
     (tmp_path / "large.wav").write_bytes(bytes(3 << 20))
     page.set_input_files("#file", tmp_path / "large.wav")
     page.get_by_text("large.wav has 3 MiB; this service takes at most 2.").wait_for()

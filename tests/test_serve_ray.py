@@ -61,9 +61,10 @@ def test_on_ray_with_a_replica_killed(model_folder: str, tmp_path: Path) -> None
         status, answer = ask(port)
         assert status == 200 and answer["scores"] == pytest.approx(wanted, abs=1e-5)
         assert ask(port, authorization="Bearer wrong")[0] == 401
-        status, found = ask(port, path="/find?words=low")
-        assert status == 200 and found["found"][0]["path"] == "one.wav"
-        assert found["found"][0]["score"] == pytest.approx(wanted["low"], abs=1e-5)
+        status, answer = ask(port, path="/find?words=low")  # and by the sound
+        [found] = answer["found"]
+        assert status == 200 and found["path"] == "one.wav"
+        assert found["terms"] == pytest.approx({"low": wanted["low"], "like": 1.0}, abs=1e-5)
         metrics = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=HEADERS)
         assert b'atose_batch_clips_count{model="tones"} ' in urllib.request.urlopen(metrics, timeout=60).read()
         for what, headers, body in hostile_uploads(40):

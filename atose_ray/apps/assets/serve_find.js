@@ -54,7 +54,7 @@ function play(one, file, act) { // a player in the place of its button, from whe
   sound.onplay = () => document.querySelectorAll("audio").forEach((other) => { if (other !== sound) other.pause(); });
   act.firstElementChild.replaceWith(sound);
   sound.src = url;
-  sound.focus();
+  sound.focus({ preventScroll: true });
   return sound.play().catch(() => {});
 }
 
