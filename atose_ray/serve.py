@@ -21,9 +21,11 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(
         "serve",
         "Serve models over HTTP: POST /tag, /embed and /timeline, a page at /, its interface at /docs, /metrics.\n"
+        "With an index of one of them (find index) POST /find searches its sounds, and the page does.\n"
         "Without --local on Ray Serve, in replicas. Beyond this machine (--host) callers need a token:\n"
         "ATOSE_SERVE_TOKEN, else one that is made and printed.",
         "  python -m atose_ray.serve atose_store/studies/demo/best --local\n"
+        "  python -m atose_ray.serve atose_store/studies/demo/best --local --set index=recordings.index\n"
         "  python -m atose_ray.serve birds=MODEL rain=OTHER_MODEL --set replicas=4 --set gpus=0.25\n"
         "  curl -F file=@song.mp3 http://127.0.0.1:8000/tag",
     )
@@ -148,7 +150,9 @@ def on_ray(models: dict[str, str], config: "ServiceConfig", store: str | None, t
     from atose_ray.apps.service.worker import open_worker
     from atose_ray.runtime import serve
 
-    here = {name: str(Path(uri).absolute()) if Path(uri).exists() else uri for name, uri in models.items()}
+    here = {name: whole(uri) for name, uri in models.items()}
+    places = {name: whole(uri) for name in ("sounds", "index") if (uri := getattr(config, name)) is not None}
+    config = config.model_copy(update=places)
     return serve.application(
         functools.partial(open_worker, here, config, store),
         functools.partial(create_app, config=config, token=token),
@@ -158,6 +162,11 @@ def on_ray(models: dict[str, str], config: "ServiceConfig", store: str | None, t
         cpus=config.cpus,
         gpus=config.gpus,
     )
+
+
+def whole(uri: str) -> str:
+    """A path that is here, from the root on: replicas run in folders of their own."""
+    return str(Path(uri).absolute()) if Path(uri).exists() else uri
 
 
 def application(args: dict[str, Any]) -> Any:

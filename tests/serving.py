@@ -30,9 +30,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *words: str, **variables: str) -> Iterator[Served]:
+def serving(folder: Path, *words: str, port: int = 0, **variables: str) -> Iterator[Served]:
     """`python -m atose_ray.serve WORDS` in `folder`, once it is up; ended with all that it started."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "atose_ray.serve", *words, "--port", str(port)]
     log = folder / f"serve-{port}.log"
     with log.open("wb") as out:

@@ -3,15 +3,19 @@ runs this; that of the cluster is submitted in test_job_submit.py.)"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import render_tiny
 from processes import PATIENCE_S, ROOT, environment, verb
+from serving import free_port, serving
 
 SMALL = {  # what keeps a newcomer's minutes from becoming this test's
     "tune demo": "--trials 2 --set base.data.train_share=0.1 --set base.data.crop_seconds=0.5",
@@ -86,7 +90,7 @@ def steps_of_tutorial() -> list[tuple[str, str]]:
             steps.append((code, ""))
             continue
         for line in block.strip("\n").splitlines():
-            if line.startswith("    python -m "):
+            if line.startswith(("    python -m ", "    curl ")):
                 steps.append((line.strip(), ""))
             else:
                 steps[-1] = (steps[-1][0], f"{steps[-1][1]}{line.strip()}\n")
@@ -103,8 +107,9 @@ def test_the_tutorial_has_all_its_steps() -> None:
     steps = steps_of_tutorial()
     verbs = [re.match(r"python -m atose_ray\.(\w+)", step) for step, _ in steps]
     named = [found[1] for found in verbs if found]
-    assert named == ["prepare", "prepare", "tune", "status", "report", "tag", "tag", "find", "find"]
-    assert sum(found is None for found in verbs) == 2  # its Python
+    assert named == ["prepare", "prepare", "tune", "status", "report", "tag", "tag", "find", "find", "serve"]
+    assert sum(step.startswith("curl ") for step, _ in steps) == 2
+    assert sum(found is None for found in verbs) == 2 + 2  # curl's, and its Python
     assert all(shown for step, shown in steps if "tune" in step or ".tag" in step)
 
 
@@ -112,18 +117,39 @@ def test_the_tutorial_has_all_its_steps() -> None:
 @pytest.mark.ray
 def test_the_tutorial_word_by_word(tmp_path: Path) -> None:
     """Every step ends well, and makes the models, reports and pages that the page names."""
-    for step, shown in steps_of_tutorial():
-        if step.startswith("python -m"):
-            more = next((small for start, small in SMALL_TUTORIAL.items() if f"atose_ray.{start}" in step), "")
-            said = run_line(step, more, tmp_path)
-        else:
-            code = [sys.executable, "-c", step]
-            run = {"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "check": False}
-            done = subprocess.run(code, timeout=PATIENCE_S, **run)  # type: ignore[call-overload]
-            assert done.returncode == 0, f"{step}\n{done.stderr}"
-            said = done.stdout
-        for place in re.findall(r"(?:model|report): +(\S+)", shown):
-            assert place in said and (tmp_path / place).exists(), step
+    port = free_port()  # in the place of 8000, where another may listen
+    with contextlib.ExitStack() as services:
+        for step, shown in steps_of_tutorial():
+            said = take_step(step.replace(":8000", f":{port}"), tmp_path, services, port)
+            for place in re.findall(r"(?:model|report): +(\S+)", shown):
+                assert place in said and (tmp_path / place).exists(), step
+            if step.startswith("curl "):
+                assert shape(json.loads(said)) == shape(json.loads(shown)), (said, shown)
     for page in ("found.html", "atose_store/studies/mine/report.html"):
         assert (tmp_path / page).stat().st_size > 10_000
     assert len(list((tmp_path / "timelines").rglob("*.html"))) == len(list((tmp_path / "timelines").rglob("*.srt"))) > 0
+
+
+def take_step(step: str, folder: Path, services: contextlib.ExitStack, port: int) -> str:
+    """A command, a service that goes on, a question to it, or Python. Returns what it printed."""
+    if step.startswith("python -m atose_ray.serve "):
+        pytest.importorskip("fastapi", reason="the tutorial's service needs the extra `serve`")
+        services.enter_context(serving(folder, *shlex.split(step)[3:], port=port))
+        return ""
+    if step.startswith("python -m"):
+        more = next((small for start, small in SMALL_TUTORIAL.items() if f"atose_ray.{start}" in step), "")
+        return run_line(step, more, folder)
+    words = [*shlex.split(step), "-sS", "--fail"] if step.startswith("curl ") else [sys.executable, "-c", step]
+    done = subprocess.run(
+        words, cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, f"{step}\n{done.stderr}"
+    return done.stdout
+
+
+def shape(answer: Any) -> Any:
+    """The names and kinds in a JSON value. How many tags there are, and which, is the model's."""
+    if isinstance(answer, dict):
+        scores = all(isinstance(value, float) for value in answer.values())
+        return {} if scores else {name: shape(value) for name, value in answer.items()}
+    return [shape(one) for one in answer] if isinstance(answer, list) else type(answer)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +18,12 @@ from conftest import RATE
 from hostile import BOUNDARY, form, hostile_uploads, sound_bytes
 
 import atose_ray
+from atose_ray import find as find_command
 from atose_ray import serve
+from atose_ray.apps.index import Rows, open_index
 from atose_ray.apps.model import load_model
-from atose_ray.apps.service import worker
+from atose_ray.apps.retrieve import Term, find
+from atose_ray.apps.service import search, worker
 from atose_ray.apps.service.access import Rate, from_this_machine
 from atose_ray.apps.service.batching import Together
 from atose_ray.apps.service.config import ServiceConfig
@@ -26,6 +31,7 @@ from atose_ray.apps.service.upload import plain_name
 from atose_ray.apps.service.worker import Task, Worker
 from atose_ray.apps.writers import WRITERS
 from atose_ray.config import ConfigError
+from atose_ray.storage import Store
 from atose_ray.types import Batch, TagSet
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
@@ -317,3 +323,178 @@ def test_loading_reports_what_is_no_model(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
     with pytest.raises(ValueError, match="model"):
         atose_ray.load_model(tmp_path)
+
+
+# ---- an index
+
+
+@pytest.fixture(scope="module")
+def collection(model_folder: str, tmp_path_factory) -> tuple[str, Path]:
+    """An index and the folder of its sounds: six tones, one with a name that wants to be markup."""
+    folder = tmp_path_factory.mktemp("collection")
+    (folder / "sounds" / "deep").mkdir(parents=True)
+    for number in range(6):
+        name = "<b>&amp; what?.wav" if number == 3 else f"tone{number}.wav"
+        place = folder / "sounds" / ("deep" if number % 2 else "") / name
+        place.write_bytes(sound_bytes(0.8 + 0.3 * number))
+    find_command.main(["index", model_folder, str(folder / "sounds"), str(folder / "index")])
+    return str(folder / "index"), folder / "sounds"
+
+
+def look(client: TestClient, content: bytes | None = None, **asked):
+    return client.post("/find", params=asked, files=None if content is None else {"file": ("like.wav", content)})
+
+
+def test_an_index_is_searched_as_the_command_does(model_folder: str, collection: tuple[str, Path]) -> None:
+    index, sounds = collection
+    store, _, model = open_index(index)
+    tag, other = model.spec.tags[:2]
+    with client_of(model_folder, index=index) as client:
+        assert [about["finds"] for about in client.get("/models").json()] == [True, False]
+        answer = look(client, words=f"{tag}, -{other}:0.5", top=4).json()
+        wanted = find(store, model, [Term(tag), Term(other, -0.5)], top=4)
+        assert answer["files"] == 6 and answer["model"] == "tones"
+        assert [one["path"] for one in answer["found"]] == [one.path for one in wanted]
+        assert [one["score"] for one in answer["found"]] == pytest.approx([one.score for one in wanted], abs=1e-5)
+        like = (sounds / "deep" / "tone5.wav").read_bytes()
+        nearest = look(client, like, top=1).json()["found"][0]
+        assert nearest["path"] == "deep/tone5.wav" and nearest["terms"] == {"like": pytest.approx(1.0, abs=1e-5)}
+        assert set(look(client, like, words=tag).json()["found"][0]["terms"]) == {tag, "like"}
+
+
+def test_what_cannot_be_searched_says_why(model_folder: str, collection: tuple[str, Path], tmp_path: Path) -> None:
+    index, _ = collection
+    with client_of(model_folder, index=index) as client:
+        for status, why, asked in (
+            (422, "does not know zither, lute; it knows high, loud, low, steady", {"words": "zither, low, lute"}),
+            (422, "must be a number", {"words": "low:much"}),
+            (422, "expected words to look for", {}),
+            (422, "at most 50 words", {"words": ",".join(["low"] * 51)}),
+            (422, "cannot be decoded", {"content": b"no sound" * 50}),
+            (413, "larger than", {"content": bytes(33 << 20)}),
+        ):
+            refused = look(client, **asked)
+            assert refused.status_code == status and why in refused.json()["error"], refused.text
+        assert client.post("/find", content=b"words=low").status_code == 415
+    with client_of(model_folder) as client:
+        for response in (look(client, words="low"), client.get("/sound", params={"path": "tone0.wav"})):
+            assert response.status_code == 404 and "start it with --set index=FOLDER" in response.json()["error"]
+    other = load_model(model_folder)
+    next(other.trained.method.parameters()).data.add_(1)
+    with pytest.raises(ValueError, match=r"made by another model than other: serve its own, .*/index/model"):
+        Worker({"other": other}, ServiceConfig(index=index))
+    with pytest.raises(ValueError, match="is not an index"):
+        Worker({"other": other}, ServiceConfig(index=str(tmp_path)))
+
+
+def test_the_locks_and_limits_hold_for_the_index_too(model_folder: str, collection: tuple[str, Path]) -> None:
+    index, _ = collection
+    with client_of(model_folder, token="right", index=index) as client:
+        assert look(client, words="low").status_code == 401
+        assert client.get("/sound", params={"path": "tone0.wav"}).status_code == 401
+    with client_of(model_folder, index=index, per_minute=2) as client:
+        statuses = [look(client, words="low").status_code for _ in range(2)]
+        statuses.append(client.get("/sound", params={"path": "tone0.wav"}).status_code)
+        assert statuses == [200, 200, 429]
+    with client_of(model_folder, index=index, request_s=1e-6) as client:
+        assert look(client, words="low").status_code == 503
+    with client_of(model_folder, index=index) as client:
+        refused = client.get("/sound", params={"path": "tone0.wav"}, headers={"host": "evil.example"})
+        assert refused.status_code == 403
+        assert client.get("/healthz").headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_sounds_of_the_index_and_no_others_are_sent(model_folder: str, tmp_path: Path) -> None:
+    sounds, index = tmp_path / "sounds", str(tmp_path / "index")
+    (sounds / "birds").mkdir(parents=True)
+    for name in ("birds/what? <b>é.wav", "gone.wav", "large.wav", "link.wav"):
+        (sounds / name).write_bytes(SOUND)
+    find_command.main(["index", model_folder, str(sounds), index])
+    (sounds / "later.wav").write_bytes(SOUND)
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    (sounds / "notes.txt").write_text("secret")
+    (sounds / "gone.wav").unlink()
+    (sounds / "large.wav").write_bytes(bytes(1 << 20))
+    (sounds / "link.wav").unlink()
+    (sounds / "link.wav").symlink_to(tmp_path / "secret.wav")
+
+    def ask(path: str):
+        return client.get("/sound", params={"path": path})
+
+    with client_of(model_folder, index=index, max_mib=0.5) as client:
+        sent = ask("birds/what? <b>é.wav")
+        assert sent.status_code == 200 and sent.content == SOUND
+        assert sent.headers["content-type"].startswith("audio/") and sent.headers["x-content-type-options"] == "nosniff"
+        assert sent.headers["content-disposition"] == "attachment; filename*=UTF-8''what%3F%20%3Cb%3E%C3%A9.wav"
+        hostile = ["../secret.wav", "birds/../../secret.wav", str(tmp_path / "secret.wav"), "/etc/passwd", "link.wav"]
+        hostile += [
+            "file:///etc/passwd",
+            "s3://bucket/x.wav",
+            "notes.txt",
+            "later.wav",
+            "birds",
+            "",
+            ".",
+            "birds//../x",
+        ]
+        hostile += ["birds\\what? <b>é.wav", "gone.wav\0", "./gone.wav", "birds%2Fwren.wav", "BIRDS/what? <b>é.wav"]
+        for path in hostile:
+            refused = ask(path)
+            assert refused.status_code == 404 and "has no sound" in refused.json()["error"], path
+        gone = ask("gone.wav")
+        assert gone.status_code == 404 and "is in the index, but its sound is not at hand" in gone.json()["error"]
+        assert ask("large.wav").status_code == 413
+        find_command.main(["index", model_folder, str(sounds), index])
+        assert ask("later.wav").content == SOUND, "what find index adds is there at once"
+        shutil.move(sounds, tmp_path / "elsewhere")
+        assert "not at hand" in ask("later.wav").json()["error"] and look(client, words="low").status_code == 200
+
+
+def test_an_index_that_names_what_is_outside_gives_nothing_away(model_folder: str, tmp_path: Path, monkeypatch) -> None:
+    """An index may be a stranger's, too."""
+    sounds, index = tmp_path / "sounds", str(tmp_path / "index")
+    sounds.mkdir()
+    (sounds / "a.wav").write_bytes(SOUND)
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    find_command.main(["index", model_folder, str(sounds), index])
+    paths = ["../secret.wav", str(tmp_path / "secret.wav"), "a\0.wav", "x/../../secret.wav", ""]
+    read = search.read_rows
+    for path in paths:
+
+        def named(store: Store, path: str = path) -> list[Rows]:
+            return [rows._replace(paths=[path] * len(rows.paths)) for rows in read(store)]
+
+        monkeypatch.setattr(search, "read_rows", named)
+        with client_of(model_folder, index=index) as client:
+            assert look(client, words="low").json()["found"][0]["path"] == path
+            refused = client.get("/sound", params={"path": path})
+            assert refused.status_code == 404 and "has no sound" in refused.json()["error"], path
+
+
+# ---- what is counted
+
+
+def counted(client: TestClient, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize("batch", [0, 32])
+def test_metrics_count_clips_and_requests_of_forward_passes(model_folder: str, batch: int) -> None:
+    config = ServiceConfig(batch=batch, batch_wait_ms=2000)
+    asked = Worker({"tones": load_model(model_folder), "again": load_model(model_folder)}, config)
+    with TestClient(create_app(LocalBackend(asked), config, None), base_url=HERE) as client:
+        post(client, "/tag")  # 2 s by a model of 0.6 s: four clips
+        tones = '{model="tones"}'
+        assert counted(client, f"atose_batch_clips_sum{tones}") == 4
+        assert counted(client, f"atose_batch_clips_count{tones}") == counted(client, f"atose_batch_requests_sum{tones}")
+        together = threading.Barrier(3)
+        model = asked.models["tones"]
+        decoded = model.tag
+        model.tag = lambda *given, **more: (together.wait(), decoded(*given, **more))[1]
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            assert [one.status_code for one in pool.map(lambda _: post(client, "/tag"), range(3))] == [200] * 3
+        assert counted(client, f"atose_batch_clips_sum{tones}") == 16
+        assert counted(client, f"atose_batch_requests_sum{tones}") == 4
+        assert counted(client, f"atose_batch_requests_count{tones}") == (2 if batch else 4)
+        assert counted(client, 'atose_batch_clips_count{model="again"}') == 0

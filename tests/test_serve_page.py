@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from serving import serving
+from serving import free_port, serving
+
+from atose_ray import find
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright's package")
@@ -32,9 +34,25 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def served(model_folder: str, tmp_path_factory) -> Iterator[str]:
+def collection(model_folder: str, song: Path, tmp_path_factory) -> Path:
+    """A folder with an index of its folder `sounds`, in which one file is by now no more."""
+    folder = tmp_path_factory.mktemp("collection")
+    (folder / "sounds").mkdir()
+    for number, hz in enumerate((180, 400, 900)):
+        tone = 0.6 * np.sin(2 * np.pi * hz * np.arange(24000) / 8000)
+        soundfile.write(folder / "sounds" / f"tone{number}.wav", tone, 8000)
+    for name in ("<i>two<i>.wav", "gone.wav"):
+        (folder / "sounds" / name).write_bytes(song.read_bytes())
+    find.main(["index", model_folder, str(folder / "sounds"), str(folder / "index")])
+    (folder / "sounds" / "gone.wav").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(model_folder: str, collection: Path, tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("page")
-    with serving(folder, f"tones={model_folder}", f"again={model_folder}", "--local", "--set", "max_mib=2") as up:
+    sets = [word for one in ("max_mib=2", "max_seconds=60", f"index={collection / 'index'}") for word in ("--set", one)]
+    with serving(folder, f"tones={model_folder}", f"again={model_folder}", "--local", *sets) as up:
         yield f"http://127.0.0.1:{up.port}/"
 
 
@@ -153,7 +171,7 @@ def test_a_token_is_asked_for(browser: Any, model_folder: str, tmp_path: Path) -
         assert not page.locator("#work").is_visible()
         page.get_by_label("The service's token").fill("wrong")
         page.keyboard.press("Enter")
-        until(page, "!document.getElementById('token').validity.valid")
+        page.get_by_role("alert").get_by_text("That is not the token of this service.").wait_for()
         page.get_by_label("The service's token").fill(TOKEN)
         page.keyboard.press("Enter")
         page.wait_for_selector("#choice input")
@@ -161,10 +179,83 @@ def test_a_token_is_asked_for(browser: Any, model_folder: str, tmp_path: Path) -
         page.close()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)])
+def test_a_search_by_words_and_by_sound(page: Any, song: Path) -> None:
+    page.get_by_text("4 words that it knows").click()
+    page.get_by_role("button", name="low", exact=True).click()
+    assert page.get_by_label("Words", exact=True).input_value() == "low"
+    page.keyboard.type(", -high")
+    page.keyboard.press("Enter")
+    rows = page.get_by_role("list", name="sounds found").get_by_role("listitem")
+    rows.first.wait_for()
+    assert page.get_by_role("status").inner_text() == "low, -high: the best 5 of 5 sounds."
+    assert rows.count() == 5 and all("low 0." in text and "high 0." in text for text in rows.all_inner_texts())
+    page.get_by_role("button", name="play <i>two<i>.wav").press("Enter")
+    until(page, "document.querySelector('#found audio')?.duration > 3.9")
+    assert page.evaluate("document.activeElement.tagName") == "AUDIO"
+    page.get_by_role("button", name="play gone.wav").click()
+    page.get_by_role("alert").get_by_text("gone.wav is in the index, but its sound is not at hand").wait_for()
+    page.get_by_role("button", name="what sounds when in <i>two<i>.wav").click()
+    done(page)
+    assert page.locator("#name").inner_text() == "<i>two<i>.wav" and page.locator(".models section").count() == 2
+    page.get_by_role("button", name="find what is like it").click()
+    until(page, "document.getElementById('status').textContent.startsWith('like <i>two<i>.wav: the best 5')")
+    nearest = rows.all_inner_texts()[:2]
+    assert all("two" in text or "gone" in text for text in nearest) and "like 1.00" in nearest[0]
+    for words, why in (("zither", "does not know zither; it knows high"), ("low:x", "must be a number"), ("", "Write")):
+        page.get_by_label("Words", exact=True).fill(words)
+        page.get_by_role("button", name="find", exact=True).click()
+        page.locator("#status.bad").get_by_text(why).wait_for()
+
+
+def test_what_is_too_long_is_refused_before_it_is_sent(page: Any, tmp_path: Path) -> None:
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    soundfile.write(tmp_path / "long.mp3", np.zeros(8000 * 90), 8000)
+    page.wait_for_selector("#choice input")
+    page.set_input_files("#file", tmp_path / "long.mp3")
+    page.get_by_text("long.mp3 lasts 1 min 30 s; this service takes at most 1 min 00 s. Cut it.").wait_for()
+    (tmp_path / "large.wav").write_bytes(bytes(3 << 20))
+    page.set_input_files("#file", tmp_path / "large.wav")
+    page.get_by_text("large.wav has 3 MiB; this service takes at most 2.").wait_for()
+    assert sent == [] and not page.locator("#sound").is_visible()
+
+
+def test_a_service_that_was_away_and_came_back_as_another(
+    browser: Any, model_folder: str, song: Path, tmp_path
+) -> None:
+    page, port = browser.new_page(), free_port()
+    with serving(tmp_path, f"old={model_folder}", "--local", port=port):
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.set_input_files("#file", song)
+        done(page)
+    page.get_by_role("button", name="ask again").click()
+    page.get_by_text("the service does not answer; is it running?").wait_for()
+    with serving(tmp_path, f"new={model_folder}", "--local", port=port):
+        page.get_by_role("button", name="ask again").click()
+        page.get_by_text("there is no model 'old'; there are new").wait_for()
+        page.get_by_role("button", name="ask again").click()
+        done(page)
+    page.close()
+
+
+def test_a_microphone_that_is_not_lent(browser: Any, served: str) -> None:
+    page = browser.new_page()
+    page.add_init_script(
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); };"
+    )
+    page.goto(served)
+    page.get_by_role("button", name="record").click()
+    page.get_by_text("No microphone. The browser was told not to lend it to this page").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 400)])
 def test_light_dark_and_narrow(browser: Any, served: str, song: Path, scheme: str, width: int) -> None:
     page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     page.goto(served)
+    page.get_by_label("Words", exact=True).fill("low")
+    page.keyboard.press("Enter")
+    page.locator("#found li").first.wait_for()
     page.set_input_files("#file", song)
     done(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "no sideways scrolling"

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from atose_ray.apps.index import windows_of
 from atose_ray.apps.windows import iter_windows
+from atose_ray.audio.io import Source
 from atose_ray.methods import Method
 from atose_ray.training.checkpoint import Model
 from atose_ray.types import AnyBatch, Array, TagSet
@@ -29,7 +29,7 @@ class Embedding:
     end_s_S: Array
 
 
-def embedding_of(model: Model, source: str | bytes | BinaryIO, hop_s: float | None, name: str) -> Embedding:
+def embedding_of(model: Model, source: Source, hop_s: float | None, name: str) -> Embedding:
     """Embed a sound. hop_s: from one vector to the next; None is the crops that a scene embedding needs.
 
     Raises AudioError for what is no sound, ValueError for a hop that is none."""
@@ -39,16 +39,14 @@ def embedding_of(model: Model, source: str | bytes | BinaryIO, hop_s: float | No
     return Embedding(name, vectors_SE.mean(axis=0), vectors_SE, start_s_S, end_s_S)
 
 
-def crops_of(model: Model, source: str | bytes | BinaryIO, name: str) -> Iterator[tuple[float, float, Array]]:
+def crops_of(model: Model, source: Source, name: str) -> Iterator[tuple[float, float, Array]]:
     """(start, end, embedding) of evenly spaced crops."""
     crop_s = model.spec.input.length / model.spec.input.rate_hz
     for window in windows_of(model, source, name=name):
         yield window.start_s, window.start_s + crop_s, window.embed_E
 
 
-def hops_of(
-    model: Model, source: str | bytes | BinaryIO, hop_s: float, name: str
-) -> Iterator[tuple[float, float, Array]]:
+def hops_of(model: Model, source: Source, hop_s: float, name: str) -> Iterator[tuple[float, float, Array]]:
     """(start, end, embedding) of every hop: as a stream, in bounded memory."""
     listening = dataclasses.replace(model, method=Embedder(model.method))
     for window in iter_windows(listening, source, hop_s=hop_s, name=name):

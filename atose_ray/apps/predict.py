@@ -1,12 +1,11 @@
 """A chosen model on new audio: decode, cut evenly spaced crops, average their scores."""
 
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from atose_ray.audio.io import decode_parts
+from atose_ray.audio.io import Source, decode_parts
 from atose_ray.data.batches import cut
 from atose_ray.data.sampling import eval_starts
 from atose_ray.training.checkpoint import Model
@@ -26,11 +25,7 @@ class Tagging:
 
 @torch.no_grad()
 def tag_file(
-    model: Model,
-    file: str | bytes | BinaryIO,
-    crop_every_s: float | None = None,
-    tags: TagSet | None = None,
-    name: str | None = None,
+    model: Model, file: Source, crop_every_s: float | None = None, tags: TagSet | None = None, name: str | None = None
 ) -> Tagging:
     """Tag one audio file of any format, rate and length; of a long one PART_S seconds at a time are in memory.
 

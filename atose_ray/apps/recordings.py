@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from atose_ray.apps.timeline import Timeline, TimelineConfig, events_of
 from atose_ray.apps.windows import iter_windows
 from atose_ray.apps.writers import WRITERS
+from atose_ray.audio.io import Samples
 from atose_ray.config import ConfigError, apply_overrides, explain
 from atose_ray.datasets.base import AUDIO_SUFFIXES
 from atose_ray.storage import Store
@@ -119,7 +120,7 @@ def timeline_of(
     tags: TagSet | None = None,
     partial: Path | None = None,
     progress: Callable[[float], None] = lambda seconds: None,
-    source: BinaryIO | None = None,
+    source: BinaryIO | Samples | None = None,
 ) -> Timeline:
     """Score a recording and make its events. partial: where what was scored is kept on the way, so that a second call
     goes on from there. progress: hears how many seconds are scored. source: the open file, else `file` is read.

@@ -6,11 +6,13 @@ and added up. A sound is near another by the cosine of their mean embeddings; it
 exact: every file is compared."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from atose_ray.apps.index import NoIndexError, read_rows, windows_of
+from atose_ray.apps.index import NoIndexError, Rows, read_rows, windows_of
+from atose_ray.apps.predict import device_of
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model
 from atose_ray.training.sources import tags_with_vectors
@@ -66,11 +68,29 @@ def parse(query: str) -> list[Term]:
 def find(store: Store, model: Model, terms: list[Term], like: str | None = None, top: int = 10) -> list[Found]:
     """The best `top` files, best first. like: a file to be near to. Raises ValueError for a word that the model cannot
     score, NoIndexError for an empty index, AudioError for a `like` that is no sound."""
-    tags = tags_with_vectors(model, tuple(term.text for term in terms)) if terms else None
+    tags = tags_of(model, terms)
     wanted_E = mean_direction(np.stack([window.embed_E for window in windows_of(model, like)])) if like else None
+    found = ranked(read_rows(store), model, terms, tags, wanted_E, top)
+    if not found:
+        raise NoIndexError(
+            f"{store.uri} holds no file yet; go on with: python -m atose_ray.find index MODEL FOLDER INDEX"
+        )
+    return found
+
+
+def tags_of(model: Model, terms: list[Term]) -> TagSet | None:
+    """The words as tags. Raises ValueError for one that the model cannot score."""
+    return tags_with_vectors(model, tuple(term.text for term in terms)) if terms else None
+
+
+def ranked(
+    parts: Iterable[Rows], model: Model, terms: list[Term], tags: TagSet | None, wanted_E: Array | None, top: int
+) -> list[Found]:
+    """The best `top` files of some parts of an index, best first. tags: of the terms. wanted_E: to be near to, at
+    length 1."""
     paths, starts, scores = list[str](), list[float](), list[list[float]]()
-    weight_Q = np.array([*(term.weight for term in terms), *([1.0] if like else [])])
-    for rows in read_rows(store):
+    weight_Q = np.array([*(term.weight for term in terms), *([] if wanted_E is None else [1.0])])
+    for rows in parts:
         values_RQ = window_scores(model, tags, wanted_E, rows.embed_RE)
         fits_R = values_RQ @ weight_Q
         for first, last in files_in(rows.paths):
@@ -81,12 +101,10 @@ def find(store: Store, model: Model, terms: list[Term], like: str | None = None,
                 means[-1] = float(mean_direction(rows.embed_RE[first:last]) @ wanted_E)
             scores.append(means)
     if not paths:
-        raise NoIndexError(
-            f"{store.uri} holds no file yet; go on with: python -m atose_ray.find index MODEL FOLDER INDEX"
-        )
+        return []
     values_NQ = np.array(scores)
     total_N = weighed(values_NQ, weight_Q)
-    names = [*(term.text for term in terms), *([LIKE] if like else [])]
+    names = [*(term.text for term in terms), *([] if wanted_E is None else [LIKE])]
     return [
         Found(paths[n], float(total_N[n]), dict(zip(names, values_NQ[n].tolist(), strict=True)), starts[n])
         for n in np.argsort(-total_N, kind="stable")[:top].tolist()
@@ -115,8 +133,8 @@ def window_scores(model: Model, tags: TagSet | None, wanted_E: Array | None, emb
     if tags is not None:
         parts = []
         for some_BE in torch.split(torch.tensor(embed_RE), BATCH):
-            batch = untagged(EmbeddedBatch, some_BE, len(model.spec.tags))
-            parts.append(model.method.score(batch, tags, model.stage).double().numpy())
+            batch = untagged(EmbeddedBatch, some_BE, len(model.spec.tags)).to(device_of(model))
+            parts.append(model.method.score(batch, tags, model.stage).double().cpu().numpy())
         columns.append(np.concatenate(parts))
     if wanted_E is not None:
         length_R = np.linalg.norm(embed_RE, axis=1)

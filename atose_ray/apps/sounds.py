@@ -1,7 +1,6 @@
 """What a caller calls a sound: a path, a URI, the bytes of a file, an open file, or samples with their rate.
 
-All of them are read by `audio.io.decode_parts`, samples as a float WAV file in memory: the same sound gives the same
-numbers however it comes."""
+All of them are read by `audio.io.decode_parts`: the same sound gives the same numbers however it comes."""
 
 import contextlib
 import io
@@ -12,11 +11,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import soundfile
 
+from atose_ray.audio.io import Samples, Source
 from atose_ray.storage import Store, folder_of, is_uri
 from atose_ray.types import Array
 
 Sound = str | os.PathLike[str] | bytes | BinaryIO | Array
-Source = str | bytes | BinaryIO
 MOST_BYTES = 2**32 - 4096  # that a WAV file can hold
 
 
@@ -46,12 +45,12 @@ def opened(sound: Sound | Any, sample_rate: int | None = None) -> Iterator[tuple
         seekable = hasattr(sound, "seekable") and sound.seekable()
         yield (cast(BinaryIO, sound) if seekable else sound.read()), name
     else:
-        yield wav_of_samples(np.asarray(sound), sample_rate), "samples"
+        yield samples_of(np.asarray(sound), sample_rate), "samples"
 
 
-def wav_of_samples(samples: Array, sample_rate: int | None) -> bytes:
-    """[T] or [T, channels], float in [-1, 1] or int16 or int32 -> a WAV file of float32. Raises ValueError for another
-    shape or type, for no rate, and for more than 4 GiB."""
+def samples_of(samples: Array, sample_rate: int | None) -> Samples:
+    """[T] or [T, channels], float in [-1, 1] or int16 or int32 -> samples of float32. Raises ValueError for another
+    shape or type, and for no rate."""
     if sample_rate is None or sample_rate < 1:
         raise ValueError(f"samples need their sample_rate in Hz, as in sample_rate=44100, but got {sample_rate}")
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > samples.shape[0]):
@@ -63,10 +62,16 @@ def wav_of_samples(samples: Array, sample_rate: int | None) -> bytes:
         samples = samples / -float(np.iinfo(samples.dtype).min)
     if samples.dtype.kind != "f":
         raise ValueError(f"samples are floats in [-1, 1], int16 or int32, but got {samples.dtype}; convert them")
+    return Samples(samples.astype(np.float32).reshape(len(samples), -1), sample_rate)
+
+
+def wav_of_samples(samples: Array, sample_rate: int | None) -> bytes:
+    """As `samples_of` -> a WAV file of float32. Raises ValueError as that, and for more than 4 GiB."""
+    audio_TC, rate_hz = samples_of(samples, sample_rate)
     if samples.size * 4 > MOST_BYTES:
         raise ValueError(
             f"samples may take 4 GiB as float32, but these are {samples.size}; write a file, and give that"
         )
     content = io.BytesIO()
-    soundfile.write(content, samples.astype(np.float32), sample_rate, format="WAV", subtype="FLOAT")
+    soundfile.write(content, audio_TC, rate_hz, format="WAV", subtype="FLOAT")
     return content.getvalue()

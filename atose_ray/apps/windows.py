@@ -11,13 +11,13 @@ than they are, the frame whose middle is the nearest to its own. What is heard a
 
 import dataclasses
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from atose_ray.apps.predict import crop_scores
-from atose_ray.audio.io import decode_parts
+from atose_ray.audio.io import Source, decode_parts
 from atose_ray.data.batches import cut
 from atose_ray.data.sampling import eval_starts
 from atose_ray.training.checkpoint import Model
@@ -97,7 +97,7 @@ def hearing_of(model: Model, hop_s: float, left_s: float | None, right_s: float 
 
 def iter_windows(
     model: Model,
-    source: str | bytes | BinaryIO,
+    source: Source,
     *,
     hop_s: float = 1.0,
     left_s: float | None = None,

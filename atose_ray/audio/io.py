@@ -15,7 +15,7 @@ from atose_ray.audio.guard import AudioError as AudioError
 from atose_ray.audio.guard import open_source
 from atose_ray.audio.part import Part
 from atose_ray.audio.resample import Resampler
-from atose_ray.audio.streams import Block, Refused, decoders
+from atose_ray.audio.streams import BLOCK_SAMPLES, HIGHEST_HZ, LOWEST_HZ, Block, Refused, decoders
 
 INT16_PEAK = 32767
 TOLERANCE_SAMPLES = 4 * 1152  # four MP3 frames: encoder delay and padding that a header may or may not count
@@ -34,6 +34,23 @@ class Decoded(NamedTuple):
     source_peak: float
     clipped: float
     start_s: float = 0.0
+
+
+class Samples(NamedTuple):
+    """A sound that is decoded already: audio_TC [T, C] float32."""
+
+    audio_TC: np.ndarray
+    rate_hz: int
+
+    def blocks(self) -> Iterator[Block]:
+        """As a decoder gives them. Raises AudioError for a rate that no recording has."""
+        if not LOWEST_HZ <= self.rate_hz <= HIGHEST_HZ:
+            raise AudioError(f"samples at {self.rate_hz} Hz, where {LOWEST_HZ} to {HIGHEST_HZ} Hz are plausible")
+        for at in range(0, len(self.audio_TC), BLOCK_SAMPLES):
+            yield Block(self.audio_TC[at : at + BLOCK_SAMPLES], self.rate_hz, len(self.audio_TC))
+
+
+Source = str | bytes | BinaryIO | Samples
 
 
 def decode(
@@ -55,7 +72,7 @@ def decode(
 
 
 def decode_parts(
-    source: str | bytes | BinaryIO,
+    source: Source,
     *,
     sample_rate_hz: int,
     start_s: float = 0.0,
@@ -63,7 +80,8 @@ def decode_parts(
     max_seconds: float | None = None,
     name: str | None = None,
 ) -> Iterator[Decoded]:
-    """As `decode`, but the part [start_s, end_s) in consecutive pieces of at most `max_seconds` (None: in one).
+    """As `decode`, but the part [start_s, end_s), of samples the whole, in consecutive pieces of at most `max_seconds`
+    (None: in one).
 
     Piece k is the samples [k n, (k + 1) n) of what `decode` gives, n = round(max_seconds * sample_rate_hz); the last
     one is what is left, one sample or more. In memory are a piece and some blocks of the source (streams.py), not more.
@@ -72,6 +90,10 @@ def decode_parts(
     size = None if max_seconds is None else round(max_seconds * sample_rate_hz)
     if size is not None and size < 1:
         raise ValueError(f"max_seconds must be at least one sample ({1 / sample_rate_hz:g} s), but is {max_seconds:g}")
+    if isinstance(source, Samples):
+        assert start_s == 0 and end_s is None, "a part of samples is a slice of them"
+        yield from _pieces(source.blocks(), Part(name or "samples", 0.0, None), sample_rate_hz, size)
+        return
     with open_source(source, name) as file:
         part = Part(file.label, start_s, end_s)
         part.check()

@@ -14,17 +14,17 @@ async function call(path, options) { // -> Response, or an Error that says why
   const token = sessionStorage.getItem(KEPT), headers = token ? { Authorization: `Bearer ${token}` } : {};
   const response = await fetch(path, { ...options, headers }).catch(() => { throw new Error("the service does not answer; is it running?"); });
   if (response.ok) return response;
-  if (response.status === 401) askForToken(token ? "That is not the service's token." : "");
+  if (response.status === 401) askForToken(token ? "That is not the token of this service." : "");
   const told = await response.json().catch(() => ({}));
-  throw new Error(told.error || `the service refused: ${response.status}`);
+  throw Object.assign(new Error(told.error || `the service refused: ${response.status}`), { status: response.status });
 }
 function askForToken(why) {
   sessionStorage.removeItem(KEPT);
   $("access").hidden = false; $("work").hidden = true;
-  if (why) $("token").setCustomValidity(why), $("token").reportValidity();
-  $("token").focus();
+  $("denied").textContent = why;
+  $("denied").hidden = !why;
+  $("token").select();
 }
-$("token").oninput = () => $("token").setCustomValidity("");
 $("access").onsubmit = (event) => {
   event.preventDefault();
   sessionStorage.setItem(KEPT, $("token").value.trim());
@@ -45,17 +45,29 @@ function body() {
 
 // ---- a sound
 
-function take(file) {
-  const most = REPORT.limits.max_bytes;
-  if (file.size > most) return say(`${file.name} is larger than ${number(most / 2 ** 20)} MiB, the most that this service takes.`, true);
+function lengthOf(file) { // seconds, as far as the browser knows: a recording's own, and what it cannot play, are 0
+  return new Promise((known) => {
+    const probe = h("audio", { preload: "metadata" }), url = URL.createObjectURL(file);
+    const done = () => { URL.revokeObjectURL(url); known(Number.isFinite(probe.duration) ? probe.duration : 0); };
+    probe.onloadedmetadata = probe.onerror = done;
+    probe.src = url;
+  });
+}
+async function take(file) {
+  const most = REPORT.limits.max_bytes, longest = REPORT.limits.max_seconds;
+  if (file.size > most) return say(`${file.name} has ${number(Math.ceil(file.size / 2 ** 20))} MiB; this service takes at most ${number(most / 2 ** 20)}. Cut it, or compress it (MP3, FLAC).`, true);
+  const seconds = await lengthOf(file);
+  if (seconds > longest + 1) return say(`${file.name} lasts ${duration(seconds)}; this service takes at most ${duration(longest)}. Cut it.`, true);
   page.file = file;
   URL.revokeObjectURL(media.src);
   media.src = URL.createObjectURL(file);
   $("name").replaceChildren(named(file.name));
   $("sound").hidden = false;
   $("again").disabled = false;
+  $("again").title = "";
+  if (!$("found").hidden) $("sound").scrollIntoView();
   picture(file);
-  ask();
+  return ask();
 }
 async function picture(file) {
   $("picture").replaceChildren();
@@ -82,11 +94,15 @@ async function ask() {
       const T = await (await call(question(about.name, "view"), body())).json();
       if (round !== page.asked) return;
       show(about, T);
-    } catch (error) { failed.push(`${about.name}: ${error.message}`); }
+    } catch (error) {
+      failed.push([about.name, error.message]);
+      if (error.status === 404) await begin(); // it was started anew, with other models
+    }
     if (round !== page.asked) return;
   }
   $("models").removeAttribute("aria-busy");
-  say(failed.length ? failed.join(" ") : `${page.file.name}: done.`, failed.length > 0);
+  const reasons = [...new Set(failed.map(([, why]) => why))], same = reasons.length === 1 && failed.length === chosen.length;
+  say(!failed.length ? `${page.file.name}: done.` : same ? reasons[0] : failed.map(([name, why]) => `${name}: ${why}`).join(" "), failed.length > 0);
 }
 function show(about, T) {
   const view = timelineView(T, media), own = T.left_out === 0;
@@ -108,6 +124,7 @@ async function download(about, format, thresholds) {
 
 $("file").onchange = () => { if ($("file").files.length) take($("file").files[0]); };
 $("again").onclick = ask;
+for (const name of ["choice", "hop", "smooth"]) $(name).addEventListener("change", () => { if (page.file) say("Changed: ask again to hear it so."); });
 for (const name of ["dragenter", "dragover"]) document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 for (const name of ["dragleave", "drop"]) document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.remove("over"); });
 document.addEventListener("drop", (event) => { if (event.dataTransfer.files.length && page.models.length) take(event.dataTransfer.files[0]); });
@@ -138,7 +155,11 @@ $("record").onclick = async () => {
       say(`Recording: ${Math.floor(s)} s`);
       setTimeout(tick, 1000);
     })();
-  } catch (error) { recorder = null; say(`No microphone: ${error.message}`, true); }
+  } catch (error) {
+    recorder = null;
+    const why = { NotAllowedError: "The browser was told not to lend it to this page: allow it beside the address, or choose a file.", NotFoundError: "This device has none: choose a file." };
+    say(`No microphone. ${why[error.name] || error.message}`, true);
+  }
 };
 if (!navigator.mediaDevices) $("record").disabled = true, $("record").title = "A browser lends the microphone to https and to this machine's own pages only";
 
@@ -151,6 +172,8 @@ async function begin() {
     page.models = abouts.map((about, i) => ({ about, box: h("input", { type: "checkbox", checked: i < 2 }) }));
     $("choice").replaceChildren(h("legend", {}, "Models"), ...page.models.map((one) =>
       h("label", { title: `${one.about.sample_rate_hz} Hz` }, one.box, " ", named(one.about.name), h("span", { class: "soft" }, ` (${plural(one.about.tags.length, "tag")})`))));
+    const searched = abouts.find((about) => about.finds);
+    if (searched) openSearch(searched);
     say("");
   } catch (error) { say(error.message, true); }
 }

@@ -5,26 +5,28 @@ import contextvars
 import math
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atose_ray.apps.service.access import Rate, from_this_machine, with_token
-from atose_ray.apps.service.config import TOKEN_VARIABLE, ServiceConfig
+from atose_ray.apps.service.config import TOKEN_VARIABLE, ServiceConfig, Wrong
 from atose_ray.apps.service.pages import main_page, reference_page
 from atose_ray.apps.service.upload import Upload, read_upload
-from atose_ray.apps.service.worker import FORMATS, About, Answer, Task, Worker, Wrong, refusal
+from atose_ray.apps.service.worker import FORMATS, NO_INDEX, OF_INDEX, About, Answer, Kind, Task, Worker, refusal
 
 OPEN_TO_ALL = frozenset(("/", "/healthz", "/docs", "/openapi.json"))
-PATHS = OPEN_TO_ALL | {"/models", "/metrics", "/tag", "/embed", "/timeline"}
+PATHS = OPEN_TO_ALL | {"/models", "/metrics", "/tag", "/embed", "/timeline", "/find", "/sound"}
 GRACE_S = 5.0  # beyond request_s, before an answer is given up here
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 SAFE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; media-src blob: data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -78,14 +80,28 @@ class Metrics:
         text, buckets = "seconds until an answer, upload included", BUCKETS
         self.seconds = Histogram("atose_request_seconds", text, ["path"], buckets=buckets, registry=self.registry)
         self.audio = Counter("atose_audio_seconds", "seconds of sound", ["model"], registry=self.registry)
+        text, sizes = "clips of a forward pass", (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        self.clips = Histogram("atose_batch_clips", text, ["model"], buckets=sizes, registry=self.registry)
+        text, sizes = "requests whose clips went through a forward pass together", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+        self.sharing = Histogram("atose_batch_requests", text, ["model"], buckets=sizes, registry=self.registry)
         self.open = Gauge("atose_open_requests", "requests that are being answered", registry=self.registry)
+
+    def note(self, model: str, answer: Answer) -> None:
+        """What a model did for an answer."""
+        for clips, requests in answer.passes:
+            self.clips.labels(model).observe(clips)
+            self.sharing.labels(model).observe(requests)
+        if answer.status == 200:
+            self.audio.labels(model).inc(answer.seconds)
 
 
 def response_of(answer: Answer, name: str = "") -> Response:
-    """An answer over HTTP; what is no JSON is offered as a file with the sound's name."""
+    """An answer over HTTP; what is no JSON is offered as a file with the sound's name, and without a suffix of its own
+    under that name."""
     response = Response(answer.body, answer.status, media_type=answer.media_type)
     if answer.suffix != ".json":
-        file = urllib.parse.quote(name.rpartition("/")[2].rsplit(".", 1)[0] + answer.suffix)
+        file = name.rpartition("/")[2]
+        file = urllib.parse.quote(file.rsplit(".", 1)[0] + answer.suffix if answer.suffix else file)
         response.headers["content-disposition"] = f"attachment; filename*=UTF-8''{file}"
     return response
 
@@ -108,22 +124,7 @@ class Service:
             return refusal(401, f"send the service's token: Authorization: Bearer ${TOKEN_VARIABLE}")
         return None
 
-    async def around(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Every request: may it be answered, how long did it take."""
-        path, begun = request.url.path if request.url.path in PATHS else "other", time.monotonic()
-        answer = self.refused(request)
-        response = await call(request) if answer is None else response_of(answer)
-        if answer is not None and answer.status == 401:
-            response.headers["www-authenticate"] = "Bearer"
-        if response.status_code >= 400:
-            response.headers["connection"] = "close"  # what is left of an upload is not waited for
-        for name, value in SAFE.items():
-            response.headers.setdefault(name, value)
-        self.metrics.requests.labels(path, str(response.status_code)).inc()
-        self.metrics.seconds.labels(path).observe(time.monotonic() - begun)
-        return response
-
-    async def ask(self, request: Request, kind: Literal["tag", "embed", "timeline"], **asked: Any) -> Response:
+    async def ask(self, request: Request, kind: Kind, **asked: Any) -> Response:
         """A question to a model, within the limits."""
         client = request.client.host if request.client else ""
         if wait_s := self.rate.wait_s(client):
@@ -135,15 +136,20 @@ class Service:
         try:
             given = {name: value for name, value in asked.items() if value is not None}
             model, uri = given.pop("model", None), given.pop("uri", None)
-            model = model or (await self.backend.models())[0].name
+            abouts = await self.backend.models()
+            if kind in OF_INDEX:
+                model = next((about.name for about in abouts if about.finds), None)
+                if model is None:
+                    raise Wrong(404, NO_INDEX)
+            model = model or abouts[0].name
             upload = Upload("", b"")
-            if uri is None:
+            if uri is None and (kind not in OF_INDEX or has_body(request)):
                 upload = await read_upload(request, self.config.max_bytes, self.config.upload_s)
             task = Task(kind, model, upload.name, upload.content, uri, given)
             answer = await asyncio.wait_for(self.backend.answer(task), self.config.request_s + GRACE_S)
-            if answer.status == 200:
-                self.metrics.audio.labels(model).inc(answer.seconds)
-            return response_of(answer, uri or upload.name)
+            if abouts and model in {about.name for about in abouts}:
+                self.metrics.note(model, answer)
+            return response_of(answer, uri or upload.name or given.get("path", ""))
         except Wrong as error:
             return response_of(refusal(error.status, str(error)))
         except asyncio.TimeoutError:
@@ -159,9 +165,51 @@ class Service:
         return response
 
 
+def has_body(request: Request) -> bool:
+    """Whether something is sent with it."""
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+class Gate:
+    """Every request: may it be answered, how long did it take. As plain ASGI: Starlette's own middleware sends every
+    body through a task and a stream of its own, a quarter of the time that HTTP took here."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path, begun, status = scope["path"] if scope["path"] in PATHS else "other", time.monotonic(), 500
+        await asyncio.sleep(0)  # where the rest of the packet is no HTTP, uvicorn answers it and hangs up first
+        answer = self.service.refused(Request(scope))
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                headers, status = MutableHeaders(scope=message), message["status"]
+                if answer is not None and status == 401:
+                    headers["www-authenticate"] = "Bearer"
+                if status >= 400:
+                    headers["connection"] = "close"  # what is left of an upload is not waited for
+                for name, value in SAFE.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await (self.app if answer is None else response_of(answer))(scope, receive, sending)
+        finally:
+            metrics = self.service.metrics
+            metrics.requests.labels(path, str(status)).inc()
+            metrics.seconds.labels(path).observe(time.monotonic() - begun)
+
+
 Named = Annotated[str | None, Query(max_length=200, description="a name of /models; default: the first")]
 Uri = Annotated[str | None, Query(max_length=1000, description="a sound of the service's folder, instead of a file")]
 Words = Annotated[str | None, Query(max_length=10_000, description="score these, with commas between")]
+Sought = Annotated[str | None, Query(max_length=2000, description="what to look for: guitar, slow:0.5, -drums")]
+Path = Annotated[str, Query(max_length=4096, description="as /find has it")]
 Hop = Annotated[float | None, Query(ge=0.01, le=3600, allow_inf_nan=False, description="from one to the next, seconds")]
 Around = Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="heard around a hop, seconds")]
 Top = Annotated[int | None, Query(ge=1, description="so many of the highest")]
@@ -175,7 +223,7 @@ def create_app(backend: Backend, config: ServiceConfig, token: str | None) -> Fa
     service = Service(backend, config, token)
     text = 'Tags, embeddings and timelines of sounds. A refusal is JSON: {"error": why}.'
     app = FastAPI(title="atose_ray", description=text, docs_url=None, redoc_url=None)
-    app.middleware("http")(service.around)
+    app.add_middleware(Gate, service=service)
 
     @app.post("/tag", openapi_extra=FORM, summary="The score of every tag, highest first")
     async def tag(
@@ -203,6 +251,14 @@ def create_app(backend: Backend, config: ServiceConfig, token: str | None) -> Fa
         asked = {"model": model, "uri": uri, "tags": tags, "hop_s": hop_s, "left_s": left_s, "right_s": right_s}
         asked |= {"threshold": threshold, "settings": settings, "format": format}
         return await service.ask(request, "timeline", **asked)
+
+    @app.post("/find", openapi_extra=FORM, summary="Sounds of the index by words, by a sound to be like, or by both")
+    async def find(request: Request, words: Sought = None, uri: Uri = None, top: Top = None) -> Response:
+        return await service.ask(request, "find", words=words, uri=uri, top=top)
+
+    @app.get("/sound", summary="A sound that /find names")
+    async def sound(request: Request, path: Path) -> Response:
+        return await service.ask(request, "sound", path=path)
 
     add_pages(app, service)
     return app

@@ -20,6 +20,8 @@ class TimeUp(Exception):
 
 
 deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", default=float("inf"))
+Passes = list[tuple[int, int]]  # of each forward pass: its clips, and the requests that they are of
+passes: contextvars.ContextVar[Passes] = contextvars.ContextVar("passes")  # of a request; shared ones of the first
 
 
 def seconds_left() -> float:
@@ -31,12 +33,13 @@ def seconds_left() -> float:
 
 
 class Waiting(NamedTuple):
-    """inputs_BX of one request, with all that its result depends on. tags: of scores."""
+    """inputs_BX of one request, with all that its result depends on. tags: of scores. passes: where they are noted."""
 
     key: Key
     tags: TagSet | None
     inputs_BX: torch.Tensor
     result: "Future[torch.Tensor]"
+    passes: Passes
 
 
 class Together(Method):
@@ -68,9 +71,11 @@ class Together(Method):
 
     def _ask(self, key: Key, tags: TagSet | None, inputs_BX: torch.Tensor) -> torch.Tensor:
         left = seconds_left()
+        noted = passes.get([])
         if not self.most:
+            noted.append((len(inputs_BX), 1))
             return self._compute(key, tags, inputs_BX)
-        waiting = Waiting(key, tags, inputs_BX, Future())
+        waiting = Waiting(key, tags, inputs_BX, Future(), noted)
         self._waiting.put(waiting)
         try:
             return waiting.result.result(timeout=min(left, threading.TIMEOUT_MAX))
@@ -102,6 +107,7 @@ class Together(Method):
 
     def _answer(self, alike: list[Waiting]) -> None:
         try:
+            alike[0].passes.append((sum(len(one.inputs_BX) for one in alike), len(alike)))
             rows_BX = self._compute(alike[0].key, alike[0].tags, torch.cat([one.inputs_BX for one in alike]))
             parts = torch.split(rows_BX, [len(one.inputs_BX) for one in alike])
             for one, part_BX in zip(alike, parts, strict=True):

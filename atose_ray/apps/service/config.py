@@ -1,10 +1,18 @@
-"""What a service allows and how it is spread. One place for every limit."""
+"""What a service allows, how it is spread, and how it refuses. One place for every limit."""
 
 from pydantic import Field
 
 from atose_ray.types import Config
 
 TOKEN_VARIABLE = "ATOSE_SERVE_TOKEN"
+
+
+class Wrong(Exception):
+    """A request that cannot be answered, with its HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ServiceConfig(Config):
@@ -19,7 +27,9 @@ class ServiceConfig(Config):
     itself. batch_wait_ms: that crops wait for others. device: cpu or cuda. replicas, cpus, gpus: of Ray Serve; cpus and
     gpus are of a replica, and may be fractions.
 
-    sounds: a folder (path, s3://, gs://) whose sounds a request may name instead of sending one; None is none."""
+    What else there is: sounds: a folder (path, s3://, gs://) whose sounds a request may name instead of sending one.
+    index: what `find index` made with one of the models; its sounds are searched by words and by sound, and played.
+    In memory are 4 bytes a number of its embeddings. None is none."""
 
     max_mib: float = Field(default=32.0, gt=0)
     max_seconds: float = Field(default=900.0, gt=0)
@@ -35,6 +45,7 @@ class ServiceConfig(Config):
     cpus: float = Field(default=1.0, ge=0)
     gpus: float = Field(default=0.0, ge=0)
     sounds: str | None = None
+    index: str | None = None
 
     @property
     def max_bytes(self) -> int:

@@ -12,7 +12,7 @@ def main_page(config: ServiceConfig, needs_token: bool) -> str:
     suffixes = {name: writer.suffix for name, writer in WRITERS.items()}
     limits = {"max_bytes": config.max_bytes, "max_seconds": config.max_seconds}
     data: dict[str, Any] = {"needs_token": needs_token, "formats": suffixes, "limits": limits}
-    scripts = ["timeline.js", "spectrogram.js", "serve.js"]
+    scripts = ["timeline.js", "spectrogram.js", "serve.js", "serve_find.js"]
     return offline_page("atose_ray.apps", "serve.html", "What sounds when", scripts, data, ["timeline.css"])
 
 

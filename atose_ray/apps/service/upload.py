@@ -8,7 +8,7 @@ from python_multipart.exceptions import ParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from atose_ray.apps.service.worker import Wrong
+from atose_ray.apps.service.config import Wrong
 
 MOST_PARTS, HEADER_BYTES, ROUND = 8, 8192, 64 << 10  # parts of a form, bytes of a part's headers, the form's own bytes
 FILE = "file"  # the part that holds the sound

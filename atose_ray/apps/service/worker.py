@@ -6,15 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from atose_ray.apps.model import Model, load_model
-from atose_ray.apps.service.batching import TimeUp, Together, deadline, seconds_left
-from atose_ray.apps.service.config import ServiceConfig
+from atose_ray.apps.service.batching import Passes, TimeUp, Together, deadline, passes, seconds_left
+from atose_ray.apps.service.config import ServiceConfig, Wrong
+from atose_ray.apps.service.search import Search, below
 from atose_ray.apps.timeline import Timeline, TimelineConfig
 from atose_ray.apps.writers import WRITERS, page
 from atose_ray.audio.io import AudioError, decode_parts
@@ -24,26 +24,24 @@ from atose_ray.types import Array
 
 PIECE_S = 30.0  # decoded between two looks at the limits
 MOST_HOPS, MOST_SMOOTHED, MOST_AROUND_S, MOST_WORDS = 20_000, 500, 60.0, 200
+NO_INDEX = "this service has no index to search: start it with --set index=FOLDER, which `find index` made"
 UPLOAD = "upload://"  # before the name of what was sent: no writer looks for it on this machine's disk
 FORMATS = ("json", "view", *WRITERS)
 MEDIA_TYPES = {"csv": "text/csv", "html": "text/html", "vtt": "text/vtt", "npz": "application/octet-stream"}
 MEDIA_TYPES |= {"elan": "application/xml", "jsonl": "application/x-ndjson"}
 
 
-class Wrong(Exception):
-    """A request that cannot be answered, with its HTTP status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+Kind = Literal["tag", "embed", "timeline", "find", "sound"]
+OF_INDEX = ("find", "sound")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A sound (its content, or a name below the config's `sounds`) and what is asked of it. options: by name, given
-    ones only: top, tags, hop_s, left_s, right_s, threshold, settings (JSON of a TimelineConfig), format."""
+    """A sound (its content, or a name below the config's `sounds`) and what is asked of it; `find` may have none, and
+    `sound` asks for one of the index. options: by name, given ones only: top, tags, hop_s, left_s, right_s, threshold,
+    settings (JSON of a TimelineConfig), format, words, path."""
 
-    kind: Literal["tag", "embed", "timeline"]
+    kind: Kind
     model: str
     name: str
     content: bytes
@@ -53,23 +51,25 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """body: of the answer. seconds: of sound that was decoded."""
+    """body: of the answer. seconds: of sound that was decoded. passes: forward passes that it caused."""
 
     status: int
     body: bytes
     media_type: str = "application/json"
     suffix: str = ".json"
     seconds: float = 0.0
+    passes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a caller may know of a model."""
+    """What a caller may know of a model. finds: whether the service's index is of it."""
 
     name: str
     tags: tuple[str, ...]
     sample_rate_hz: int
     any_words: bool
+    finds: bool
 
 
 def refusal(status: int, message: str) -> Answer:
@@ -78,10 +78,12 @@ def refusal(status: int, message: str) -> Answer:
 
 
 class Worker:
-    """Models by name. `answer` may be called from several threads at once."""
+    """Models by name, and the config's index. `answer` may be called from several threads at once. Raises ValueError
+    for an index of none of them."""
 
     def __init__(self, models: Mapping[str, Model], config: ServiceConfig) -> None:
         self.config, self.models, self.together = config, dict[str, Model](), dict[str, Together]()
+        self.search = None if config.index is None else Search(config.index, models)
         for name, model in models.items():
             together = Together(model.trained.method, config.batch, config.batch_wait_ms / 1000).eval()
             self.together[name] = together
@@ -91,7 +93,8 @@ class Worker:
     def _about(self, name: str) -> About:
         model = self.models[name]
         any_words = model.trained.run.method.scores_unseen
-        return About(name, model.tags, model.sample_rate, any_words)
+        finds = self.search is not None and self.search.name == name
+        return About(name, model.tags, model.sample_rate, any_words, finds)
 
     def answer(self, task: Task) -> Answer:
         """Never raises for what a request may bring."""
@@ -99,7 +102,17 @@ class Worker:
         if together is None:
             return refusal(404, f"there is no model {task.model!r}; there are {', '.join(self.models)}")
         token = deadline.set(time.monotonic() + self.config.request_s)
+        noted: Passes = []
+        passes_token = passes.set(noted)
         together.open += 1  # a hint for batching: it need not be exact
+        try:
+            return dataclasses.replace(self._refusing(task), passes=tuple(noted))
+        finally:
+            together.open -= 1
+            deadline.reset(token)
+            passes.reset(passes_token)
+
+    def _refusing(self, task: Task) -> Answer:
         try:
             return self._answer(task)
         except Wrong as error:
@@ -113,13 +126,12 @@ class Worker:
         except Exception:
             logging.getLogger(__name__).exception("a request failed")
             return refusal(500, "this failed here, and not through your request alone; the service's log says why")
-        finally:
-            together.open -= 1
-            deadline.reset(token)
 
     def _answer(self, task: Task) -> Answer:
         model, options, hop_s = self.models[task.model], task.options, task.options.get("hop_s")
         check_options(options)
+        if task.kind in OF_INDEX:
+            return self._of_index(task)
         audio_T, seconds = self._decoded(task, model.sample_rate)
         if hop_s is not None and seconds / hop_s > MOST_HOPS:
             raise Wrong(413, f"{seconds:.1f} s make more than {MOST_HOPS} hops of {hop_s:g} s; take longer ones")
@@ -134,6 +146,20 @@ class Worker:
             return as_json({**facts, **rows}, seconds)
         timeline = model.timeline(audio_T, model.sample_rate, **timeline_options(options))
         return written(dataclasses.replace(timeline, file=file), options.get("format", "json"), facts)
+
+    def _of_index(self, task: Task) -> Answer:
+        if self.search is None or self.search.name != task.model:
+            raise Wrong(404, NO_INDEX)
+        if task.kind == "sound":
+            content, media_type = self.search.sound(task.options["path"], self.config.max_bytes)
+            return Answer(200, content, media_type, "")
+        vectors_SE, seconds = None, 0.0
+        if task.content or task.uri is not None:
+            model = self.models[task.model]
+            audio_T, seconds = self._decoded(task, model.sample_rate)
+            vectors_SE = model.embed(audio_T, model.sample_rate).vectors_SE
+        found, files = self.search.find(task.options.get("words", ""), vectors_SE, task.options.get("top", 10))
+        return as_json({"model": task.model, "files": files, "found": [*map(dataclasses.asdict, found)]}, seconds)
 
     def _decoded(self, task: Task, rate_hz: int) -> tuple[Array, float]:
         """[T] at the rate of the model, and its seconds. Raises Wrong for a sound beyond the limits, AudioError."""
@@ -174,12 +200,7 @@ def inside(root: Store, uri: str) -> str:
     name = uri.removeprefix(f"{root.uri.rstrip('/')}/")
     if root.local_path is not None:
         name = name.removeprefix(f"file://{root.local_path}/")
-    parts = name.split("/")
-    bad = is_uri(name) or "\\" in name or "?" in name or not name.isprintable() or not {"", ".", ".."}.isdisjoint(parts)
-    if not bad and root.local_path is not None:
-        place = root.local_path.resolve()
-        bad = not (place / Path(*parts)).resolve().is_relative_to(place)
-    if bad:
+    if is_uri(name) or "\\" in name or "?" in name or not name.isprintable() or not below(root, name):
         raise Wrong(403, "uri names a sound below the service's own folder, such as birds/wren.wav, and nothing else")
     return name
 
