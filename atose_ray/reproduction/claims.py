@@ -83,8 +83,8 @@ class VectorsRow(Row):
 
 
 class Runnable(Config):
-    """A way to a number: commands in order, {model} being what the training before wrote, and the place of the number in
-    the JSON that the last one prints, keys joined by dots."""
+    """A way to a number: commands in order, {model} being what the training before wrote, and the place of the number
+    in the JSON that the last one prints, keys joined by dots."""
 
     run: tuple[str, ...]
     value: str

@@ -1,4 +1,4 @@
-"""Rows that need nothing but this package: parameter counts, recipes value by value, and what follows from a formula."""
+"""Rows that need nothing but this package: parameter counts, recipes value by value, what follows from a formula."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
