@@ -4,10 +4,9 @@ import argparse
 import contextlib
 import importlib
 import io
-import itertools
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, TextIO
 
 from atose_ray import cli
@@ -140,23 +139,19 @@ def measured(row: MeasuredRow, commands: "Commands", parity: str | None) -> Resu
 def as_text(ended: list[tuple[MeasuredRow, Result]]) -> str:
     """A line per row: its status, its name, and below what was published and ours, or why not; of a table's rows that
     are not run for one reason one line. Then how many of each, by system."""
-    lines = []
-    for (_, reason, name), some in itertools.groupby(ended, key=lambda pair: together(*pair)):
-        of = list(some)
-        lines.append(f"{of[0][1].status:<8} {name}{f' ({len(of)} rows)' if len(of) > 1 else ''}")
-        told = details(of[0][1]) if of[0][1].status != "NOT RUN" else [reason]
-        lines += [f"           {line}" for line in told]
+    lines, groups = [], defaultdict(list)
+    for row, result in ended:
+        of_table = row.kind == "score" and result.status == "NOT RUN"
+        groups[(row.name.rpartition(".")[0], result.reason) if of_table else (row.name,)].append((row, result))
+    for (name, *_), some in groups.items():
+        row, result = some[0]
+        lines.append(f"{result.status:<8} {row.name if len(some) == 1 else f'{name}.* ({len(some)} rows)'}")
+        lines += [f"           {line}" for line in details(result)]
     lines.append(f"{'':<14}{'PASS':>6}{'FAIL':>6}{'NOT RUN':>9}")
     for system in dict.fromkeys([*(row.name.partition(".")[0] for row, _ in ended), ""]):
         counts = Counter(result.status for row, result in ended if row.name.startswith(system))
         lines.append(f"{system or 'all':<14}{counts['PASS']:>6}{counts['FAIL']:>6}{counts['NOT RUN']:>9}")
     return "\n".join(lines)
-
-
-def together(row: MeasuredRow, result: Result) -> tuple[str, str, str]:
-    """What rows share that are told in one line."""
-    table = row.kind == "score" and result.status == "NOT RUN"
-    return result.status, result.reason, f"{row.name.rpartition('.')[0]}.*" if table else row.name
 
 
 def details(result: Result) -> list[str]:

@@ -15,6 +15,7 @@ from atose_ray.reproduction.record import Figure, Result, judged, near, place_of
 from atose_ray.storage import Store, StoreError
 
 Tell = Callable[[list[str]], str]  # a command of this package and its words -> what it printed
+FULL = "reproduce {system} --scale full  # or, by hand:"
 MODEL = "model: "  # how `train` begins the line that says where its model is
 
 
@@ -106,10 +107,10 @@ def score(row: ScoreRow, commands: Commands) -> Result:
     if row.way is None or row.impossible:
         return Result("NOT RUN", published, row.impossible)
     if lacking := commands.lacking(row.needs):
-        reason = f"data not at hand: {', '.join(lacking)} is not in the store; then --scale full"
-        return Result("NOT RUN", published, reason, (*lacking.values(), *row.way.run))
+        reason = f"data not at hand: {', '.join(lacking)}"
+        return Result("NOT RUN", published, reason, (*lacking.values(), FULL, *row.way.run))
     if commands.scale != "full":
-        return Result("NOT RUN", published, "the data is at hand: --scale full trains it", row.way.run)
+        return Result("NOT RUN", published, "the data is at hand: --scale full trains it", (FULL, *row.way.run))
     found = commands.json_of(row.way, row.configs)
     if found.get("published") is None:
         reason = "not comparable: the prepared set has other tags than the published one, or is of another kind"

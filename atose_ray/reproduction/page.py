@@ -33,7 +33,12 @@ def row_of(system: str, row: MeasuredRow, result: Result | None) -> dict[str, An
     result = result or Result("NOT RUN", reason="not asked for", commands=(f"reproduce {system}",))
     told: dict[str, Any] = row.model_dump(include={"name", "kind", "what", "source", "note"})
     told |= {name: getattr(row, name, "") for name in ("protocol", "tolerance_from", "hours")}
-    told |= {"needs": [*getattr(row, "needs", ())], "status": result.status, "reason": result.reason}
+    told |= {
+        "table": row.name.rpartition(".")[0],
+        "needs": [*getattr(row, "needs", ())],
+        "status": result.status,
+        "reason": result.reason,
+    }
     told["commands"] = [MODULE + line.replace("{system}", system) for line in result.commands]
     told["figures"] = [dataclasses.asdict(figure) for figure in result.figures]
     ran = result.status != "NOT RUN"

@@ -14,6 +14,7 @@ const every = REPORT.systems.flatMap((system) => system.rows);
 
 function written(value) {
   if (value === null || value === undefined) return "\u2013";
+  if (Number.isInteger(value)) return count(value);
   return typeof value === "number" ? number(value) : setting(value);
 }
 
@@ -37,18 +38,48 @@ function told(row) {
   return [h("p", {}, `${row.figures.length - off.length} of ${row.figures.length} values as published`), off.length ? figures(off) : null, folded("all values", figures(row.figures))];
 }
 
+const soft = (text) => text && h("p", { class: "soft" }, text);
+
+function facts(row) {
+  const ran = row.time && `Measured in ${duration(row.seconds)}, ${new Date(1000 * row.time).toISOString().slice(0, 16).replace("T", " ")} UTC.`;
+  return [row.needs.length ? soft(`Needs: ${row.needs.join(", ")}.`) : null, soft(row.hours && `Time: ${row.hours}.`), soft(ran), h("p", {}, h("code", {}, row.name))];
+}
+
+const commands = (row) => (row.commands.length ? h("pre", {}, row.commands.join("\n")) : null);
+const reason = (row) => row.reason && h("p", { class: row.status === "FAIL" ? "off" : null }, row.reason);
+
 function cells(row) {
-  const soft = (text) => h("p", { class: "soft" }, text);
-  const facts = [row.needs.length && soft(`Needs: ${row.needs.join(", ")}.`), row.tolerance_from && soft(`Tolerance: ${row.tolerance_from}.`), row.hours && soft(`Time: ${row.hours}.`)];
-  const ran = row.time && soft(`Measured in ${duration(row.seconds)}, ${new Date(1000 * row.time).toISOString().slice(0, 16).replace("T", " ")} UTC.`);
   const small = row.kind === "claim" && soft(row.note);
-  const commands = row.commands.length ? folded(row.status === "NOT RUN" ? "how to run it" : "commands", h("pre", {}, row.commands.join("\n"))) : null;
   return [
     verdict(row.status),
     [h("b", {}, row.what), row.protocol && h("span", { class: "soft" }, ` [${row.protocol}]`), h("br"), h("span", { class: "soft" }, row.source), small,
-      folded("notes", small ? null : row.note && soft(row.note), ...facts, ran, h("p", {}, h("code", {}, row.name)))],
-    [told(row), row.reason && h("p", { class: row.status === "FAIL" ? "off" : null }, row.reason), commands],
+      folded("notes", small ? null : soft(row.note), soft(row.tolerance_from && `Tolerance: ${row.tolerance_from}.`), facts(row))],
+    [told(row), reason(row), row.commands.length ? folded(row.status === "NOT RUN" ? "how to run it" : "commands", commands(row)) : null],
   ];
+}
+
+// ---- published tables: a line per system
+
+function beside(row, name) {
+  const one = row.figures.find((figure) => figure.name === name);
+  if (!one) return "";
+  return [score(one.published), " / ", h("span", { class: one.ok === false ? "off" : null }, score(one.ours))];
+}
+
+function scores(rows) {
+  const tables = [...new Set(rows.map((row) => row.table))].map((name) => rows.filter((row) => row.table === name));
+  return tables.map((of) => {
+    const names = [...new Set(of.flatMap((row) => row.figures.map((one) => one.name)))];
+    const loose = names.map((name) => [name, of.flatMap((row) => row.figures).find((one) => one.name === name && one.tolerance)]).filter(([, one]) => one);
+    const headings = [{ title: "" }, { title: "system" }, ...names.map((title) => ({ title: h("span", {}, title, h("br"), "published / ours") })), { title: "" }];
+    const body = of.map((row) => [verdict(row.status), h("span", { class: "nowrap" }, row.what), ...names.map((name) => beside(row, name)),
+      [reason(row), folded(row.status === "NOT RUN" && row.commands.length ? "how to run it" : "notes", commands(row), soft(row.note), facts(row))]]);
+    return [
+      h("p", { class: "note" }, of[0].source, ". Protocol ", h("code", {}, of[0].protocol), ". ",
+        loose.length ? `Tolerance: ${loose.map(([name, one]) => `${number(one.tolerance)} (${name})`).join(", ")}: ${of[0].tolerance_from}.` : ""),
+      h("div", { class: "scroll" }, table(headings, body, "wide scores")),
+    ];
+  });
 }
 
 function drawSystems(host, only) {
@@ -57,7 +88,7 @@ function drawSystems(host, only) {
     const parts = Object.keys(KINDS).map((kind) => [kind, rows.filter((row) => row.kind === kind)]).filter(([, of]) => of.length);
     const sections = parts.map(([kind, of]) => [
       h("h3", {}, KINDS[kind], " ", h("span", { class: "soft" }, tally(of).filter(([, n]) => n).map(([status, n]) => `${n} ${status}`).join(", "))),
-      h("div", { class: "scroll" }, table([{ title: "" }, { title: "what, and where it was published" }, { title: "published and ours" }], of.map(cells), "wide rows")),
+      kind === "score" ? scores(of) : h("div", { class: "scroll" }, table([{ title: "" }, { title: "what, and where it was published" }, { title: "published and ours" }], of.map(cells), "wide rows")),
     ]);
     const counts = tally(system.rows).map(([status, n]) => `${n} ${status}`).join(", ");
     return h("section", { id: system.name }, h("h2", {}, system.title), h("p", { class: "caption" }, `${system.paper}. ${counts}.`), sections.length ? sections : h("p", {}, "No such row."));
