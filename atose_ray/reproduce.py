@@ -156,11 +156,11 @@ def as_text(ended: list[tuple[MeasuredRow, Result]]) -> str:
 
 def details(result: Result) -> list[str]:
     """The figures of a row that ran: all of a few, of many those that are not as published; and the reason."""
-    many = len(result.figures) > MANY
-    figures = [one for one in result.figures if one.ok is False or not many]
+    told = result.figures if result.status != "NOT RUN" else ()
+    figures = [one for one in told if one.ok is False or len(told) <= MANY]
     lines = [f"{one.name}: published {one.published}, ours {one.ours}{tolerance(one)}" for one in figures]
-    if many:
-        lines.append(f"{len(result.figures) - len(figures)} of {len(result.figures)} values as published")
+    if len(told) > MANY:
+        lines.append(f"{len(told) - len(figures)} of {len(told)} values as published")
     return [*lines, *([result.reason] if result.reason else [])]
 
 

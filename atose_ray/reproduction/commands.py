@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from atose_ray.data.shards import load_manifest
@@ -69,6 +69,14 @@ def filled(text: str, names: dict[str, str]) -> str:
     return text
 
 
+def by_hand(ways: Iterable[Runnable], configs: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
+    """The commands of these ways as a person would give them: of the first seed, MODEL for what a training wrote, and
+    the files that they read."""
+    names = {"seed": "0", "model": "MODEL", **{name: f"{name}.json" for name in configs}}
+    files = (f"# {name}.json: {filled(json.dumps(tree), names)}" for name, tree in configs.items())
+    return tuple(dict.fromkeys([*files, *(filled(line, names) for way in ways for line in way.run)]))
+
+
 def number_at(tree: Any, place: str) -> float:
     """The number at keys joined by dots. Raises ValueError where there is none."""
     for key in place.split("."):
@@ -80,7 +88,7 @@ def number_at(tree: Any, place: str) -> float:
 
 def claim(row: ClaimRow, commands: Commands) -> Result:
     """Every arm with every seed: the difference's mean and its interval."""
-    shown = tuple(dict.fromkeys(line for way in row.arms.values() for line in way.run))
+    shown = by_hand(row.arms.values(), {})
     if commands.scale == "smoke":
         reason = f"{row.seeds} seeds of small trainings on rendered sound, a minute or two: --scale laptop"
         return Result("NOT RUN", reason=reason, commands=shown)
@@ -106,19 +114,20 @@ def score(row: ScoreRow, commands: Commands) -> Result:
     published = tuple(Figure(name, value, None, row.tolerance.get(name)) for name, value in row.published.items())
     if row.way is None or row.impossible:
         return Result("NOT RUN", published, row.impossible)
+    shown = by_hand([row.way], row.configs)
     if lacking := commands.lacking(row.needs):
         reason = f"data not at hand: {', '.join(lacking)}"
-        return Result("NOT RUN", published, reason, (*lacking.values(), FULL, *row.way.run))
+        return Result("NOT RUN", published, reason, (*lacking.values(), FULL, *shown))
     if commands.scale != "full":
-        return Result("NOT RUN", published, "the data is at hand: --scale full trains it", (FULL, *row.way.run))
+        return Result("NOT RUN", published, "the data is at hand: --scale full trains it", (FULL, *shown))
     found = commands.json_of(row.way, row.configs)
     if found.get("published") is None:
         reason = "not comparable: the prepared set has other tags than the published one, or is of another kind"
-        return Result("NOT RUN", published, reason, row.way.run)
+        return Result("NOT RUN", published, reason, shown)
     one_number = row.way.value.endswith(".mean")
     figures = []
     for name, value in row.published.items():
         place = row.way.value if one_number else f"{row.way.value}.{name}"
         figures.append(near(name, value, number_at(found, place), row.tolerance.get(name)))
     off = [f"{one.name} {one.ours - one.published:+.4f}" for one in figures if one.ok is False]
-    return judged(figures, f"beyond the tolerance: {', '.join(off)}" if off else "", row.way.run)
+    return judged(figures, f"beyond the tolerance: {', '.join(off)}" if off else "", shown)

@@ -39,7 +39,9 @@ def row_of(system: str, row: MeasuredRow, result: Result | None) -> dict[str, An
         "status": result.status,
         "reason": result.reason,
     }
-    told["commands"] = [MODULE + line.replace("{system}", system) for line in result.commands]
+    told["commands"] = [
+        line if line.startswith("#") else MODULE + line.replace("{system}", system) for line in result.commands
+    ]
     told["figures"] = [dataclasses.asdict(figure) for figure in result.figures]
     ran = result.status != "NOT RUN"
     return {**told, "seconds": result.seconds, "time": result.about.get("time") if ran else None}

@@ -71,12 +71,14 @@ function scores(rows) {
   return tables.map((of) => {
     const names = [...new Set(of.flatMap((row) => row.figures.map((one) => one.name)))];
     const loose = names.map((name) => [name, of.flatMap((row) => row.figures).find((one) => one.name === name && one.tolerance)]).filter(([, one]) => one);
+    const shared = of.length > 1 && of.every((row) => row.status === "NOT RUN" && row.reason === of[0].reason);
     const headings = [{ title: "" }, { title: "system" }, ...names.map((title) => ({ title: h("span", {}, title, h("br"), "published / ours") })), { title: "" }];
     const body = of.map((row) => [verdict(row.status), h("span", { class: "nowrap" }, row.what), ...names.map((name) => beside(row, name)),
-      [reason(row), folded(row.status === "NOT RUN" && row.commands.length ? "how to run it" : "notes", commands(row), soft(row.note), facts(row))]]);
+      [shared ? null : reason(row), folded(row.status === "NOT RUN" && row.commands.length ? "how to run it" : "notes", commands(row), soft(row.note), facts(row))]]);
     return [
       h("p", { class: "note" }, of[0].source, ". Protocol ", h("code", {}, of[0].protocol), ". ",
         loose.length ? `Tolerance: ${loose.map(([name, one]) => `${number(one.tolerance)} (${name})`).join(", ")}: ${of[0].tolerance_from}.` : ""),
+      shared && h("p", {}, `Not run: ${of[0].reason}.`),
       h("div", { class: "scroll" }, table(headings, body, "wide scores")),
     ];
   });
