@@ -31,8 +31,8 @@ def arguments() -> argparse.ArgumentParser:
         "Hold what was published of each system against this package: parameter counts, recipes, numbers of the\n"
         "published code, claims and scores. Each row passes, fails, or says why it is not run and how it would be.\n"
         "Rows that have run are kept in the store: the same command goes on. Exit code 1 where a row fails.",
-        "  python -m atose_ray.reproduce\n"
-        "  python -m atose_ray.reproduce coala --scale laptop\n"
+        "  python -m atose_ray.reproduce --scale laptop\n"
+        "  python -m atose_ray.reproduce coala --parity DIR\n"
         "  python -m atose_ray.reproduce jetatag --scale full --store s3://bucket/store",
     )
     parser.add_argument("system", nargs="?", choices=SYSTEMS, help="one of the five (default: all)")
