@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_tree
+from conftest import TINY_TAGS, tiny_tree
 from parity_vectors import PARITY
 from processes import ROOT, environment
 from test_docs import parsed
@@ -184,7 +184,8 @@ def test_a_claim_that_is_not_run_says_why(tmp_path: Path) -> None:
     assert found.status == "NOT RUN" and found.reason == "needs a package: pip install it" and not made.lines
 
 
-def test_a_score_is_held_to_its_tolerance_both_ways(tmp_path: Path) -> None:
+def test_a_score_is_held_to_its_tolerance_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Commands, "incomparable", lambda *_: "")
     way = Runnable(run=("train demo --set good", "evaluate {model}"), value="metrics")
     row = changed("jetatag.score.mtat.harmoniccnn", way=way, needs={}, published={"x": 0.59}, tolerance={"x": 0.02})
     of, _ = commands(tmp_path, "full")
@@ -201,13 +202,14 @@ def test_a_score_is_held_to_its_tolerance_both_ways(tmp_path: Path) -> None:
         and "--scale full" in lacking.commands[1]
         and len(lacking.figures) == 2
     )
-    incomparable, _ = commands(tmp_path, "full", published=None)
-    assert "not comparable" in score(row, incomparable).reason
+    monkeypatch.undo()
+    assert score(row, of).reason == "not comparable: none of  was prepared as mtat"
     logged = score(ROWS["jetatag.score.dcase2017.harmoniccnn"], of)  # type: ignore[arg-type]
     assert logged.status == "NOT RUN" and '"F1"' in logged.reason and logged.figures[0].published == 0.5143
 
 
-def test_a_configuration_that_a_command_reads_is_written(tmp_path: Path) -> None:
+def test_a_configuration_that_a_command_reads_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Commands, "incomparable", lambda *_: "")
     row = ROWS["coala.score.gtzan.ae_c"]
     assert isinstance(row, ScoreRow) and row.tolerance == {"accuracy": 0.0318}
     found = {"scores": {"embeddings": {"accuracy": {"mean": 0.6}}}}
@@ -234,8 +236,18 @@ def test_real_commands_give_a_number(tiny_store: Store, tmp_path: Path) -> None:
     runs = list((tmp_path / "store" / "runs").iterdir())
     assert len(runs) == 2 and all(len((run / "log.jsonl").read_text().splitlines()) == 4 for run in runs)
     lines = tuple(line.replace("{seed}", "0") for line in way.run)
-    table = changed("jetatag.score.mtat.harmoniccnn", way=Runnable(run=lines, value="metrics"), needs={})
-    assert "not comparable" in score(table, command.commands_of(options, Store(str(tmp_path / "store")))).reason
+    change = {"way": Runnable(run=lines, value="metrics"), "needs": {"folder": "prepare folder --source DIR"}}
+    table, of = (
+        changed("jetatag.score.mtat.harmoniccnn", **change),
+        command.commands_of(options, Store(str(tmp_path / "store"))),
+    )
+    assert score(table, of).reason == "not comparable: none of folder was prepared as mtat"
+    table = table.model_copy(update={"dataset": "folder"})
+    assert score(table, of).reason == f"not comparable: folder has {len(TINY_TAGS)} tags, the published one 50"
+    table = table.model_copy(
+        update={"tags": len(TINY_TAGS), "published": {"pr_auc_macro": 0.5}, "tolerance": {"pr_auc_macro": 1.0}}
+    )
+    assert score(table, of).status == "PASS"
 
 
 # ---- the command

@@ -106,12 +106,15 @@ class ClaimRow(Row):
 
 
 class ScoreRow(Row):
-    """published: metric -> value. tolerance: metric -> how far from it we may be, both ways; without one the value is
-    shown and not judged. impossible: why it is run at no scale. hours: how long it takes, and whence that is known."""
+    """published: metric -> value, of a data set of this kind with so many tags. tolerance: metric -> how far from it we
+    may be, both ways; without one the value is shown and not judged. impossible: why it is run at no scale. hours: how
+    long it takes, and whence that is known."""
 
     kind: Literal["score"]
     scale: Scale = "full"
     published: dict[str, float]
+    dataset: str
+    tags: int
     protocol: str
     needs: dict[str, str] = Field(default_factory=dict)
     way: Runnable | None = None
@@ -161,6 +164,8 @@ class Table(Config):
                 source=found.source + (" (logs in the repository)" if self.of == "logs" and found.systems else ""),
                 note=" ".join(filter(None, (self.note, str((change or {}).get("note", ""))))),
                 published=published,
+                dataset=dataset,
+                tags=found.tags,
                 protocol=protocol,
                 needs={**self.needs, **(change or {}).get("needs", {})},
                 way=None if found.incomparable else way,

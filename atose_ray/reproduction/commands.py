@@ -61,6 +61,17 @@ class Commands:
                     self.printed(line)
         return found
 
+    def incomparable(self, row: ScoreRow) -> str:
+        """Why a score on the prepared set cannot stand beside the published one, before anything is trained on it; or
+        nothing. Raises StoreError where the store has not what the row needs."""
+        for manifest in (load_manifest(self.store, name) for name in row.needs):
+            of = manifest.data_spec.tags
+            if manifest.dataset.get("kind") == row.dataset:
+                return (
+                    "" if len(of) == row.tags else f"{manifest.name} has {len(of)} tags, the published one {row.tags}"
+                )
+        return f"none of {', '.join(row.needs)} was prepared as {row.dataset}"
+
 
 def filled(text: str, names: dict[str, str]) -> str:
     """The text with {name} replaced; other braces stay."""
@@ -118,12 +129,11 @@ def score(row: ScoreRow, commands: Commands) -> Result:
     if lacking := commands.lacking(row.needs):
         reason = f"data not at hand: {', '.join(lacking)}"
         return Result("NOT RUN", published, reason, (*lacking.values(), FULL, *shown))
+    if why := commands.incomparable(row):
+        return Result("NOT RUN", published, f"not comparable: {why}", shown)
     if commands.scale != "full":
         return Result("NOT RUN", published, "the data is at hand: --scale full trains it", (FULL, *shown))
     found = commands.json_of(row.way, row.configs)
-    if found.get("published") is None:
-        reason = "not comparable: the prepared set has other tags than the published one, or is of another kind"
-        return Result("NOT RUN", published, reason, shown)
     one_number = row.way.value.endswith(".mean")
     figures = []
     for name, value in row.published.items():
