@@ -26,6 +26,7 @@ COMMANDS = {
     "crossvalidate": "a configuration on every fold of its data set: scores, mean and spread",
     "evaluate": "score a chosen model under a named protocol, beside published figures",
     "probe": "what a small classifier finds in a model's embeddings of other data, beside controls",
+    "reproduce": "what was published of the five systems, row by row, beside what this package gives",
     "report": "write a study's report.html again",
     "tag": "tag audio files with a chosen model",
     "embed": "sounds as vectors, in a Parquet file",

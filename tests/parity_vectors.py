@@ -9,16 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from atose_ray.reproduction.vectors import below, error, load_weights, to_torch
+
+__all__ = ["below", "error", "load_weights", "to_torch"]
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 FORWARD, GRADIENT = 1e-5, 1e-4  # of the peak
-_NAMES = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-_KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
 
 def load(name: str) -> dict[str, torch.Tensor]:
@@ -56,32 +51,6 @@ def vggish_weights(widths: tuple[int, ...]) -> dict[str, torch.Tensor]:
             stream, scale = (int(numbers[f"{key}_{what}"][at]) for key in ("stream_id_S", "log2_scale_p"))
             tensors[f"vggish/{name}/{what}"] = form(of, stream, scale)
     return tensors
-
-
-def below(arrays: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The arrays under `prefix/`, without it."""
-    return {key.removeprefix(f"{prefix}/"): value for key, value in arrays.items() if key.startswith(f"{prefix}/")}
-
-
-def to_torch(name: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """Name and layout in torch of a published weight, or of its gradient."""
-    module, _, leaf = name.rpartition(".")
-    if leaf == "kernel":
-        value = value.permute(*_KERNEL_AXES[value.dim()])
-    return f"{module}.{_NAMES.get(leaf, leaf)}", value
-
-
-def load_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Fill the whole module from published weights: nothing missing, nothing left over."""
-    state = dict(to_torch(name, value) for name, value in weights.items())
-    counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
-    module.load_state_dict(state | counters, strict=True)
-
-
-def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Largest difference over the peak of what is wanted."""
-    assert got.shape == want.shape, f"{tuple(got.shape)} instead of {tuple(want.shape)}"
-    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-30))
 
 
 def assert_close(got: torch.Tensor, want: torch.Tensor, tolerance: float, what: str = "") -> None:

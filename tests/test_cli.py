@@ -24,7 +24,7 @@ from atose_ray.training.checkpoint import load_model
 
 COMMANDS = (
     *("prepare", "doctor", "train", "tune", "status", "stop", "rerun", "promote", "crossvalidate", "evaluate"),
-    *("probe", "report", "tag", "embed", "find", "export", "serve"),
+    *("probe", "reproduce", "report", "tag", "embed", "find", "export", "serve"),
 )
 OPTIONS = {
     "prepare": {
@@ -45,6 +45,7 @@ OPTIONS = {
         *("--recordings", "--annotations", "--hop", "--left", "--right", "--threshold", "--set"),
     },
     "probe": {"model", "dataset", "--store", "--classifier", "--whole", "--published", "--seeds", "--json"},
+    "reproduce": {"system", "--store", "--scale", "--parity", "--again"},
     "report": {"study", "--store", "--watch", "--score"},
     "tag": {
         *("model", "files", "--top", "--tags", "--json", "--timeline", "--hop", "--left", "--right", "--threshold"),

@@ -18,7 +18,7 @@ ORDER = [
     {"evaluation"},
     {"training"},
     {"search"},
-    {"runtime", "apps"},
+    {"runtime", "apps", "reproduction"},
     COMMANDS,
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -105,7 +105,8 @@ def test_figures_stand_only_beside_their_own_protocol() -> None:
         for name, score in (
             (n, s) for row in figures.systems.values() for n, s in zip(figures.metrics, row, strict=True)
         ):
-            assert score is None or 0.25 < score < (3 if name == "d_prime" else 1), name
+            least = 0.01 if "map_zeros" in name else 0.25
+            assert score is None or least < score < (3 if name == "d_prime" else 1), name
         if len(figures.metrics) == 2:
             assert all(roc_auc > pr_auc for roc_auc, pr_auc in figures.systems.values())
 

@@ -11,13 +11,14 @@ class Figures(Config):
     """Published scores of one data set under one protocol.
 
     tags: how many the data set had. metrics: what we call these scores. systems: name -> scores in that order, as
-    shares of 1 (d_prime as it is), None where one was not published. incomparable: why there are none, where there
-    seem to be some."""
+    shares of 1 (d_prime as it is), None where one was not published. logs: a second training of the same systems by
+    their authors, as their repository logged it. incomparable: why there are none, where there seem to be some."""
 
     source: str = ""
     tags: int = 0
     metrics: tuple[str, ...] = ()
     systems: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+    logs: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     incomparable: str | None = None
 
 
