@@ -62,7 +62,8 @@ def samples_of(samples: Array, sample_rate: int | None) -> Samples:
         samples = samples / -float(np.iinfo(samples.dtype).min)
     if samples.dtype.kind != "f":
         raise ValueError(f"samples are floats in [-1, 1], int16 or int32, but got {samples.dtype}; convert them")
-    return Samples(samples.astype(np.float32).reshape(len(samples), -1), sample_rate)
+    audio_TC = samples if samples.ndim == 2 else samples[:, None]
+    return Samples(audio_TC.astype(np.float32), sample_rate)
 
 
 def wav_of_samples(samples: Array, sample_rate: int | None) -> bytes:
