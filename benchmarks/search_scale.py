@@ -1,245 +1,64 @@
-"""How soon do 1 to 256 workers find a good configuration? A search simulated over recorded trainings.
+"""How soon do 1 to 256 workers find a good configuration? Searches simulated over two recorded tables.
 
-    python -m benchmarks.search_scale demo --append            # over results/search_table.jsonl
-    python -m benchmarks.search_scale instruments --append     # over results/search_table_instruments.jsonl
-    python -m benchmarks.search_scale figure                   # docs/search_scale.svg and the tables, of what is recorded
+    python -m benchmarks.search_scale run demo             # over results/search_table.jsonl
+    python -m benchmarks.search_scale run instruments      # over results/search_table_instruments.jsonl
+    python -m benchmarks.search_scale tables               # what was found, as Markdown, and docs/search_scale.svg
 
-Every worker trains one configuration at a time; an epoch takes as long as it did when it was recorded, and its score is
-known when it ends, not before. Sampler, pruner and ranking are the classes that `tune` runs. Starting a trial takes no
-time. Time is counted in whole trainings (the table's median).
-
-Two things answer for a configuration that is suggested:
-
-table      the nearest recorded one (search_quality.nearest). 200 rows, of which 10 are in the top 5 % and 2 in the top
-           1 %: with 64 workers and more all of them are seen at once, so it is asked with up to 16.
-surrogate  a random forest on the table, parameters -> curve and seconds, and on top of that the error that the forest
-           made on a row that it was not fitted on, drawn by the configuration's hash: two that are alike differ by the
-           luck that is in a score and by what the forest does not know. Its top shares are those of 20,000 draws.
+`run` goes on where it was. Time is counted in whole trainings (the table's median). benchmarks/simulation.py says what
+is simulated. The top shares of a surrogate are those of 20,000 of its configurations drawn at random.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
 import json
 import math
-import random
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import optuna
 
 from atose_ray.config import StudyConfig
-from atose_ray.search.parameters import Choice, Range, asked_of
-from atose_ray.search.space import compose, load_study, longest_run, walk
-from benchmarks.search_quality import Running, line_of, nearest, quiet, rows_of
+from atose_ray.search.space import load_study
+from benchmarks.search_quality import quiet, rows_of
+from benchmarks.simulation import Answer, Seen, Surrogate, simulate, slowest, table_answer, training_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "search_scale.jsonl"
+FIGURE = HERE.parent / "docs" / "search_scale.svg"
 TABLES = {  # study file, recorded table
     "demo": (HERE / "search_quality.yaml", HERE / "results" / "search_table.jsonl"),
     "instruments": (HERE / "search_instruments.yaml", HERE / "results" / "search_table_instruments.jsonl"),
 }
-SAMPLERS, PRUNERS = ("random", "tpe", "cmaes"), ("none", "halving", "hyperband")
-LIMITS = {1: 60, 4: 20, 16: 8, 64: 4, 256: 2}  # workers -> whole trainings, one after another, after which a run ends
-MOST_TRIALS = 1200
-SHARES = {"table": (0.05, 0.01), "surrogate": (0.05, 0.01, 0.001)}
-TREES, DRAWS, SLOW = 60, 20_000, 3.0
+SIDES = [(sampler, pruner) for sampler in ("random", "tpe", "cmaes") for pruner in ("none", "halving", "hyperband")]
+SEEDS = {  # answer, workers; the most telling first, as `run` may end before it is through
+    ("table", 4): 20, ("surrogate", 64): 10, ("surrogate", 256): 8,
+    ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20,
+}  # fmt: skip
+RUNGS = ((1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2))  # grace_epochs, reduction_factor: TPE, four workers
+LIMITS = {1: 100, 4: 25, 16: 8, 64: 4, 256: 2}  # workers -> whole trainings, one after another, after which a run ends
+MANY, DRAWS = 64, 20_000  # workers from which the best of a thousand is a goal too
 
 
-class Training(NamedTuple):
-    """What a configuration's training gives: a score after every epoch, each of which takes `epoch_s` seconds."""
-
-    curve: list[float]
-    epoch_s: float
+def most_trials(workers: int) -> int:
+    """After which a run ends."""
+    return max(300, 3 * workers)
 
 
-Answer = Callable[[Mapping[str, Any], Any], Training]
-
-
-class Seen(NamedTuple):
-    """An epoch of a simulated search, at its end: its trial and score, the best score so far, and the trials so far."""
-
-    time_s: float
-    trial: int
-    epoch: int
-    score: float
-    best: float
-    trials: int
-
-
-def training_of(row: Mapping[str, Any], slowest_s: float) -> Training:
-    """Of a recorded configuration. slowest_s: of a whole training; one took 40 times as long as its like, on a machine
-    that was busy otherwise."""
-    curve = list(row["valid"]) or [0.0]
-    return Training(curve, min(row.get("cpu_seconds", row["seconds"]), slowest_s) / len(curve))
-
-
-def slowest(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of a whole training that no row is said to take more than."""
-    return SLOW * float(np.median([row.get("cpu_seconds", row["seconds"]) for row in rows]))
-
-
-def table_answer(rows: Sequence[dict[str, Any]]) -> Answer:
-    """The nearest recorded configuration's."""
-    limit_s = slowest(rows)
-    return lambda params, trial: training_of(nearest(rows, trial), limit_s)
-
-
-class Surrogate:
-    """A random forest on a table, with the errors that it made out of bag. r2, spearman: of best scores, out of bag."""
-
-    def __init__(self, study: StudyConfig, rows: Sequence[dict[str, Any]]) -> None:
-        from scipy.stats import spearmanr
-        from sklearn.ensemble import RandomForestRegressor
-
-        self.study, limit_s = study, slowest(rows)
-        self.columns = columns_of(study, rows)
-        found = [training_of(row, limit_s) for row in rows]
-        targets_NE = np.array([[*one.curve, math.log(one.epoch_s)] for one in found])
-        features_NF = np.array([self.features(row["params"]) for row in rows], dtype=np.float32)
-        forest = RandomForestRegressor(TREES, min_samples_leaf=2, max_features=0.6, oob_score=True, random_state=0)
-        forest.fit(features_NF, targets_NE)
-        self.trees = [tree.tree_ for tree in forest.estimators_]
-        self.errors_NE = targets_NE - forest.oob_prediction_
-        best_N, guess_N = targets_NE[:, :-1].max(axis=1), forest.oob_prediction_[:, :-1].max(axis=1)
-        self.r2 = 1 - float(((best_N - guess_N) ** 2).sum() / ((best_N - best_N.mean()) ** 2).sum())
-        self.spearman = float(spearmanr(best_N, guess_N).statistic)
-
-    def features(self, params: Mapping[str, Any]) -> list[float]:
-        """A configuration as numbers: a column per choice, and per range its (log) value, -1 where there is none."""
-        row = []
-        for name, value, log in self.columns:
-            if value is not None:
-                row.append(float(params.get(name) == value))
-            elif name not in params:
-                row.append(-1.0)
-            else:
-                row.append(math.log(params[name]) if log else float(params[name]))
-        return row
-
-    def predict(self, many: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """[N, E + 1]: the curves and the logarithms of the seconds of an epoch, errors included."""
-        features_NF = np.array([self.features(params) for params in many], dtype=np.float32)
-        mean_NE = np.mean([tree.predict(features_NF)[:, :, 0] for tree in self.trees], axis=0)
-        keys = [zlib.crc32(json.dumps(params, sort_keys=True).encode()) for params in many]
-        return np.asarray(mean_NE + self.errors_NE[np.array(keys) % len(self.errors_NE)])
-
-    def __call__(self, params: Mapping[str, Any], trial: Any) -> Training:
-        found_E = self.predict([params])[0]
-        return Training(found_E[:-1].clip(0, 1).tolist(), math.exp(found_E[-1]))
-
-    def drawn(self, count: int) -> np.ndarray:
-        """Best scores of so many configurations drawn at random."""
-        chance, many = random.Random(0), []
-        for _ in range(count):
-            chosen: dict[str, Any] = {}
-            walk(draws(chance, chosen), self.study.space)
-            many.append(chosen)
-        return np.asarray(self.predict(many)[:, :-1].clip(0, 1).max(axis=1))
-
-
-def columns_of(study: StudyConfig, rows: Sequence[dict[str, Any]]) -> list[tuple[str, Any, bool]]:
-    """(parameter, choice or None for a range, whether it is logarithmic) of all that the rows' configurations have."""
-    found: dict[tuple[str, str], tuple[str, Any, bool]] = {}
-    for row in rows:
-        trial = optuna.trial.FixedTrial(row["params"])
-        walk(asked_of(trial), study.space)
-        for name, kind in trial.distributions.items():
-            values = kind.choices if isinstance(kind, optuna.distributions.CategoricalDistribution) else (None,)
-            found |= {(name, repr(value)): (name, value, getattr(kind, "log", False)) for value in values}
-    return [found[key] for key in sorted(found)]
-
-
-def draws(chance: random.Random, chosen: dict[str, Any]) -> Callable[[str, Range | Choice], Any]:
-    """What chooses at random for `walk`, much faster than a sampler, and notes what it chose. Of ranges without steps."""
-
-    def choose(name: str, node: Range | Choice) -> Any:
-        if isinstance(node, Choice):
-            chosen[name] = chance.choice(node.values)
-        elif node.log:
-            chosen[name] = math.exp(chance.uniform(math.log(node.low), math.log(node.high)))
-        else:
-            chosen[name] = chance.uniform(node.low, node.high)
-        return chosen[name]
-
-    return choose
-
-
-def pruner_of(study: StudyConfig, kind: str) -> Any:
-    """Of a study: none, its halving, or Hyperband without its waits: its rungs, all but the first, all but the first
-    two, ..., a trial's bracket drawn as Ray's scheduler draws it."""
-    from atose_ray.runtime.schedulers import Halving, scheduler
-
-    pruner = study.search.pruner.model_copy(update={"kind": "none" if kind == "none" else "asha"})
-    study = study.model_copy(update={"search": study.search.model_copy(update={"pruner": pruner})})
-    made = scheduler(study, [])
-    if kind == "hyperband":
-        assert isinstance(made, Halving)
-        rungs, longest = len(made._brackets[0]._rungs), longest_run(study)
-        common = {"time_attr": "epoch", "metric": study.search.metric, "mode": "max", "max_t": longest + 1}
-        more = {"grace_period": pruner.grace_epochs, "reduction_factor": pruner.reduction_factor}
-        made = Halving(**common, **more, brackets=rungs + 1)
-    made.set_search_properties(study.search.metric, "max")
-    return made
-
-
-def simulate(
-    study: StudyConfig, answer: Answer, workers: int, seed: int, sampler: str = "tpe", pruner: str = "halving"
-) -> Iterator[Seen]:
-    """The epochs of a search, in the order in which they end. It has no end."""
-    from atose_ray.search import samplers
-
-    np.random.seed(seed)  # of which Ray's scheduler draws brackets
-    judge = pruner_of(study, pruner)
-    settings = study.search.model_copy(update={"sampler": sampler})
-    made = optuna.create_study(direction="maximize", sampler=samplers.sampler(settings, seed))
-    due: list[tuple[float, int, Running, float]] = []  # epochs that run: when each ends, and on which worker
-    begun, best = 0, 0.0
-
-    def begin(worker: int, now_s: float) -> None:
-        nonlocal begun
-        begun += 1
-        asked = made.ask()
-        method = compose(study, walk(asked_of(asked), study.space)).method
-        curve, epoch_s = answer(asked.params, asked)
-        trial = Running(asked, curve, str(asked.number), method)
-        judge.on_trial_add(None, trial)
-        heapq.heappush(due, (now_s + epoch_s, worker, trial, epoch_s))
-
-    for worker in range(workers):
-        begin(worker, 0.0)
-    while True:
-        now_s, worker, trial, epoch_s = heapq.heappop(due)
-        trial.epoch += 1
-        score = trial.curve[trial.epoch - 1]
-        best = max(best, score)
-        yield Seen(now_s, trial.asked.number, trial.epoch, score, best, begun)
-        result, value = line_of(study, trial), max(trial.curve[: trial.epoch])
-        verdict = judge.on_trial_result(None, trial, result)
-        if verdict != "STOP" and trial.epoch < len(trial.curve):
-            heapq.heappush(due, (now_s + epoch_s, worker, trial, epoch_s))
-            continue
-        made.tell(trial.asked, value)
-        judge.on_trial_complete(None, trial, result)
-        begin(worker, now_s)
-
-
-def goals_of(rows: Sequence[dict[str, Any]], answer: Answer, kind: str) -> dict[float, float]:
+def goals_of(rows: Sequence[dict[str, Any]], answer: Answer, workers: int) -> dict[float, float]:
     """Share of the configurations -> the score of the worst of them."""
+    shares = (0.05, 0.01, 0.001) if workers >= MANY else (0.05, 0.01)
     best_N = answer.drawn(DRAWS) if isinstance(answer, Surrogate) else [max(row["valid"], default=0.0) for row in rows]
-    return {share: float(np.quantile(best_N, 1 - share)) for share in SHARES[kind]}
+    return {share: float(np.quantile(best_N, 1 - share)) for share in shares}
 
 
-def reach(course: Iterator[Seen], goals: Mapping[float, float], limit_s: float) -> dict[float, tuple[float, int, int]]:
+def reach(course: Iterator[Seen], goals: Mapping[float, float], limit_s: float, most: int) -> dict[float, Any]:
     """Share -> seconds, epochs and trials until a score of it was seen; those alone that were within the limit."""
     found: dict[float, tuple[float, int, int]] = {}
     for epochs, seen in enumerate(course, 1):
-        if seen.time_s > limit_s or seen.trials > MOST_TRIALS:
+        if seen.time_s > limit_s or seen.trials > most:
             break
         for share, goal in goals.items():
             if seen.best >= goal:
@@ -252,35 +71,145 @@ def reach(course: Iterator[Seen], goals: Mapping[float, float], limit_s: float) 
 def quartiles(values: Sequence[float], digits: int) -> list[float | None]:
     """First quartile, median and third; None where it is that of a search that did not come so far."""
     found = [float(np.quantile(values, q, method="nearest")) for q in (0.25, 0.5, 0.75)]
-    return [round(value, digits) if math.isfinite(value) else None for value in found]
+    return [round(value, digits or None) if math.isfinite(value) else None for value in found]
 
 
 def measure(
-    study: StudyConfig, rows: Sequence[dict[str, Any]], kind: str, workers: int, seeds: int, sides: Sequence[tuple[str, str]]
-) -> Iterator[dict[str, Any]]:
-    """A line per side, (sampler, pruner)."""
-    answer: Answer = Surrogate(study, rows) if kind == "surrogate" else table_answer(rows)
-    goals, limit_s = goals_of(rows, answer, kind), slowest(rows)
+    study: StudyConfig, rows: Sequence[dict[str, Any]], answer: Answer, workers: int, seeds: int, side: tuple[str, str]
+) -> dict[str, Any]:
+    """What one side, (sampler, pruner), took."""
+    began = time.process_time()
+    goals, limit_s = goals_of(rows, answer, workers), slowest(rows)
     unit_s = float(np.median([one.epoch_s * len(one.curve) for one in (training_of(row, limit_s) for row in rows)]))
-    quality = {"r2": round(answer.r2, 3), "spearman": round(answer.spearman, 3)} if isinstance(answer, Surrogate) else {}
+    most, last_s = most_trials(workers), LIMITS[workers] * unit_s
+    chosen = range(1000, 1000 + seeds)
+    runs = [reach(simulate(study, answer, workers, seed, *side), goals, last_s, most) for seed in chosen]
+    line: dict[str, Any] = {"seeds": seeds, "unit_s": round(unit_s, 1), "limit": LIMITS[workers], "goals": {}}
+    for share, goal in goals.items():
+        far = [run.get(share, (math.inf, math.inf, math.inf)) for run in runs]
+        line["goals"][str(share)] = {
+            "score": round(goal, 4),
+            "reached": sum(share in run for run in runs),
+            "trainings": quartiles([one[0] / unit_s for one in far], 2),
+            "epochs": quartiles([one[1] for one in far], 0),
+            "trials": quartiles([one[2] for one in far], 0),
+        }
+    return {**line, "cpu_s": round(time.process_time() - began, 1)}
+
+
+def run(name: str, minutes: float) -> None:
+    """Add the lines that are missing, as long as `minutes` are not over."""
+    quiet()
+    study, rows, started = load_study(str(TABLES[name][0])), rows_of(TABLES[name][1]), time.time()
+    answers: dict[str, Answer] = {"table": table_answer(rows), "surrogate": Surrogate(study, rows)}
     settings = study.search.pruner
-    for sampler, pruner in sides:
-        began = time.process_time()
-        runs = [
-            reach(simulate(study, answer, workers, seed, sampler, pruner), goals, LIMITS[workers] * unit_s)
-            for seed in range(1000, 1000 + seeds)
-        ]
-        line: dict[str, Any] = {"answer": kind, **quality, "workers": workers, "sampler": sampler, "pruner": pruner}
-        line |= {"grace_epochs": settings.grace_epochs, "reduction_factor": settings.reduction_factor, "seeds": seeds}
-        line |= {"unit_s": round(unit_s, 1), "limit": LIMITS[workers], "goals": {}}
-        for share, goal in goals.items():
-            far = [run.get(share, (math.inf, math.inf, math.inf)) for run in runs]
-            line["goals"][str(share)] = {
-                "score": round(goal, 4),
-                "reached": sum(share in run for run in runs),
-                "trainings": quartiles([one[0] / unit_s for one in far], 2),
-                "epochs": quartiles([one[1] for one in far], 0),
-                "trials": quartiles([one[2] for one in far], 0),
-            }
-        line["cpu_s"] = round(time.process_time() - began, 1)
-        yield line
+    own = (settings.grace_epochs, settings.reduction_factor)
+    wanted = [(*at, side, own, seeds) for at, seeds in SEEDS.items() for side in SIDES]
+    wanted += [("table", 4, ("tpe", "halving"), rungs, SEEDS["table", 4]) for rungs in RUNGS]
+    keys = ("space", "configurations", "answer", "workers", "sampler", "pruner", "grace_epochs", "reduction_factor")
+    done = {tuple(line[key] for key in keys) for line in rows_of(RESULTS)}
+    for kind, workers, side, rungs, seeds in wanted:
+        key = (name, len(rows), kind, workers, *side, *rungs)
+        if key in done or time.time() - started > 60 * minutes:
+            continue
+        done.add(key)
+        pruner = settings.model_copy(update=dict(zip(("grace_epochs", "reduction_factor"), rungs, strict=True)))
+        tried = study.model_copy(update={"search": study.search.model_copy(update={"pruner": pruner})})
+        line: dict[str, Any] = dict(zip(keys, key, strict=True))
+        answer = answers[kind]
+        if isinstance(answer, Surrogate):
+            line |= {"r2": round(answer.r2, 3), "spearman": round(answer.spearman, 3)}
+        line |= measure(tried, rows, answer, workers, seeds, side)
+        with RESULTS.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
+def shown(goal: Mapping[str, Any], of: str) -> str:
+    """Median and quartiles of a goal; `-` where that share of the runs did not come so far."""
+    low, middle, high = ("-" if value is None else f"{value:g}" for value in goal[of])
+    return f"{middle} ({low} to {high})"
+
+
+def tables(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The lines as Markdown: a table per space and answer, a row per side, the time and the epochs of each goal."""
+    parts, lines = [], sorted(lines, key=lambda line: (line["space"], line["answer"] != "table", line["workers"]))
+    for space, answer in dict.fromkeys((line["space"], line["answer"]) for line in lines):
+        part = [line for line in lines if (line["space"], line["answer"]) == (space, answer)]
+        parts.append(f"\n**{space}, {answer}**\n")
+        parts.append(
+            "| workers | sampler | pruner | top 5 %: trainings | epochs | top 1 %: trainings | epochs | top 0.1 % |"
+        )
+        parts.append("|---|---|---|---|---|---|---|---|")
+        for line in part:
+            rungs = f" {line['grace_epochs']}, {line['reduction_factor']:g}" * (line["pruner"] != "none")
+            cells = [line["workers"], line["sampler"], line["pruner"] + rungs]
+            for share in ("0.05", "0.01"):
+                cells += [shown(line["goals"][share], of) for of in ("trainings", "epochs")]
+            cells.append(shown(line["goals"]["0.001"], "trainings") if "0.001" in line["goals"] else "")
+            parts.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(parts)
+
+
+def figure(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Whole trainings until the top 1 % was seen, by the number of workers: medians, a panel per space and answer."""
+    colours = {"random": "#767676", "tpe": "#b3261e", "cmaes": "#2a7f9e"}
+    dashes = {"none": "7 4", "halving": "", "hyperband": "2 3"}
+    lines = sorted(lines, key=lambda line: (line["space"], line["answer"] != "table", line["workers"]))
+    panels = list(dict.fromkeys((line["space"], line["answer"]) for line in lines))
+    width, high, wide = 760, 250, 300
+    parts = []
+    for index, (space, answer) in enumerate(panels):
+        part = [line for line in lines if (line["space"], line["answer"]) == (space, answer)]
+        workers = sorted({line["workers"] for line in part})
+        left, top = 60 + index % 2 * (wide + 70), 40 + index // 2 * (high + 60)
+        found = [v for line in part for v in line["goals"]["0.01"]["trainings"][1:2] if v]
+        low, top_value = min(found, default=0.5) / 1.2, max(found, default=2.0) * 1.2
+
+        def x(count: float, workers: list[int] = workers, left: int = left) -> float:
+            span = math.log(workers[-1] / workers[0])
+            return left + wide * math.log(count / workers[0]) / span
+
+        def y(value: float, low: float = low, top_value: float = top_value, top: int = top) -> float:
+            return top + high * math.log(top_value / value) / math.log(top_value / low)
+
+        parts.append(f'<rect x="{left}" y="{top}" width="{wide}" height="{high}" fill="none" stroke="#ccc"/>')
+        parts.append(f'<text x="{left}" y="{top - 8}" font-weight="bold">{space}, {answer}</text>')
+        for count in workers:
+            parts.append(f'<text x="{x(count):.1f}" y="{top + high + 16}" text-anchor="middle">{count}</text>')
+        for value in (0.2, 0.5, 1, 2, 5, 10, 20, 50):
+            if low < value < top_value:
+                parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+                parts.append(f'<path d="M{left} {y(value):.1f}h{wide}" stroke="#eee"/>')
+        for sampler, pruner in SIDES:
+            own = [line for line in part if (line["sampler"], line["pruner"]) == (sampler, pruner)]
+            own = list({line["workers"]: line for line in reversed(own)}.values())  # that of the study's own rungs
+            at = sorted((line["workers"], line["goals"]["0.01"]["trainings"][1]) for line in own)
+            points = " ".join(f"{x(count):.1f},{y(value):.1f}" for count, value in at if value)
+            style = f'fill="none" stroke="{colours[sampler]}" stroke-width="2" stroke-dasharray="{dashes[pruner]}"'
+            parts.append(f'<polyline points="{points}" {style}/>')
+    bottom = 40 + (len(panels) + 1) // 2 * (high + 60)
+    keys = [(name, colours[name], "") for name in colours] + [(name, "#333", dashes[name]) for name in dashes]
+    for index, (name, colour, dash) in enumerate(keys):
+        style = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+        parts.append(f'<path d="M{60 + 112 * index} {bottom}h28" {style}/>')
+        parts.append(f'<text x="{94 + 112 * index}" y="{bottom + 4}">{name}</text>')
+    note = "workers; median time to the first score of the top 1 %, in whole trainings (both axes logarithmic)"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 40}" font-family="sans-serif" '
+        f'font-size="13"><rect width="{width}" height="{bottom + 40}" fill="white"/>{"".join(parts)}'
+        f'<text x="{width / 2}" y="{bottom + 28}" text-anchor="middle">{note}</text></svg>\n'
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode", choices=("run", "tables"))
+    parser.add_argument("space", nargs="?", choices=tuple(TABLES))
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which `run` begins nothing else")
+    options = parser.parse_args()
+    if options.mode == "run":
+        run(options.space or "demo", options.minutes)
+    else:
+        print(tables(rows_of(RESULTS)))
+        FIGURE.write_text(figure(rows_of(RESULTS)))

@@ -46,9 +46,9 @@ class Part:
 
 
 class PartTPE(TPESampler):  # type: ignore[misc]
-    """TPE whose suggestion takes as long after 10,000 trials as after 500: its time grows with what it looks at, 0.15 to
-    0.25 s at 2,000 trials. What it counts among the good is all there; what it holds that against is the newest. For
-    one objective."""
+    """TPE of one objective whose suggestions take little longer after 10,000 trials than after 500: its time grows with
+    the trials that it looks at, to 0.15 to 0.25 s at 2,000 of them. What it counts among the good is all there; what it
+    holds that against is the newest."""
 
     part: Part | None = None
 
