@@ -11,6 +11,7 @@ the clock between two ends, at so many trials; the driver's memory and Optuna's 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from atose_ray.search.session import Session
 from benchmarks.overhead import SLOTS, prepare_demo, stub_trial
 
 RESULTS = Path(__file__).parent / "results" / "many_trials.jsonl"
@@ -28,8 +30,9 @@ NAME, WORK_S, AT = "many", 0.05, (100, 500, 1000, 2000, 3000, 4000, 5000)
 NEAR = 100  # ended trials over which a rate is taken
 
 
-def search(store_uri: str, trials: int, sampler: str, profile: str | None = None) -> dict[str, Any]:
-    """Run, or go on with, the study of so many trials in all. What it took, and when its first trial began."""
+def search(store_uri: str, trials: int, sampler: str, minutes: float, profile: str | None = None) -> dict[str, Any]:
+    """Run, or go on with, the study of so many trials in all, as far as it comes in `minutes`. What it took, and when
+    its first trial began."""
     from ray import tune
 
     from atose_ray.data.shards import load_manifest
@@ -38,7 +41,6 @@ def search(store_uri: str, trials: int, sampler: str, profile: str | None = None
     from atose_ray.runtime.cluster import cluster, cluster_nodes
     from atose_ray.search.plan import make_plan
     from atose_ray.search.record import load_trials, study_store
-    from atose_ray.search.session import Session
     from atose_ray.search.space import begin, compose, load_study
     from atose_ray.search.trials import Space
     from atose_ray.storage import Store
@@ -55,38 +57,45 @@ def search(store_uri: str, trials: int, sampler: str, profile: str | None = None
             begin(folder, study, view_of(manifest, compose(study, {}).data, store), store)
             earlier = load_trials(folder)
             listed = time.time()
-            watch = Watch(Path(folder.local_path or ""), profile)
-            searching.search(space, session, earlier)
+            watch = Watch(Path(folder.local_path or ""), session, time.time() + 60 * minutes, profile)
+            with contextlib.suppress(KeyboardInterrupt):  # how a search that is asked to stop ends
+                searching.search(space, session, earlier)
             watch.done.set()
         ended = time.time()
     after = load_trials(folder)
     known = {trial.number for trial in earlier}
-    first = min(trial.started for trial in after if trial.number not in known)
-    assert len(after) == trials and {one.state for one in after} == {"complete"}
+    first = min((trial.started for trial in after if trial.number not in known), default=ended)
+    assert {one.state for one in after} == {"complete"}
     return {
         "wall_s": round(ended - began, 1),
         "driver_cpu_s": round(time.process_time() - cpu, 1),
         "listing_s": round(listed - began, 2),
         "to_the_first_trial_s": round(first - began, 2),
         "before": len(earlier),
+        "ended": len(after),
         "curve": growth(sorted(one.finished for one in after if one.finished), watch.seen, len(earlier)),
     }
 
 
 class Watch(threading.Thread):
-    """Reads this process's memory and the journal's size every two seconds."""
+    """Reads this process's memory and the journal's size every two seconds, and ends the search when its time is up."""
 
-    def __init__(self, folder: Path, profile: str | None) -> None:
+    def __init__(self, folder: Path, session: Session, until: float, profile: str | None) -> None:
         super().__init__(daemon=True)
-        self.folder, self.done, self.seen = folder, threading.Event(), list[tuple[float, float, float, float]]()
-        if profile:
-            spy = ["py-spy", "record", "--format", "raw", "--duration", "60", "--pid", str(os.getpid())]
-            subprocess.Popen([str(Path(sys.executable).with_name(spy[0])), *spy[1:], "--output", profile])
+        self.folder, self.session, self.until, self.profile = folder, session, until, profile
+        self.seen: list[tuple[float, float, float, float]] = []
+        self.done = threading.Event()
         self.start()
 
     def run(self) -> None:
         """Until the search is over."""
         while not self.done.wait(2):
+            if self.profile and time.time() > self.until - 90:
+                spy = ["py-spy", "record", "--format", "raw", "--duration", "60", "--pid", str(os.getpid())]
+                subprocess.Popen([str(Path(sys.executable).with_name(spy[0])), *spy[1:], "--output", self.profile])
+                self.profile = None
+            if time.time() > self.until:
+                self.session.asked = "stop"
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             journal = self.folder / "optuna.journal"
             size = journal.stat().st_size if journal.exists() else 0
@@ -119,13 +128,13 @@ def timed(*command: str) -> dict[str, float]:
     return {"seconds": round(time.time() - began, 2), "mb": round(usage.ru_maxrss / 1024, 1)}
 
 
-def measure(store_uri: str, trials: int, sampler: str, profile: str | None) -> dict[str, Any]:
+def measure(store_uri: str, trials: int, sampler: str, minutes: float, profile: str | None) -> dict[str, Any]:
     """All of it."""
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.storage import Store
 
     line: dict[str, Any] = {"trials": trials, "sampler": sampler, "slots": SLOTS, "work_s": WORK_S}
-    line |= search(store_uri, trials, sampler, profile)
+    line |= search(store_uri, trials, sampler, minutes, profile)
     folder = study_store(Store(store_uri), NAME)
     files = [path for path in Path(folder.local_path or "").rglob("*") if path.is_file()]
     line["files"], line["folder_mb"] = len(files), round(sum(path.stat().st_size for path in files) / 2**20, 1)
@@ -135,7 +144,8 @@ def measure(store_uri: str, trials: int, sampler: str, profile: str | None) -> d
     line["status"] = timed("atose_ray.status", NAME, "--store", store_uri)
     line["report"] = timed("atose_ray.report", NAME, "--store", store_uri)
     line["report"]["page_mb"] = round((Path(folder.local_path or "") / "report.html").stat().st_size / 2**20, 1)
-    line["goes_on"] = {key: value for key, value in search(store_uri, trials + 20, sampler).items() if key != "curve"}
+    again = search(store_uri, line["ended"] + 20, sampler, 2)
+    line["goes_on"] = {key: value for key, value in again.items() if key != "curve"}
     line["load"] = round(os.getloadavg()[0], 1)
     return line
 
@@ -144,8 +154,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which the search is stopped, to go on later")
     parser.add_argument("--store", help="a store with the demo data (default: a new one)")
-    parser.add_argument("--profile", help="file for a minute of py-spy's samples of the driver")
+    parser.add_argument("--profile", help="file for the last minute in py-spy's samples of the driver")
     parser.add_argument("--append", action="store_true", help=f"add the result to {RESULTS.name}")
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -153,7 +164,7 @@ if __name__ == "__main__":
         os.environ.setdefault("RAY_TMPDIR", scratch)
         if not options.store:
             prepare_demo(scratch)
-        result = measure(options.store or scratch, options.trials, options.sampler, options.profile)
+        result = measure(options.store or scratch, options.trials, options.sampler, options.minutes, options.profile)
     print(json.dumps(result), flush=True)
     if options.append:
         from atose_ray.search.space import versions

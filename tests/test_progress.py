@@ -12,7 +12,6 @@ import pytest
 
 from atose_ray import status
 from atose_ray.config import StudyConfig
-from atose_ray.search import record
 from atose_ray.search.progress import bound, measure, read_study
 from atose_ray.search.record import TrialRecord, load_trials, study_store, trial_store
 from atose_ray.storage import Store
@@ -159,9 +158,12 @@ def test_trials_are_read_several_at_a_time_and_come_by_number(monkeypatch, tmp_p
     study, four = Store(str(tmp_path)), threading.Barrier(4, timeout=30)
     for number in range(4):
         study.child("trials", f"{number:03d}-a").write("about.json", b"{}")
-    monkeypatch.setattr(
-        record, "load_trial", lambda at: (four.wait() and None) or trial(3 - int(at.uri[-3]), "complete", 0, 1, 1)
-    )
+
+    def load_trial(folder: Store) -> TrialRecord:
+        four.wait()
+        return trial(3 - int(folder.uri[-3]), "complete", 0, 1, 1)
+
+    monkeypatch.setattr("atose_ray.search.record.load_trial", load_trial)
     assert [one.number for one in load_trials(study)] == [0, 1, 2, 3]
     known = {f"{number:03d}-a": trial(number, "pruned", 0, 1, 1) for number in range(4)}
     assert {one.state for one in load_trials(study, known)} == {"pruned"}
