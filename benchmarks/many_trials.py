@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from typing import Any
 
 from atose_ray.search.session import Session
 from benchmarks.overhead import SLOTS, prepare_demo, stub_trial
+from benchmarks.search_quality import quiet
 
 RESULTS = Path(__file__).parent / "results" / "many_trials.jsonl"
 NAME, WORK_S, AT = "many", 0.05, (100, 500, 1000, 2000, 3000, 4000, 5000)
@@ -118,6 +121,65 @@ def growth(ends: list[float], seen: list[tuple[float, float, float, float]], bef
     return [{key: round(value, 4) for key, value in line.items()} for line in lines]
 
 
+def drive(store_uri: str, trials: int, sampler: str) -> dict[str, Any]:
+    """The driver's own part of a search, one trial after another, without Ray: the sampler, the run folders (the trial's
+    own lines too), the listeners. CPU seconds of it per trial, over the NEAR before a number of trials."""
+    from atose_ray.data.shards import load_manifest
+    from atose_ray.data.views import view_of
+    from atose_ray.search.asking import Asking
+    from atose_ray.search.events import Ended, Epoch, Started
+    from atose_ray.search.listeners import Console, Listeners, OptunaListener, TrialLog
+    from atose_ray.search.nodes import Nodes
+    from atose_ray.search.plan import Plan
+    from atose_ray.search.record import load_trials, study_store
+    from atose_ray.search.samplers import sampler as made_sampler
+    from atose_ray.search.space import begin, compose, load_study
+    from atose_ray.search.study_storage import open_storage, rebuild
+    from atose_ray.search.trials import Space
+    from atose_ray.storage import Store
+    from atose_ray.training.record import EpochRecord, RunFolder
+
+    quiet()
+    store = Store(store_uri)
+    study, manifest = (
+        load_study("demo", (f"search.trials={trials}", f"search.sampler={sampler}")),
+        load_manifest(store, "demo"),
+    )
+    folder = study_store(store, NAME)
+    begin(folder, study, view_of(manifest, compose(study, {}).data, store), store)
+    began = time.process_time()
+    earlier = load_trials(folder)
+    listed = time.process_time()
+    space = Space(study, NAME, store.uri, manifest, Plan(SLOTS, 0, 1.0, 1.0, 0.0, 0.0, Nodes(())))
+    log = TrialLog(folder, trials, None, earlier)
+    space = dataclasses.replace(space, trials=log.trials)
+    curve = []
+    with tempfile.TemporaryDirectory() as scratch, open_storage(study.search, folder, NAME, Path(scratch)) as kept, log:
+        asked = rebuild(kept, study, NAME, earlier, [], made_sampler(study.search, len(earlier)))
+        rebuilt = time.process_time()
+        listeners = Listeners(log, OptunaListener(asked, kept), Console(study.search, earlier))
+        asking = Asking(space, listeners, trials - len(earlier))
+        marks = [time.process_time()]
+        while setup := asking.next():
+            job, number = setup.job, setup.job.about["number"]
+            value = min(1.0, 10 * job.run.optim.lr)
+            record = EpochRecord(1, "classify", WORK_S, 0.1, 0.1, {"pr_auc_macro": value}, value, time.time())
+            RunFolder(Store(job.folder_uri)).add_epoch(record)
+            for event in (Started(number, job), Epoch(number, job, record), Ended(number, job, "complete")):
+                for listener in listeners:
+                    listener.on_event(event)
+            marks.append(time.process_time())
+    for count in (*(at for at in AT if len(earlier) + NEAR <= at < trials), trials):
+        at = count - len(earlier)
+        each = (marks[at] - marks[max(0, at - NEAR)]) / min(NEAR, at)
+        curve.append({"trials": count, "driver_cpu_s": round(each, 4)})
+    mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    journal_mb = (Path(folder.local_path or "") / "optuna.journal").stat().st_size / 2**20
+    line = {"before": len(earlier), "listing_cpu_s": listed - began, "rebuild_cpu_s": rebuilt - listed, "mb": mb}
+    line |= {"journal_mb": journal_mb}
+    return {**{key: round(value, 2) for key, value in line.items()}, "ended": trials, "curve": curve}
+
+
 def timed(*command: str) -> dict[str, float]:
     """Seconds and MB of a process. Raises RuntimeError where it fails."""
     began = time.time()
@@ -125,26 +187,28 @@ def timed(*command: str) -> dict[str, float]:
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)} ended with {status}")
-    return {"seconds": round(time.time() - began, 2), "mb": round(usage.ru_maxrss / 1024, 1)}
+    used = {"seconds": round(time.time() - began, 2), "cpu_s": round(usage.ru_utime + usage.ru_stime, 2)}
+    return {**used, "mb": round(usage.ru_maxrss / 1024, 1)}
 
 
 def measure(store_uri: str, trials: int, sampler: str, minutes: float, profile: str | None) -> dict[str, Any]:
-    """All of it."""
+    """All of it. No minutes: without Ray."""
     from atose_ray.search.record import load_trials, study_store
     from atose_ray.storage import Store
 
     line: dict[str, Any] = {"trials": trials, "sampler": sampler, "slots": SLOTS, "work_s": WORK_S}
-    line |= search(store_uri, trials, sampler, minutes, profile)
+    line["tune"] = minutes > 0
+    line |= search(store_uri, trials, sampler, minutes, profile) if minutes else drive(store_uri, trials, sampler)
     folder = study_store(Store(store_uri), NAME)
     files = [path for path in Path(folder.local_path or "").rglob("*") if path.is_file()]
     line["files"], line["folder_mb"] = len(files), round(sum(path.stat().st_size for path in files) / 2**20, 1)
-    began = time.time()
+    began, cpu = time.time(), time.process_time()
     load_trials(folder)
-    line["listing_s"] = round(time.time() - began, 2)
+    line["listing_s"], line["listing_cpu_s"] = round(time.time() - began, 2), round(time.process_time() - cpu, 2)
     line["status"] = timed("atose_ray.status", NAME, "--store", store_uri)
     line["report"] = timed("atose_ray.report", NAME, "--store", store_uri)
     line["report"]["page_mb"] = round((Path(folder.local_path or "") / "report.html").stat().st_size / 2**20, 1)
-    again = search(store_uri, line["ended"] + 20, sampler, 2)
+    again = search(store_uri, line["ended"] + 20, sampler, 2) if minutes else drive(store_uri, trials + 20, sampler)
     line["goes_on"] = {key: value for key, value in again.items() if key != "curve"}
     line["load"] = round(os.getloadavg()[0], 1)
     return line
@@ -154,7 +218,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--sampler", default="tpe")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which the search is stopped, to go on later")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which the search is stopped; 0: without Ray")
     parser.add_argument("--store", help="a store with the demo data (default: a new one)")
     parser.add_argument("--profile", help="file for the last minute in py-spy's samples of the driver")
     parser.add_argument("--append", action="store_true", help=f"add the result to {RESULTS.name}")

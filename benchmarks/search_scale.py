@@ -34,17 +34,12 @@ TABLES = {  # study file, recorded table
 }
 SIDES = [(sampler, pruner) for sampler in ("random", "tpe", "cmaes") for pruner in ("none", "halving", "hyperband")]
 SEEDS = {  # answer, workers; the most telling first, as `run` may end before it is through
-    ("table", 4): 20, ("surrogate", 64): 10, ("surrogate", 256): 8,
+    ("table", 4): 20, ("surrogate", 64): 10, ("surrogate", 256): 5,
     ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20,
 }  # fmt: skip
 RUNGS = ((1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2))  # grace_epochs, reduction_factor: TPE, four workers
-LIMITS = {1: 100, 4: 25, 16: 8, 64: 4, 256: 2}  # workers -> whole trainings, one after another, after which a run ends
-MANY, DRAWS = 64, 20_000  # workers from which the best of a thousand is a goal too
-
-
-def most_trials(workers: int) -> int:
-    """After which a run ends."""
-    return max(300, 3 * workers)
+LIMITS = {1: 60, 4: 25, 16: 8, 64: 4, 256: 1.5}  # workers -> after so many whole trainings, one after another, a run ends
+MANY, DRAWS = 256, 20_000  # workers from which the best of a thousand is a goal too
 
 
 def goals_of(rows: Sequence[dict[str, Any]], answer: Answer, workers: int) -> dict[float, float]:
@@ -54,11 +49,11 @@ def goals_of(rows: Sequence[dict[str, Any]], answer: Answer, workers: int) -> di
     return {share: float(np.quantile(best_N, 1 - share)) for share in shares}
 
 
-def reach(course: Iterator[Seen], goals: Mapping[float, float], limit_s: float, most: int) -> dict[float, Any]:
+def reach(course: Iterator[Seen], goals: Mapping[float, float], limit_s: float) -> dict[float, Any]:
     """Share -> seconds, epochs and trials until a score of it was seen; those alone that were within the limit."""
     found: dict[float, tuple[float, int, int]] = {}
     for epochs, seen in enumerate(course, 1):
-        if seen.time_s > limit_s or seen.trials > most:
+        if seen.time_s > limit_s:
             break
         for share, goal in goals.items():
             if seen.best >= goal:
@@ -81,9 +76,9 @@ def measure(
     began = time.process_time()
     goals, limit_s = goals_of(rows, answer, workers), slowest(rows)
     unit_s = float(np.median([one.epoch_s * len(one.curve) for one in (training_of(row, limit_s) for row in rows)]))
-    most, last_s = most_trials(workers), LIMITS[workers] * unit_s
+    last_s = LIMITS[workers] * unit_s
     chosen = range(1000, 1000 + seeds)
-    runs = [reach(simulate(study, answer, workers, seed, *side), goals, last_s, most) for seed in chosen]
+    runs = [reach(simulate(study, answer, workers, seed, *side), goals, last_s) for seed in chosen]
     line: dict[str, Any] = {"seeds": seeds, "unit_s": round(unit_s, 1), "limit": LIMITS[workers], "goals": {}}
     for share, goal in goals.items():
         far = [run.get(share, (math.inf, math.inf, math.inf)) for run in runs]
@@ -167,8 +162,7 @@ def figure(lines: Sequence[Mapping[str, Any]]) -> str:
         low, top_value = min(found, default=0.5) / 1.2, max(found, default=2.0) * 1.2
 
         def x(count: float, workers: list[int] = workers, left: int = left) -> float:
-            span = math.log(workers[-1] / workers[0])
-            return left + wide * math.log(count / workers[0]) / span
+            return left + 20 + (wide - 40) * math.log(count / workers[0]) / math.log(max(2, workers[-1] / workers[0]))
 
         def y(value: float, low: float = low, top_value: float = top_value, top: int = top) -> float:
             return top + high * math.log(top_value / value) / math.log(top_value / low)

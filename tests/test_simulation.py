@@ -75,7 +75,7 @@ def test_sixteen_workers_see_the_best_sooner_than_one() -> None:
     """And not before its training has come so far: a score of 0.79 takes seven epochs of the best."""
 
     def reached_s(workers: int) -> float:
-        return float(reach(iter(course(workers, 600, "random", "none")), {0.1: 0.79}, 1e9, 1000)[0.1][0])
+        return float(reach(iter(course(workers, 600, "random", "none")), {0.1: 0.79}, 1e9)[0.1][0])
 
     assert 7 * training_of(ROWS[5], slowest(ROWS)).epoch_s <= reached_s(16) < reached_s(1) / 4
 
@@ -83,8 +83,8 @@ def test_sixteen_workers_see_the_best_sooner_than_one() -> None:
 def test_a_search_that_ends_before_its_goal_has_not_reached_it() -> None:
     seen = course(4, 300, "random", "none")
     low, high = seen[0].score, seen[-1].best
-    assert set(reach(iter(seen), {0.5: low, 0.1: high + 1}, 1e9, 1000)) == {0.5}
-    assert reach(iter(seen), {0.5: high}, seen[0].time_s / 2, 1000) == {}
+    assert set(reach(iter(seen), {0.5: low, 0.1: high + 1}, 1e9)) == {0.5}
+    assert reach(iter(seen), {0.5: high}, seen[0].time_s / 2) == {}
     assert quartiles([1.0, 2.0, float("inf"), float("inf")], 0)[2] is None
 
 
@@ -105,7 +105,7 @@ def test_a_surrogate_answers_alike_for_the_same_and_knows_its_top() -> None:
     training = surrogate(params, None)
     assert surrogate(params, None) == training and len(training.curve) == EPOCHS and training.epoch_s > 0
     best_N = surrogate.drawn(500)
-    goals = goals_of(rows, surrogate, 64)
+    goals = goals_of(rows, surrogate, 256)
     assert goals[0.05] < goals[0.01] < goals[0.001] <= 1
     assert (best_N >= goals[0.05]).mean() == pytest.approx(0.05, abs=0.03)
 

@@ -180,7 +180,7 @@ def folder_name(number: int, signature: str) -> str:
 
 
 def load_trials(study: Store, ended: Mapping[str, TrialRecord] | None = None) -> tuple[TrialRecord, ...]:
-    """All trials of a study, by number, many at a time: object storage answers eight requests for each.
+    """All trials of a study, by number, many at a time: object storage answers seven requests for each.
     ended: folder -> what is known already, and not read again."""
     trials, known = study.child("trials"), ended or {}
     with ThreadPoolExecutor(READERS) as pool:
