@@ -122,8 +122,8 @@ def growth(ends: list[float], seen: list[tuple[float, float, float, float]], bef
 
 
 def drive(store_uri: str, trials: int, sampler: str) -> dict[str, Any]:
-    """The driver's own part of a search, one trial after another, without Ray: the sampler, the run folders (the trial's
-    own lines too), the listeners. CPU seconds of it per trial, over the NEAR before a number of trials."""
+    """The driver's own part of a search, one trial after another, without Ray: the sampler, the run folders (with the
+    trial's own lines), the listeners. CPU seconds of it per trial, over the NEAR before a number of trials."""
     from atose_ray.data.shards import load_manifest
     from atose_ray.data.views import view_of
     from atose_ray.search.asking import Asking

@@ -38,7 +38,13 @@ SEEDS = {  # answer, workers; the most telling first, as `run` may end before it
     ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20,
 }  # fmt: skip
 RUNGS = ((1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2))  # grace_epochs, reduction_factor: TPE, four workers
-LIMITS = {1: 60, 4: 25, 16: 8, 64: 4, 256: 1.5}  # workers -> after so many whole trainings, one after another, a run ends
+LIMITS = {
+    1: 60,
+    4: 25,
+    16: 8,
+    64: 4,
+    256: 1.5,
+}  # workers -> after so many whole trainings, one after another, a run ends
 MANY, DRAWS = 256, 20_000  # workers from which the best of a thousand is a goal too
 
 
@@ -92,8 +98,8 @@ def measure(
     return {**line, "cpu_s": round(time.process_time() - began, 1)}
 
 
-def run(name: str, minutes: float) -> None:
-    """Add the lines that are missing, as long as `minutes` are not over."""
+def run(name: str, minutes: float, workers_alone: int | None) -> None:
+    """Add the lines that are missing, or those of so many workers alone, as long as `minutes` are not over."""
     quiet()
     study, rows, started = load_study(str(TABLES[name][0])), rows_of(TABLES[name][1]), time.time()
     answers: dict[str, Answer] = {"table": table_answer(rows), "surrogate": Surrogate(study, rows)}
@@ -105,7 +111,7 @@ def run(name: str, minutes: float) -> None:
     done = {tuple(line[key] for key in keys) for line in rows_of(RESULTS)}
     for kind, workers, side, rungs, seeds in wanted:
         key = (name, len(rows), kind, workers, *side, *rungs)
-        if key in done or time.time() - started > 60 * minutes:
+        if key in done or time.time() - started > 60 * minutes or workers_alone not in (None, workers):
             continue
         done.add(key)
         pruner = settings.model_copy(update=dict(zip(("grace_epochs", "reduction_factor"), rungs, strict=True)))
@@ -200,10 +206,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=("run", "tables"))
     parser.add_argument("space", nargs="?", choices=tuple(TABLES))
+    parser.add_argument("--workers", type=int, help="the lines of so many alone")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which `run` begins nothing else")
     options = parser.parse_args()
     if options.mode == "run":
-        run(options.space or "demo", options.minutes)
+        run(options.space or "demo", options.minutes, options.workers)
     else:
         print(tables(rows_of(RESULTS)))
         FIGURE.write_text(figure(rows_of(RESULTS)))
