@@ -25,8 +25,8 @@ SLOTS, WORK_S = 2, 0.2
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
 
 
-def stub_trial() -> Any:
-    """A trial that trains nothing: one epoch of WORK_S seconds, and its run folder as a real one writes it."""
+def stub_trial(work_s: float = WORK_S) -> Any:
+    """A trial that trains nothing: one epoch of `work_s` seconds, and its run folder as a real one writes it."""
     from ray import tune
 
     from atose_ray.runtime.trial import KEY
@@ -42,10 +42,10 @@ def stub_trial() -> Any:
             return True
 
         def step(self) -> dict[str, Any]:
-            time.sleep(WORK_S)
+            time.sleep(work_s)
             folder = RunFolder(Store(self.job.folder_uri))
             value = min(1.0, 10 * self.job.run.optim.lr)
-            record = EpochRecord(1, "classify", WORK_S, 0.1, 0.1, {"pr_auc_macro": value}, value, time.time())
+            record = EpochRecord(1, "classify", work_s, 0.1, 0.1, {"pr_auc_macro": value}, value, time.time())
             folder.add_epoch(record)
             folder.end("complete")
             return {"pr_auc_macro": value, "epoch": 1, "record": record, "done": True}

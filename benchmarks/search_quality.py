@@ -55,28 +55,32 @@ SIDES = {  # sampler, pruner
 SLOTS, TOP = 2, 0.95
 
 
-def record(study: StudyConfig, store_uri: str, wanted: int, table: Path) -> None:
-    """Train what the table lacks; one line per configuration."""
-    store = Store(store_uri)
-    manifest = load_manifest(store, "demo")
+def record(study: StudyConfig, store_uri: str, wanted: int, table: Path, minutes: float = math.inf) -> None:
+    """Train what the table lacks, as long as `minutes` are not over; one line per configuration. Its seconds are those
+    of the clock; cpu_seconds, of this process alone, are the better ones where others work on the same machine."""
+    store, started = Store(store_uri), time.time()
+    manifest = load_manifest(store, compose(study, {}).data.dataset)
     done = {row["number"] for row in rows_of(table)}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for number in range(wanted):
         if number in done:
             continue
+        if time.time() - started > 60 * minutes:
+            return
         sampler = optuna.samplers.RandomSampler(seed=number)
         trial = optuna.create_study(sampler=sampler).ask()
         run = resolve(compose(study, walk(asked_of(trial), study.space), number), store, manifest)
-        began = time.time()
+        began, began_cpu = time.time(), time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             opened = open_run(Job(run, store_uri, scratch))
             result = fit(opened.run, opened.method, opened.batches, opened.folder, device=opened.device)
-            valid = [epoch.valid[study.search.metric] for epoch in opened.folder.epochs()]
+            valid = [round(epoch.valid[study.search.metric], 5) for epoch in opened.folder.epochs()]
         row = {"number": number, "params": trial.params, "valid": valid, "state": result.state}
         row["seconds"] = round(time.time() - began, 1)
+        row["cpu_seconds"] = round(time.process_time() - began_cpu, 2)
         with table.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        print(number, row["seconds"], max(valid, default=None), flush=True)
+        print(number, row["seconds"], row["cpu_seconds"], max(valid, default=None), flush=True)
 
 
 def rows_of(table: Path) -> list[dict[str, Any]]:
@@ -265,10 +269,10 @@ def main(options: argparse.Namespace) -> None:
     """Record, or race and write what came of it."""
     if options.mode == "record":
         use_threads(1)
-        study = load_study(SPACE, ("base.data.residency=host",))
-        record(study, options.store, options.configurations, options.table)
+        study = load_study(options.space, ("base.data.residency=host",))
+        record(study, options.store, options.configurations, options.table, options.minutes)
         return
-    study, rows = load_study(SPACE), rows_of(options.table)
+    study, rows = load_study(options.space), rows_of(options.table)
     lines = race(study, rows, options.seeds, options.epochs or 30 * longest_run(study), options.processes)
     if options.append:
         with RESULTS.open("a") as stream:
@@ -280,6 +284,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=("record", "race"))
     parser.add_argument("--store")
+    parser.add_argument("--space", default=SPACE, help="the study file of the table")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which `record` begins no other training")
     parser.add_argument("--configurations", type=int, default=256)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--seeds", type=int, default=50)

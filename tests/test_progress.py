@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from atose_ray import status
 from atose_ray.config import StudyConfig
 from atose_ray.search.progress import bound, measure, read_study
-from atose_ray.search.record import TrialRecord, study_store, trial_store
+from atose_ray.search.record import TrialRecord, load_trials, study_store, trial_store
 from atose_ray.storage import Store
 from atose_ray.storage.lease import STUDY_LEASE, Lease
 from atose_ray.training.record import EpochRecord, RunFolder
@@ -150,3 +151,19 @@ assert not loaded, loaded
 def test_status_reads_records_without_what_trains(study: Store) -> None:
     shown = subprocess.run([sys.executable, "-c", READS_LIGHTLY, study.uri], check=True, capture_output=True, text=True)
     assert "2 of 50 trials ended" in shown.stdout
+
+
+def test_trials_are_read_several_at_a_time_and_come_by_number(monkeypatch, tmp_path) -> None:
+    """Object storage takes its time for each."""
+    study, four = Store(str(tmp_path)), threading.Barrier(4, timeout=30)
+    for number in range(4):
+        study.child("trials", f"{number:03d}-a").write("about.json", b"{}")
+
+    def load_trial(folder: Store) -> TrialRecord:
+        four.wait()
+        return trial(3 - int(folder.uri[-3]), "complete", 0, 1, 1)
+
+    monkeypatch.setattr("atose_ray.search.record.load_trial", load_trial)
+    assert [one.number for one in load_trials(study)] == [0, 1, 2, 3]
+    known = {f"{number:03d}-a": trial(number, "pruned", 0, 1, 1) for number in range(4)}
+    assert {one.state for one in load_trials(study, known)} == {"pruned"}

@@ -13,8 +13,9 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 from test_progress import trial
 
-from atose_ray.config import ConfigError, RunConfig, StudyConfig
+from atose_ray.config import ConfigError, RunConfig, SearchConfig, StudyConfig
 from atose_ray.runtime.schedulers import scheduler
+from atose_ray.search import samplers
 from atose_ray.search.budget import Budget
 from atose_ray.search.events import Asked, Ended, Epoch, Event
 from atose_ray.search.listeners import SESSIONS, OptunaListener, TrialLog, earlier_seconds
@@ -347,3 +348,34 @@ def test_a_trial_begun_while_the_storage_went_away_is_not_lost(folder: Store, mo
     monkeypatch.setattr(searching.study, "ask", away)
     with pytest.raises(optuna.exceptions.StorageInternalError):
         searching.run(1)
+
+
+def test_tpe_of_a_long_study_learns_from_its_best_and_its_newest_trials(monkeypatch) -> None:
+    """As Optuna's own while they are all; then from fewer, the best among them, and from all that run."""
+    plain = optuna.samplers.TPESampler(seed=3, n_startup_trials=5, multivariate=True, group=True, constant_liar=True)
+    settings = SearchConfig(startup_trials=5)
+
+    def course(by: optuna.samplers.BaseSampler, trials: int) -> list[dict[str, float]]:
+        study, open_ones = optuna.create_study(direction="maximize", sampler=by), []
+        for _ in range(trials):
+            trial = study.ask()
+            trial.suggest_float("x", 0, 1)
+            open_ones.append(trial)
+            if len(open_ones) == 3:
+                done = open_ones.pop(0)
+                study.tell(done, 1 - abs(done.params["x"] - 0.3))
+        return [trial.params for trial in study.trials]
+
+    alike = course(plain, 40)
+    assert course(samplers.sampler(settings, 3), 40) == alike
+    monkeypatch.setattr(samplers, "NEWEST", 10)
+    monkeypatch.setattr(samplers, "BEST", 2)
+    assert course(samplers.sampler(settings, 3), 40) != alike
+
+    study = optuna.create_study(direction="maximize")
+    for number in range(30):
+        study.add_trial(optuna.trial.create_trial(value=float(number in (4, 7)), params={}, distributions={}))
+    running = [study.ask().number for _ in range(12)]
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.RUNNING)
+    kept = samplers.Part(study, 99)._get_trials(deepcopy=False, states=states)
+    assert [trial.number for trial in kept] == [4, 7, *range(20, 30), *running]

@@ -18,6 +18,7 @@ A study folder holds
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from atose_ray.types import DataSpec
 
 EMBEDDINGS = "tag_embeddings.json"
 PROMOTION, CROSSVALIDATION = "promotion.json", "crossvalidation.json"
+READERS = 16
 FOLDER = re.compile(r"\d{3,}-(.+)")
 TrialState = Literal["running", "complete", "pruned", "diverged", "failed", "infeasible"]
 
@@ -178,9 +180,11 @@ def folder_name(number: int, signature: str) -> str:
 
 
 def load_trials(study: Store, ended: Mapping[str, TrialRecord] | None = None) -> tuple[TrialRecord, ...]:
-    """All trials of a study, by number. ended: folder -> what is known already, and not read again."""
+    """All trials of a study, by number, many at a time: object storage answers seven requests for each.
+    ended: folder -> what is known already, and not read again."""
     trials, known = study.child("trials"), ended or {}
-    found = (known.get(folder) or load_trial(trials.child(folder)) for folder in trials.names())
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda folder: known.get(folder) or load_trial(trials.child(folder)), trials.names()))
     return tuple(sorted((trial for trial in found if trial is not None), key=lambda trial: trial.number))
 
 

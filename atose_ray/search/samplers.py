@@ -1,9 +1,12 @@
 """Who suggests: Optuna's samplers as a study file names them, and what they are told before they begin."""
 
+import heapq
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
@@ -17,6 +20,60 @@ from atose_ray.search.space import walk
 from atose_ray.storage import Store
 
 SOURCE = "warm_start"  # user attribute of a trial that another study made
+NEWEST, BEST = 500, 25  # finished trials that tpe learns from; 25 is the most that it counts among the good ones
+
+
+class Part:
+    """A study as `PartTPE` sees it for one trial: of those that finished the newest and the best, and all that run."""
+
+    def __init__(self, study: Study, number: int) -> None:
+        self._study, self.number = study, number
+        self._seen: dict[Any, list[FrozenTrial]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, deepcopy: bool = True, states: Any = (), use_cache: bool = False) -> list[FrozenTrial]:
+        """Optuna's, which is asked some twenty times for one trial, between which nothing changes."""
+        asked = tuple(states)
+        if asked not in self._seen:
+            trials = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
+            done = [trial for trial in trials if trial.state != TrialState.RUNNING]
+            best = heapq.nlargest(BEST, done[:-NEWEST], key=lambda trial: trial.values[0])
+            kept = {trial.number for trial in (*best, *done[-NEWEST:])}
+            self._seen[asked] = [trial for trial in trials if trial.state == TrialState.RUNNING or trial.number in kept]
+        return self._seen[asked]
+
+
+class PartTPE(TPESampler):  # type: ignore[misc]
+    """TPE of one objective whose suggestions take little longer after 10,000 trials than after 500: its time grows with
+    the trials that it looks at, to 0.15 to 0.25 s at 2,000 of them. What it counts among the good is all there; what it
+    holds that against is the newest."""
+
+    part: Part | None = None
+
+    def _part(self, study: Study, trial: FrozenTrial) -> Any:
+        if self.part is None or self.part.number != trial.number:
+            self.part = Part(study, trial.number)
+        return self.part
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Optuna's."""
+        found: dict[str, BaseDistribution] = super().infer_relative_search_space(self._part(study, trial), trial)
+        return found
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Optuna's."""
+        found: dict[str, Any] = super().sample_relative(self._part(study, trial), trial, search_space)
+        return found
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Optuna's."""
+        return super().sample_independent(self._part(study, trial), trial, param_name, param_distribution)
 
 
 def sampler(settings: SearchConfig, seed: int) -> BaseSampler:
@@ -26,7 +83,8 @@ def sampler(settings: SearchConfig, seed: int) -> BaseSampler:
     """
     first, by_chance = settings.startup_trials, RandomSampler(seed=seed)
     if settings.sampler == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True)
+        kind = TPESampler if settings.costs else PartTPE
+        return kind(seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True)
     if settings.sampler == "nsga2":
         return NSGAIISampler(population_size=max(2, first), seed=seed)
     if settings.sampler == "cmaes":
