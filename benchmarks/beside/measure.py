@@ -1,6 +1,6 @@
 """What measures the contenders from within their own loops: lines marked `# measured`, which count for nobody.
 
-The race and the hardships give their settings in the environment (BESIDE_...); every finished epoch becomes a JSON line."""
+The race and the hardships give their settings in the environment (BESIDE_...); a finished epoch is a JSON line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Settings(NamedTuple):
 
 def settings() -> Settings:
     """Of this run."""
-    given = {key.removeprefix("BESIDE_").lower(): value for key, value in os.environ.items() if key.startswith("BESIDE_")}
+    ours = {key: value for key, value in os.environ.items() if key.startswith("BESIDE_")}
+    given = {key.removeprefix("BESIDE_").lower(): value for key, value in ours.items()}
     return Settings(
         Path(given["data"]),
         Path(given["out"]),
@@ -42,7 +43,7 @@ def settings() -> Settings:
 
 def note(out: Path, trial: object, epoch: int, value: float) -> None:
     """One epoch has ended. Lines of two processes do not mix: each is one write at the end of the file."""
-    line = {"time": time.time(), "trial": str(trial), "epoch": epoch, "value": round(float(value), 6), "pid": os.getpid()}
+    line = {"time": time.time(), "trial": str(trial), "epoch": epoch, "value": round(float(value), 6)}
     with (out / "events.jsonl").open("a") as stream:
         stream.write(json.dumps(line) + "\n")
 

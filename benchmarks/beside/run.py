@@ -1,28 +1,31 @@
 """Four ways to search the same space with the same network on the same files, one after the other.
 
     python -m benchmarks.beside.run data --work DIR [--data FOLDER]     # render the demo (or take FOLDER), prepare ours
-    python -m benchmarks.beside.run race --work DIR --seeds 1 2 3 4 5   # a line per contender and seed; goes on
+    python -m benchmarks.beside.run race --work DIR                     # a line per contender and seed; goes on
     python -m benchmarks.beside.run overhead --work DIR                 # seconds per trial beside a stub of 0.05 s
     python -m benchmarks.beside.hardship kill --work DIR                # kill -9 in the middle, then the same command
     python -m benchmarks.beside.hardship bad --work DIR                 # a cut and a false file among the audio
     python -m benchmarks.beside.page                                    # docs/comparison.svg and the tables
 
-FOLDER holds audio and a tags.csv (path,split,tags). --lightning DIR: where `pip install --target DIR --no-deps lightning
-lightning-utilities torchmetrics pytorch-lightning optuna-integration` put what the environment lacks.
+FOLDER holds audio and a tags.csv (path,split,tags). --lightning DIR: where this put what the environment lacks:
+`pip install --target DIR --no-deps lightning lightning-utilities torchmetrics pytorch-lightning optuna-integration`.
 
-Every search gets two cores, two trials at a time of one thread each, and as many seconds. Its clock starts with its
-command; what is trained later than `seconds` is in no curve. Lines go to benchmarks/results/beside.jsonl.
+Every search has two cores and two trials at a time, of one thread each. What it may spend is CPU seconds, its own and
+those of all processes it starts, so that others at work on the machine change a result little; both clocks start with
+its command, and are kept. Lines go to benchmarks/results/beside.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
+import math
 import os
 import platform
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,13 +33,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "beside.jsonl"
 HERE = Path(__file__).parent
 CONTENDERS = ("optuna", "ray_tune", "lightning", "ours")
-SECONDS, STUB_S, STUB_TRIALS = 75.0, 0.05, 60
+BUDGET_CPU_S, LONGEST_S, STUB_S, STUB_TRIALS = 100.0, 400.0, 0.05, 40
 PACKAGES = ("torch", "ray", "optuna", "lightning", "optuna-integration", "torchmetrics")
-BEST = re.compile(r"best.* valid (?:\w+ )?([\d.]+), test (?:\w+ )?([\d.]+)")
 
 
 def environment(work: Path, lightning: str | None, **given: Any) -> dict[str, str]:
@@ -49,14 +53,13 @@ def environment(work: Path, lightning: str | None, **given: Any) -> dict[str, st
     return {**os.environ, **fixed, "RAY_TMPDIR": str(scratch), **named}
 
 
-def command(name: str, work: Path, out: Path, seed: int, seconds: float, epochs: int = 10) -> list[str]:
+def command(name: str, work: Path, out: Path, seed: int, seconds: float) -> list[str]:
     """What a user types."""
     if name != "ours":
         return [sys.executable, "-m", f"benchmarks.beside.with_{name}"]
     options = ["--store", str(work / "store"), "--name", out.name, "--cpus", "2", "--budget", f"{seconds:g}s"]
-    short = ["--epochs", str(epochs)] if epochs != 10 else []
     study = str(HERE / "ours.yaml")
-    return [sys.executable, "-m", "atose_ray.tune", study, *options, *short, "--set", f"search.seed={seed}"]
+    return [sys.executable, "-m", "atose_ray.tune", study, *options, "--set", f"search.seed={seed}"]
 
 
 def events(name: str, work: Path, out: Path) -> list[dict[str, Any]]:
@@ -82,40 +85,71 @@ def fresh(name: str, work: Path, label: str) -> Path:
     return out
 
 
-def search(name: str, options: argparse.Namespace, seed: int, seconds: float, epochs: int = 10) -> dict[str, Any]:
-    """One search from its command to its end: its line."""
+def search(name: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One search, ended when it and all it started had `options.budget` CPU seconds: its line."""
     work = options.work.absolute()
     out = fresh(name, work, f"seed{seed}")
-    given = {"data": data_of(work), "out": out, "seed": seed, "seconds": seconds, "epochs": epochs}
-    before, began = os.getloadavg()[0], time.time()
+    env = environment(work, options.lightning, data=data_of(work), out=out, seed=seed, seconds=LONGEST_S)
+    load, began = os.getloadavg()[0], time.time()
     with (out / "output.txt").open("w") as stream:
-        call = command(name, work, out, seed, seconds, epochs)
-        env = environment(work, options.lightning, **given)
-        code = subprocess.run(call, cwd=ROOT, env=env, stdout=stream, stderr=subprocess.STDOUT, timeout=600).returncode
-    ended = time.time()
-    said = BEST.findall((out / "output.txt").read_text())
-    epochs_seen = events(name, work, out)
-    in_time = [one for one in epochs_seen if one["time"] - began <= seconds]
-    curve: list[tuple[float, float]] = []
-    for one in in_time:
-        if not curve or one["value"] > curve[-1][1]:
-            curve.append((round(one["time"] - began, 2), one["value"]))
+        call = command(name, work, out, seed, LONGEST_S)
+        process = subprocess.Popen(call, cwd=ROOT, env=env, stdout=stream, stderr=subprocess.STDOUT)
+        got = watched(process, options.budget)
+    found = [one for one in events(name, work, out) if one["time"] <= got[-1][0]]
+    cpu = [round(float(s), 2) for s in np.interp([one["time"] for one in found], *zip(*got, strict=True))]
+    curve: list[tuple[float, float, float]] = []
+    for one, spent in zip(found, cpu, strict=True):
+        if not curve or one["value"] > curve[-1][2]:
+            curve.append((round(one["time"] - began, 2), spent, one["value"]))
     return {
         "what": "race",
         "contender": name,
         "seed": seed,
-        "seconds": seconds,
-        "rc": code,
-        "best_in_time": curve[-1][1] if curve else None,
+        "budget_cpu_s": options.budget,
+        "best": curve[-1][2] if curve else None,
         "curve": curve,
-        "first_epoch_s": round(in_time[0]["time"] - began, 2) if in_time else None,
-        "epochs_in_time": len(in_time),
-        "trials_in_time": len({one["trial"] for one in in_time}),
-        "ended_s": round(ended - began, 1),
-        "valid": float(said[-1][0]) if said else None,
-        "test": float(said[-1][1]) if said else None,
-        **circumstances(before),
+        "first_epoch_s": round(found[0]["time"] - began, 2) if found else None,
+        "first_epoch_cpu_s": cpu[0] if cpu else None,
+        "epochs": len(found),
+        "trials": len({one["trial"] for one in found}),
+        "wall_s": round(got[-1][0] - began, 1),
+        "cpu_s": round(got[-1][1], 1),
+        **circumstances(load),
     }
+
+
+def watched(process: subprocess.Popen[bytes], budget: float) -> list[tuple[float, float]]:
+    """The CPU seconds that a search and all it started had got, about every half second: (Unix time, CPU seconds)
+    each. At the budget all of it is ended."""
+    seen: dict[int, float] = {}
+    got = [(time.time(), 0.0)]
+    try:
+        while process.poll() is None and got[-1][1] < budget and got[-1][0] - got[0][0] < LONGEST_S:
+            time.sleep(0.5)
+            seen.update(cpu_seconds(process.pid))
+            got.append((time.time(), sum(seen.values())))
+    finally:
+        for number in cpu_seconds(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    process.wait()
+    return got
+
+
+def cpu_seconds(root: int) -> dict[int, float]:
+    """Process -> CPU seconds so far, of `root` and all below it. Linux."""
+    parents, spent, tick = {}, {}, os.sysconf("SC_CLK_TCK")
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        number = int(stat.parent.name)
+        parents[number], spent[number] = int(fields[1]), (int(fields[11]) + int(fields[12])) / tick
+    below = {root}
+    while more := {number for number, parent in parents.items() if parent in below} - below:
+        below |= more
+    return {number: spent[number] for number in below if number in spent}
 
 
 def circumstances(load_before: float) -> dict[str, Any]:
@@ -158,7 +192,8 @@ def data(options: argparse.Namespace) -> None:
         render(folder)
     (work / "data.txt").write_text(str(folder))
     before, began = os.getloadavg()[0], time.time()
-    prepare = ["atose_ray.prepare", "folder", "--source", str(folder), "--name", "beside", "--store", str(work / "store")]
+    place = ["--source", str(folder), "--name", "beside", "--store", str(work / "store")]
+    prepare = ["atose_ray.prepare", "folder", *place]
     subprocess.run([sys.executable, "-m", *prepare], cwd=ROOT, env=environment(work, None), check=True)
     prepared = time.time() - began
     loading = "from pathlib import Path; import sys, time; from benchmarks.beside.clips import load; b = time.time(); "
@@ -183,17 +218,21 @@ def render(folder: Path) -> None:
 
 def race(options: argparse.Namespace) -> None:
     """Seed by seed, the contenders in turn, every second time backwards; what has a line is not run again."""
-    done = {(line["contender"], line["seed"], line["seconds"]) for line in lines("race")}
-    for seed in options.seeds:
+    options.budget, options.minutes = BUDGET_CPU_S, min(options.minutes, 7.3)  # TEMPORARY
+    done, began = {(line["contender"], line["seed"], line["budget_cpu_s"]) for line in lines("race")}, time.time()
+    for seed in (1, 2, 3, 4, 5):
         for name in CONTENDERS if seed % 2 else reversed(CONTENDERS):
-            if (name, seed, options.seconds) not in done:
-                add(search(name, options, seed, options.seconds))
+            if (name, seed, options.budget) not in done and time.time() - began < 60 * options.minutes:
+                add(search(name, options, seed))
 
 
 def overhead(options: argparse.Namespace) -> None:
-    """Seconds of a trial beside its stub, two at a time: from the end of the first tenth of the trials to the last."""
-    work = options.work.absolute()
+    """Seconds of a trial beside its stub, two at a time: from the end of the first tenth of the trials to the last, by
+    the clock and by the CPU seconds of all processes. What has a line is not run again."""
+    work, done = options.work.absolute(), {line["contender"] for line in lines("overhead")}
     for name in CONTENDERS:
+        if name in done:
+            continue
         before, out = os.getloadavg()[0], fresh(name, work, "stub")
         given = {"data": data_of(work), "out": out, "trials": STUB_TRIALS, "seconds": 500, "stub": STUB_S}
         env = environment(work, options.lightning, **given)
@@ -201,11 +240,15 @@ def overhead(options: argparse.Namespace) -> None:
         if name == "ours":
             call = [sys.executable, "-m", "benchmarks.beside.stub", str(work / "store"), out.name, str(STUB_TRIALS)]
         with (out / "output.txt").open("w") as stream:
-            subprocess.run(call, cwd=ROOT, env=env, stdout=stream, stderr=subprocess.STDOUT, timeout=500, check=True)
+            process = subprocess.Popen(call, cwd=ROOT, env=env, stdout=stream, stderr=subprocess.STDOUT)
+            got = watched(process, math.inf)
         ends = [one["time"] for one in events(name, work, out)]
         first = len(ends) // 10
-        each = 2 * (ends[-1] - ends[first]) / (len(ends) - 1 - first) - STUB_S
-        add({"what": "overhead", "contender": name, "trials": len(ends), "s": round(each, 3), **circumstances(before)})
+        count = len(ends) - 1 - first
+        begun, ended = np.interp([ends[first], ends[-1]], *zip(*got, strict=True))
+        told = {"trials": len(ends), "s": round(2 * (ends[-1] - ends[first]) / count - STUB_S, 3)}
+        told["cpu_s"] = round(float(ended - begun) / count, 3)
+        add({"what": "overhead", "contender": name, **told, **circumstances(before)})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -220,11 +263,14 @@ def parser() -> argparse.ArgumentParser:
         if call is data:
             verb.add_argument("--data", type=Path)
         if call is race:
-            verb.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-            verb.add_argument("--seconds", type=float, default=SECONDS)
+            verb.add_argument("--budget", type=float, default=BUDGET_CPU_S, help="CPU seconds of each search")
+            verb.add_argument("--minutes", type=float, default=120, help="begin no search later than that")
+            verb.add_argument("--seeds", help=argparse.SUPPRESS, type=int)  # TEMPORARY
+            verb.add_argument("--seconds", help=argparse.SUPPRESS, type=float)  # TEMPORARY
     return made
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     options = parser().parse_args()
     options.call(options)
