@@ -1,7 +1,7 @@
 """What a kill -9 costs, and what a bad file does: `python -m benchmarks.beside.hardship kill|bad --work DIR`.
 
 kill: the driver alone is killed 20 s after its first epoch; what survives it is left 10 s, counted and ended; then the
-same command is given again (the others' for 40 s more, ours to the end of its budget). bad: one MP3 is cut in half
+same command is given again (the others' for 30 s more, ours to the end of its budget). bad: one MP3 is cut in half
 (`cut`), or a text file is called .wav (`false`).
 """
 
@@ -31,7 +31,7 @@ from benchmarks.beside.run import (
     lines,
 )
 
-UNTIL_KILL_S, LEFT_S, AGAIN_S = 20.0, 10.0, 40.0
+UNTIL_KILL_S, LEFT_S, AGAIN_S, BUDGET_S = 20.0, 10.0, 30.0, 120.0
 Key = tuple[str, int]
 
 
@@ -53,11 +53,11 @@ def killed(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One search killed and begun again: its line."""
     work = options.work.absolute()
     load, out = os.getloadavg()[0], fresh(name, work, "kill")
-    given = {"data": data_of(work), "out": out, "seed": 1, "seconds": 120}
+    given = {"data": data_of(work), "out": out, "seed": 1, "seconds": BUDGET_S}
     env = environment(work, options.lightning, **given)
     with (out / "output.txt").open("w") as stream:
-        process = subprocess.Popen(command(name, work, out, 1, 120), cwd=ROOT, env=env, stdout=stream, stderr=stream)
-        limit = time.time() + 120
+        process = subprocess.Popen(command(name, work, out, 1, BUDGET_S), cwd=ROOT, env=env, stdout=stream, stderr=stream)
+        limit = time.time() + BUDGET_S
         while not events(name, work, out) and process.poll() is None and time.time() < limit:
             time.sleep(0.5)
         time.sleep(UNTIL_KILL_S)
@@ -72,7 +72,7 @@ def killed(name: str, options: argparse.Namespace) -> dict[str, Any]:
         time.sleep(1.0)
         cleaned = time.time()
         env["BESIDE_SECONDS"] = str(AGAIN_S)
-        again = command(name, work, out, 1, 120)  # a budget of ours counts both sessions
+        again = command(name, work, out, 1, BUDGET_S)  # a budget of ours counts both sessions
         code = subprocess.run(again, cwd=ROOT, env=env, stdout=stream, stderr=stream, timeout=300).returncode
     found = events(name, work, out)
     before, orphans, after = keys(found, 0, at), keys(found, at, cleaned), keys(found, cleaned, time.time())

@@ -1,4 +1,4 @@
-"""Ray Tune with OptunaSearch and ASHA, as "How to use Tune with PyTorch" teaches it, and its page on fault tolerance."""
+"""Ray Tune with OptunaSearch and ASHA, after "How to use Tune with PyTorch" and its page on fault tolerance."""
 
 from __future__ import annotations
 
