@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 import statistics
 import tokenize
 from collections.abc import Callable, Iterable, Sequence
@@ -57,10 +58,10 @@ def of(what: str, name: str) -> list[dict[str, Any]]:
 
 
 def spread(values: Iterable[float | None], digits: int) -> str:
-    """Median (lower to upper quartile)."""
+    """Median (lower to upper quartile); of fewer than three values these."""
     known = [value for value in values if value is not None]
-    if not known:
-        return "none"
+    if len(known) < 3:
+        return ", ".join(f"{value:.{digits}f}" for value in known) or "none"
     low, middle, high = (float(np.quantile(known, q)) for q in (0.25, 0.5, 0.75))
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
@@ -87,6 +88,10 @@ def rows() -> list[tuple[str, Callable[[str], str]]]:
     def overhead(key: str) -> Callable[[str], str]:
         return lambda name: f"{of('overhead', name)[-1][key]:.2f} s" if of("overhead", name) else "not run"
 
+    def pace(name: str) -> str:
+        left = ((line["epochs"] - 1, line["cpu_s"] - line["first_epoch_cpu_s"]) for line in of("race", name))
+        return spread((10 * epochs / seconds for epochs, seconds in left), 1)
+
     budget = f"{of('race', 'ours')[-1]['budget_cpu_s']:g} CPU seconds"
     return [
         ("seeds", lambda name: str(len(of("race", name)))),
@@ -94,6 +99,7 @@ def rows() -> list[tuple[str, Callable[[str], str]]]:
         ("CPU seconds until the first epoch is over", race("first_epoch_cpu_s", 1)),
         ("seconds by the clock until then", race("first_epoch_s", 0)),
         ("epochs trained", race("epochs", 0)),
+        ("epochs in 10 CPU seconds, from the first one on", pace),
         ("trials begun that ended an epoch", race("trials", 0)),
         ("seconds by the clock for all of it", race("wall_s", 0)),
         ("CPU seconds per trial beside its training", overhead("cpu_s")),
@@ -132,19 +138,21 @@ def panel(axis: int, left: float, title: str) -> str:
     """One of the two drawings: best score against one clock."""
     width, height, top = 400.0, 290.0, 30.0
     races = [line for name in CONTENDERS for line in of("race", name)]
-    last = races[0]["budget_cpu_s"] if axis else max(line["wall_s"] for line in races)
+    last: float = races[0]["budget_cpu_s"] if axis else max(line["wall_s"] for line in races)
     grid = [last * step / 200 for step in range(201)]
-    ceiling = max(line["best"] or 0.0 for line in races) * 1.03
+    ceiling: float = max(line["best"] or 0.0 for line in races) * 1.03
+
+    floor = math.floor(10 * min(line["curve"][0][2] for line in races)) / 10
 
     def x(at: float) -> float:
         return left + width * at / last
 
     def y(value: float) -> float:
-        return top + height * (1 - value / ceiling)
+        return top + height * (ceiling - max(value, floor)) / (ceiling - floor)
 
     parts = [f'<text x="{left}" y="{top - 12}">{title}</text>']
     for step in range(6):
-        at, value = last * step / 5, ceiling * step / 5
+        at, value = last * step / 5, floor + (ceiling - floor) * step / 5
         parts.append(f'<text x="{x(at):.1f}" y="{top + height + 18}" text-anchor="middle">{at:.0f}</text>')
         parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
         parts.append(f'<path d="M{left} {y(value):.1f}h{width}" stroke="#ddd"/>')
@@ -167,10 +175,11 @@ def figure() -> str:
         for index, name in enumerate(CONTENDERS)
     )
     seeds = min(len(of("race", name)) for name in CONTENDERS)
+    counted = f"median and quartiles of {seeds} seeds" if seeds > 1 else "one seed"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 940 390" font-family="sans-serif" font-size="13">'
         '<rect width="940" height="390" fill="white"/>'
-        + panel(1, 50, f"best validation score so far, by CPU seconds ({seeds} seeds, quartiles)")
+        + panel(1, 50, f"best validation score so far by CPU seconds, {counted}")
         + panel(0, 520, "the same by the clock, others at work")
         + legend
         + "</svg>\n"
