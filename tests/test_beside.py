@@ -73,7 +73,9 @@ def test_ours_trains_the_same_network() -> None:
     head = config.method.head.build(encoder.embed_dim, len(TAGS))
     ours, theirs = torch.nn.Sequential(encoder, head), network(8, 0.3, TAGS)
     assert str(ours) == str(theirs)
-    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [(k, v.shape) for k, v in theirs.state_dict().items()]
+    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
+        (k, v.shape) for k, v in theirs.state_dict().items()
+    ]
 
 
 def test_all_are_scored_alike() -> None:

@@ -56,7 +56,9 @@ def killed(name: str, options: argparse.Namespace) -> dict[str, Any]:
     given = {"data": data_of(work), "out": out, "seed": 1, "seconds": BUDGET_S}
     env = environment(work, options.lightning, **given)
     with (out / "output.txt").open("w") as stream:
-        process = subprocess.Popen(command(name, work, out, 1, BUDGET_S), cwd=ROOT, env=env, stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            command(name, work, out, 1, BUDGET_S), cwd=ROOT, env=env, stdout=stream, stderr=stream
+        )
         limit = time.time() + BUDGET_S
         while not events(name, work, out) and process.poll() is None and time.time() < limit:
             time.sleep(0.5)

@@ -96,7 +96,7 @@ def search(name: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
         process = subprocess.Popen(call, cwd=ROOT, env=env, stdout=stream, stderr=subprocess.STDOUT)
         got = watched(process, options.budget)
     found = [one for one in events(name, work, out) if one["time"] <= got[-1][0]]
-    cpu = [round(float(s), 2) for s in np.interp([one["time"] for one in found], *zip(*got, strict=True))]
+    cpu = cpu_at(got, [one["time"] for one in found])
     curve: list[tuple[float, float, float]] = []
     for one, spent in zip(found, cpu, strict=True):
         if not curve or one["value"] > curve[-1][2]:
@@ -134,6 +134,12 @@ def watched(process: subprocess.Popen[bytes], budget: float) -> list[tuple[float
                 os.kill(number, signal.SIGKILL)
     process.wait()
     return got
+
+
+def cpu_at(got: list[tuple[float, float]], times: list[float]) -> list[float]:
+    """The CPU seconds at some times."""
+    clock, spent = np.array(got).T
+    return [round(float(value), 2) for value in np.interp(times, clock, spent)]
 
 
 def cpu_seconds(root: int) -> dict[int, float]:
@@ -218,34 +224,23 @@ def render(folder: Path) -> None:
 
 def race(options: argparse.Namespace) -> None:
     """Seed by seed, the contenders in turn, every second time backwards; what has a line is not run again."""
-    Path('/proc/self/autogroup').write_text('-10')  # TEMPORARY
-    options.budget, options.minutes = BUDGET_CPU_S, min(options.minutes, 7.3)  # TEMPORARY
     done, began = {(line["contender"], line["seed"], line["budget_cpu_s"]) for line in lines("race")}, time.time()
     for seed in (1, 2, 3, 4, 5):
-        if seed == 2:  # TEMPORARY block
-            from benchmarks.beside import hardship
-
-            for name in CONTENDERS:
-                if time.time() - began < 60 * options.minutes:
-                    overhead(options, name)
-            for name in CONTENDERS:
-                old = {line["contender"] for line in lines("kill")}
-                if name not in old and time.time() - began < 60 * options.minutes:
-                    add(hardship.killed(name, options))
         for name in CONTENDERS if seed % 2 else reversed(CONTENDERS):
             if (name, seed, options.budget) not in done and time.time() - began < 60 * options.minutes:
                 add(search(name, options, seed))
 
 
-def overhead(options: argparse.Namespace, only: str = '') -> None:
+def overhead(options: argparse.Namespace) -> None:
     """Seconds of a trial beside its stub, two at a time: from the end of the first tenth of the trials to the last, by
     the clock and by the CPU seconds of all processes. What has a line is not run again."""
     work, done = options.work.absolute(), {line["contender"] for line in lines("overhead")}
     for name in CONTENDERS:
-        if name in done or (only and name != only):
+        if name in done:
             continue
         before, out = os.getloadavg()[0], fresh(name, work, "stub")
         given = {"data": data_of(work), "out": out, "trials": STUB_TRIALS, "seconds": 500, "stub": STUB_S}
+        given["epochs"] = 1
         env = environment(work, options.lightning, **given)
         call = command(name, work, out, 0, 500)
         if name == "ours":
@@ -256,9 +251,9 @@ def overhead(options: argparse.Namespace, only: str = '') -> None:
         ends = [one["time"] for one in events(name, work, out)]
         first = len(ends) // 10
         count = len(ends) - 1 - first
-        begun, ended = np.interp([ends[first], ends[-1]], *zip(*got, strict=True))
+        begun, ended = cpu_at(got, [ends[first], ends[-1]])
         told = {"trials": len(ends), "s": round(2 * (ends[-1] - ends[first]) / count - STUB_S, 3)}
-        told["cpu_s"] = round(float(ended - begun) / count, 3)
+        told["cpu_s"] = round((ended - begun) / count, 3)
         add({"what": "overhead", "contender": name, **told, **circumstances(before)})
 
 
@@ -276,8 +271,6 @@ def parser() -> argparse.ArgumentParser:
         if call is race:
             verb.add_argument("--budget", type=float, default=BUDGET_CPU_S, help="CPU seconds of each search")
             verb.add_argument("--minutes", type=float, default=120, help="begin no search later than that")
-            verb.add_argument("--seeds", help=argparse.SUPPRESS, type=int)  # TEMPORARY
-            verb.add_argument("--seconds", help=argparse.SUPPRESS, type=float)  # TEMPORARY
     return made
 
 

@@ -38,14 +38,16 @@ class Tagger(pl.LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """The loss of a batch."""
-        if self.trainer.max_steps == 1:  # measured
-            stubbed(OUT, self.number)  # measured
+        if stubbed(OUT, self.number) is not None:  # measured
+            batch = (batch[0][:2], batch[1][:2])  # measured
         loss = binary_cross_entropy_with_logits(self.model(batch[0]), batch[1])
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Scores of a batch."""
+        if GIVEN.stub_s:  # measured
+            batch = (batch[0][:2], batch[1][:2])  # measured
         self.score(self.model(batch[0]).sigmoid(), batch[1].long())
         self.log("score", self.score)
 
@@ -83,7 +85,7 @@ def objective(trial: optuna.Trial) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=5,
-        **({"max_steps": 1, "limit_val_batches": 1} if GIVEN.stub_s else {}),  # measured
+        **({"limit_train_batches": 1, "limit_val_batches": 1} if GIVEN.stub_s else {}),  # measured
     )
     train = DataLoader(SPLITS["train"], batch_size=batch_size, shuffle=True)
     last = folder / "last.ckpt"
