@@ -19,5 +19,5 @@ def network(channels: int, dropout: float, tags: Sequence[str]) -> nn.Module:
     audio = AudioInput(sample_rate_hz=RATE_HZ, clip_samples=SAMPLES)
     spec = DataSpec(input=audio, tags=tuple(tags), exclusive=False)
     encoder = PannCNNConfig(layout="cnn6", hop_samples=640, channels=channels, dropout=0.0).build(spec)
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.to(memory_format=torch.channels_last)
     return nn.Sequential(encoder, LinearHeadConfig(dropout=dropout).build(encoder.embed_dim, len(tags)))

@@ -153,10 +153,10 @@ def panel(axis: int, left: float, title: str) -> str:
     floor = math.floor(10 * min(line["curve"][0][2] for line in races)) / 10
 
     def x(at: float) -> float:
-        return left + width * at / last
+        return float(left + width * at / last)
 
     def y(value: float) -> float:
-        return top + height * (ceiling - max(value, floor)) / (ceiling - floor)
+        return float(top + height * (ceiling - max(value, floor)) / (ceiling - floor))
 
     parts = [f'<text x="{left}" y="{top - 12}">{title}</text>']
     for step in range(6):

@@ -219,7 +219,7 @@ def render(folder: Path) -> None:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["path", "split", "tags"])
         for clip in clips:
-            table.writerow([Path(clip.source).relative_to(folder), clip.split, "|".join(clip.tags)])
+            table.writerow([Path(str(clip.source)).relative_to(folder), clip.split, "|".join(clip.tags)])
 
 
 def race(options: argparse.Namespace) -> None:

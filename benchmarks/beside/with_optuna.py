@@ -55,7 +55,7 @@ def objective(trial: optuna.Trial) -> float:
         model.train()
         for audio, tags in DataLoader(SPLITS["train"], batch_size=batch_size, shuffle=True):
             optimizer.zero_grad()
-            binary_cross_entropy_with_logits(model(audio), tags).backward()
+            binary_cross_entropy_with_logits(model(audio), tags).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         value = score(model, SPLITS["valid"])
         if value > best:

@@ -42,7 +42,8 @@ def train(config: dict[str, Any], clips: tuple[dict[str, TensorDataset], list[st
     torch.set_num_threads(1)
     trial = tune.get_context().get_trial_id()  # measured
     if (stub := stubbed(OUT, trial)) is not None:  # measured
-        return tune.report({"score": stub, "best": stub})  # measured
+        tune.report({"score": stub, "best": stub})  # measured
+        return  # measured
     splits, tags = clips
     torch.manual_seed(SEED)
     model = network(config["channels"], config["dropout"], tags)
@@ -59,7 +60,7 @@ def train(config: dict[str, Any], clips: tuple[dict[str, TensorDataset], list[st
         model.train()
         for audio, targets in DataLoader(splits["train"], batch_size=config["batch_size"], shuffle=True):
             optimizer.zero_grad()
-            binary_cross_entropy_with_logits(model(audio), targets).backward()
+            binary_cross_entropy_with_logits(model(audio), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         value = score(model, splits["valid"])
         best = max(best, value)
