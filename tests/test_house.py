@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processes import environment
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "atose_ray"
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if "\ndef main(" in path.read_text()} | {"cli"}
@@ -101,3 +103,12 @@ def test_public_names_have_docstrings() -> None:
             ):
                 bare.append(f"{path.relative_to(ROOT)}:{node.name}")
     assert not bare
+
+
+def test_a_training_begins_without_what_only_some_need() -> None:
+    """Every trial is a process that imports this."""
+    lines = (
+        "import sys, atose_ray.training.folds; print(*{'sklearn', 'scipy.stats', 'pandas', 'ray'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", lines], env=environment(), capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

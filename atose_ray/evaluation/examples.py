@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy.special import logit
-from scipy.stats import rankdata
 
 from atose_ray.audio.io import wav_of
 from atose_ray.audio.resample import Resampler
@@ -70,6 +69,8 @@ def worst_mistakes(scores: ClipScores, exclusive: bool) -> tuple[list[Mistake], 
 
     A clip stands in the two lists together at most WORST_OF_CLIP times. Of exclusive tags each wrong clip is a false
     positive of one tag and a false negative of another, so it stands at most once in each."""
+    from scipy.stats import rankdata  # here: a second of the start of every trial
+
     scores_NC, tags_NC = scores.scores_NC, scores.tags_NC > 0
     given_NC, needed_C = decision(scores_NC, tags_NC, exclusive)
     rank_NC = rankdata(-scores_NC, "ordinal", axis=1 if exclusive else 0)

@@ -12,11 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neural_network import MLPClassifier
-from sklearn.preprocessing import StandardScaler
 
 from atose_ray.data.downstream import Classifier
 from atose_ray.evaluation.metrics import clip_metrics
@@ -60,6 +55,10 @@ def average_by_clip(embed_RE: Array, tags_RC: Array, clip_id_R: Array) -> Embedd
 
 def classifier(kind: Classifier, random: np.random.RandomState, exclusive: bool) -> Any:
     """A scikit-learn classifier of one class or of several tags."""
+    from sklearn.linear_model import LogisticRegression  # here: a second of the start of every trial
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.neural_network import MLPClassifier
+
     if kind == "mlp":
         return MLPClassifier((HIDDEN,), random_state=random)
     linear = LogisticRegression(max_iter=ITERATIONS, random_state=random)
@@ -68,6 +67,9 @@ def classifier(kind: Classifier, random: np.random.RandomState, exclusive: bool)
 
 def probe(pair: Pair, kind: Classifier, random: np.random.RandomState, exclusive: bool) -> dict[str, float]:
     """One fit -> {metric: value} of its test clips: accuracy, or of clips with several tags the areas."""
+    from sklearn.exceptions import ConvergenceWarning  # here: a second of the start of every trial
+    from sklearn.preprocessing import StandardScaler
+
     train, test = pair
     scaler, model = StandardScaler().fit(train.embed_NE), classifier(kind, random, exclusive)
     x_NE, test_NE = scaler.transform(train.embed_NE), scaler.transform(test.embed_NE)

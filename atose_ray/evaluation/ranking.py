@@ -7,7 +7,6 @@ the order of the columns."""
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.stats import rankdata
 
 from atose_ray.evaluation.metrics import check_scores
 from atose_ray.types import Array
@@ -19,6 +18,8 @@ APART = ("roc_auc", "map")  # what is shown of seen and unseen tags apart, with 
 def row_areas(scores_RX: Array, labels_RX: Array, counted_RX: Array | None = None) -> tuple[Array, Array]:
     """[R, X], {0, 1} [R, X], and which of them count (None: all) -> area under the ROC curve and average precision of
     every row, [R] each; NaN where there is none."""
+    from scipy.stats import rankdata  # here: a second of the start of every trial
+
     positive_RX = labels_RX > 0
     if counted_RX is not None:
         scores_RX, positive_RX = np.where(counted_RX, scores_RX, -np.inf), positive_RX & counted_RX

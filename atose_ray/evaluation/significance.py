@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from atose_ray.config import OF_CLIPS
 from atose_ray.evaluation.metrics import check_scores
@@ -48,7 +48,7 @@ def spread(values: list[float]) -> Spread:
         raise ValueError("expected the score of one training or more, but got none")
     mean, one = float(np.mean(values)), len(values) == 1
     deviation = 0.0 if one else float(np.std(values, ddof=1))
-    half = 0.0 if one else float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    half = 0.0 if one else float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
     return Spread(mean, deviation, mean - half, mean + half)
 
 
@@ -86,7 +86,7 @@ def wilson(right: int, count: int) -> list[float]:
     clips are right, or none. Raises ValueError without a clip."""
     if not 0 <= right <= count or count < 1:
         raise ValueError(f"expected a share of one clip or more, but got {right} of {count}")
-    z = float(stats.norm.ppf(0.975))
+    z = float(ndtri(0.975))
     share, squared = right / count, z * z / count
     middle = (share + squared / 2) / (1 + squared)
     half = z / (1 + squared) * math.sqrt(share * (1 - share) / count + squared / (4 * count))
