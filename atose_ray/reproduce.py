@@ -147,10 +147,10 @@ def as_text(ended: list[tuple[MeasuredRow, Result]]) -> str:
         row, result = some[0]
         lines.append(f"{result.status:<8} {row.name if len(some) == 1 else f'{name}.* ({len(some)} rows)'}")
         lines += [f"           {line}" for line in details(result)]
-    lines.append(f"{'':<14}{'PASS':>6}{'FAIL':>6}{'NOT RUN':>9}")
+    lines.append(f"{'':<14}" + "".join(f"{status:>9}" for status in record.STATUSES))
     for system in dict.fromkeys([*(row.name.partition(".")[0] for row, _ in ended), ""]):
         counts = Counter(result.status for row, result in ended if row.name.startswith(system))
-        lines.append(f"{system or 'all':<14}{counts['PASS']:>6}{counts['FAIL']:>6}{counts['NOT RUN']:>9}")
+        lines.append(f"{system or 'all':<14}" + "".join(f"{counts[status]:>9}" for status in record.STATUSES))
     return "\n".join(lines)
 
 

@@ -92,7 +92,8 @@ class Runnable(Config):
 
 class ClaimRow(Row):
     """The first arm's number is greater than the second's, or than the constant `than`. arms: {seed} in their commands
-    is 0, 1, ... below `seeds`. It holds where Student's 95 % interval of the difference lies above 0."""
+    is 0, 1, ... below `seeds`. It holds where Student's 95 % interval of the difference lies above 0, does not where
+    it lies below, and is open where 0 is in it."""
 
     kind: Literal["claim"]
     scale: Scale = "laptop"

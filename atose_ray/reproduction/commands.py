@@ -98,7 +98,7 @@ def number_at(tree: Any, place: str) -> float:
 
 
 def claim(row: ClaimRow, commands: Commands) -> Result:
-    """Every arm with every seed: the difference's mean and its interval."""
+    """Every arm with every seed: the difference's mean and its interval. OPEN where that holds 0."""
     shown = by_hand(row.arms.values(), {})
     if commands.scale == "smoke":
         reason = f"{row.seeds} seeds of small trainings on rendered sound, a minute or two: --scale laptop"
@@ -116,8 +116,9 @@ def claim(row: ClaimRow, commands: Commands) -> Result:
     ours = f"{difference.mean:+.4f} (95 % {difference.low:+.4f} to {difference.high:+.4f}, {row.seeds} seeds)"
     figures = [Figure(arm, None, f"{spread(of).mean:.4f}") for arm, of in values.items()]
     figures.append(Figure(f"{name} minus {other}", row.published, ours, None, difference.low > 0))
-    other_way = "the other way round" if difference.high < 0 else "not shown: the interval holds 0"
-    return judged(figures, "" if difference.low > 0 else other_way, shown)
+    if difference.low <= 0 <= difference.high:
+        return Result("OPEN", tuple(figures), "not shown: the interval holds 0", shown)
+    return judged(figures, "" if difference.low > 0 else "the other way round", shown)
 
 
 def score(row: ScoreRow, commands: Commands) -> Result:

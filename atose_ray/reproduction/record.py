@@ -6,13 +6,14 @@ import platform
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import atose_ray
 from atose_ray.reproduction.claims import MeasuredRow
 from atose_ray.storage import Store
 
-Status = Literal["PASS", "FAIL", "NOT RUN"]
+Status = Literal["PASS", "FAIL", "OPEN", "NOT RUN"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 FOLDER = "reproduce"
 
 
@@ -29,7 +30,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """reason: why a row is not run, or what to say of a failure. commands: what ran, or what would. row: its identity,
+    """status: OPEN is a claim that so small a measurement shows neither way. reason: why a row is not run, or what to say
+    of a failure. commands: what ran, or what would. row: its identity,
     so that a row that was changed is measured anew. about: when, where, with which versions."""
 
     status: Status

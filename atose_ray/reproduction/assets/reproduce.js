@@ -1,6 +1,6 @@
 // The page of published claims: how many hold, and a table per system.
 
-const STATUSES = ["PASS", "FAIL", "NOT RUN"];
+const STATUSES = ["PASS", "FAIL", "OPEN", "NOT RUN"];
 const KINDS = {
   parameters: "Parameter counts", recipe: "Recipes", value: "Numbers that follow from the definitions",
   vectors: "Numbers of the published code", claim: "Claims, on rendered sound (a direction at small size, no published number)",
@@ -101,7 +101,7 @@ function draw() {
   const of = (name) => document.querySelector(`[data-draw="${name}"]`);
   const counts = Object.fromEntries(tally(every));
   document.getElementById("sentence").textContent =
-    `${counts.PASS} rows hold, ${counts.FAIL} do not, ${counts["NOT RUN"]} were not run at scale ${REPORT.scale}: each says why, and how it would be.`;
+    `${counts.PASS} rows hold, ${counts.FAIL} do not, ${counts.OPEN} stay open at this size, ${counts["NOT RUN"]} were not run at scale ${REPORT.scale}: each says why, and how it would be.`;
   of("tiles").replaceChildren(...tally(every).map(([status, n]) => h("div", {}, h("dt", {}, status), h("dd", {}, count(n)))),
     h("div", {}, h("dt", {}, "scale"), h("dd", {}, REPORT.scale)), h("div", {}, h("dt", {}, "time of the rows that ran"), h("dd", {}, duration(REPORT.seconds))));
   of("links").replaceChildren(...REPORT.systems.map((system) => h("a", { href: `#${system.name}` }, `${system.title}: ${tally(system.rows).map(([status, n]) => `${n} ${status}`).join(", ")}`)));
