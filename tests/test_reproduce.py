@@ -288,7 +288,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     again = [name for name in seen if "recipe" in name or "parameters" in name]
     assert again == ["coala.recipe.ae_c", "coala.recipe.e_c"]
     out = capsys.readouterr().out
-    assert re.search(r"^coala +4 +0 +16$", out, re.M) and "21 of 21 values as published" in out
+    assert re.search(r"^coala +4 +0 +0 +16$", out, re.M) and "21 of 21 values as published" in out
     assert "NOT RUN  coala.score.gtzan.* (3 rows)\n           data not at hand: gtzan_22k, coala_hdf5" in out
 
 

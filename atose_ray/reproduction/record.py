@@ -30,9 +30,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """status: OPEN is a claim that so small a measurement shows neither way. reason: why a row is not run, or what to say
-    of a failure. commands: what ran, or what would. row: its identity,
-    so that a row that was changed is measured anew. about: when, where, with which versions."""
+    """status: OPEN is a claim that so small a measurement shows neither way. reason: why a row is not run, or what to
+    say of a failure. commands: what ran, or what would. row: its identity, so that a row that was changed is measured
+    anew. about: when, where, with which versions."""
 
     status: Status
     figures: tuple[Figure, ...] = ()
