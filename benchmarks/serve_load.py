@@ -1,7 +1,7 @@
 """A service under load on this machine: `python benchmarks/serve_load.py MODEL [--requests N] [--clients C]`.
 
-MODEL: a model folder. Each row is a service of its own: in one process with and without batches, on Ray Serve with one
-and two replicas, and with two of which one is killed in the middle of the requests. Clients are threads of this process
+MODEL: a model folder. Each row is a service of its own: in one process and on Ray Serve with and without batches, with
+two replicas, and with two of which one is killed in the middle of the requests. Clients are threads of this process
 on the same cores, so the figures are a floor. Prints a table; ends all that it started, by process id.
 """
 
@@ -32,6 +32,7 @@ UP_S = 180.0
 ROWS: list[tuple[str, list[str], bool]] = [
     ("one process, no batches", ["--local", "--set", "batch=0"], False),
     ("one process, batches", ["--local"], False),
+    ("Ray Serve, 1 replica, no batches", ["--set", "replicas=1", "--set", "batch=0"], False),
     ("Ray Serve, 1 replica, batches", ["--set", "replicas=1"], False),
     ("Ray Serve, 2 replicas, batches", ["--set", "replicas=2"], False),
     ("Ray Serve, 2 replicas, one killed", ["--set", "replicas=2"], True),
