@@ -88,3 +88,28 @@ def test_the_users_file_counts_more_than_the_autoscalers(ray_cluster, tmp_path: 
     monkeypatch.setattr(cluster, "autoscaler_node_types", lambda: [("other", 2.0, 8.0, 3)])
     nodes = cluster.cluster_nodes(str(tmp_path / "c.yaml"))
     assert nodes.text() == "1 x head (4 CPUs); to be started up to 2 x card (2 CPUs, 1 GPU)"  # its head is as it runs
+
+
+def test_a_ray_that_was_too_slow_to_start_is_tried_again_on_other_ports(monkeypatch) -> None:
+    ports: list[int] = []
+    slow = Exception("The current node timed out during startup. This could happen because ...")
+
+    def init(**options: object) -> None:
+        ports.append(options["dashboard_port"])  # type: ignore[arg-type]
+        if len(ports) < 3:
+            raise slow
+
+    monkeypatch.setattr(cluster_module.ray, "init", init)
+    monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    cluster_module.start({"num_cpus": 1})
+    assert len(set(ports)) == 3
+    ports.append(0)
+    monkeypatch.setattr(cluster_module, "START_TRIES", 1)
+    ports.clear()
+    with pytest.raises(Exception, match="timed out during startup"):
+        cluster_module.start({})
+    assert len(ports) == 1
+    monkeypatch.setattr(cluster_module.ray, "init", lambda **options: (_ for _ in ()).throw(ValueError("no such port")))
+    with pytest.raises(ValueError, match="no such port"):
+        cluster_module.start({})

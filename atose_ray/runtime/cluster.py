@@ -32,6 +32,8 @@ ENVIRONMENT = {
 
 HEAD = "node:__internal_head__"  # a resource that Ray gives the head
 ANSWER_S = 60.0
+START_TRIES = 3
+TOO_SLOW = ("timed out during startup", "Failed to start the dashboard")  # of Ray's parts, for each other
 
 
 @contextmanager
@@ -59,12 +61,7 @@ def cluster(
     if address:
         join(address, quiet)
     else:
-        port = free_port()
-        # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
-        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        quiet["object_store_memory"] = object_store_bytes
-        with agent_on_free_port():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, **quiet)
+        start({"num_cpus": cpus, "object_store_memory": object_store_bytes, **quiet})
     if not loud:
         hush()
     try:
@@ -73,6 +70,23 @@ def cluster(
         ray.shutdown()
         if not address:
             os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+
+
+def start(options: Mapping[str, Any]) -> None:
+    """Start Ray on this machine. Its parts wait 30 and 60 s for each other, which on a busy machine may be too short:
+    then it is tried again, on other ports. Raises what the last of START_TRIES raised."""
+    for tries_left in reversed(range(START_TRIES)):
+        port = free_port()
+        # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        try:
+            with agent_on_free_port():
+                ray.init(address="local", include_dashboard=True, dashboard_port=port, **options)
+            return
+        except Exception as error:  # Ray has no type of its own for these
+            if not tries_left or not any(words in str(error) for words in TOO_SLOW):
+                raise
+            ray.shutdown()
 
 
 def join(address: str, options: Mapping[str, Any]) -> None:
