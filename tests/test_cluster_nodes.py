@@ -99,17 +99,16 @@ def test_a_ray_that_was_too_slow_to_start_is_tried_again_on_other_ports(monkeypa
         if len(ports) < 3:
             raise slow
 
-    monkeypatch.setattr(cluster_module.ray, "init", init)
-    monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
-    cluster_module.start({"num_cpus": 1})
+    cluster.start({"num_cpus": 1})
     assert len(set(ports)) == 3
-    ports.append(0)
-    monkeypatch.setattr(cluster_module, "START_TRIES", 1)
+    monkeypatch.setattr(cluster, "START_TRIES", 1)
     ports.clear()
     with pytest.raises(Exception, match="timed out during startup"):
-        cluster_module.start({})
+        cluster.start({})
     assert len(ports) == 1
-    monkeypatch.setattr(cluster_module.ray, "init", lambda **options: (_ for _ in ()).throw(ValueError("no such port")))
+    monkeypatch.setattr(cluster.ray, "init", lambda **options: (_ for _ in ()).throw(ValueError("no such port")))
     with pytest.raises(ValueError, match="no such port"):
-        cluster_module.start({})
+        cluster.start({})
