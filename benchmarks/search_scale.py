@@ -213,4 +213,5 @@ if __name__ == "__main__":
         run(options.space or "demo", options.minutes, options.workers)
     else:
         print(tables(rows_of(RESULTS)))
+        FIGURE.write_text(figure(rows_of(RESULTS)), encoding="utf-8")
         FIGURE.write_text(figure(rows_of(RESULTS)))
