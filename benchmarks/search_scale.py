@@ -2,7 +2,7 @@
 
     python -m benchmarks.search_scale run demo             # over results/search_table.jsonl
     python -m benchmarks.search_scale run instruments      # over results/search_table_instruments.jsonl
-    python -m benchmarks.search_scale tables               # what was found, as Markdown, and docs/search_scale.svg
+    python -m benchmarks.search_scale tables [--figure]    # what was found, as Markdown, and docs/search_scale.svg
 
 `run` goes on where it was. Time is counted in whole trainings (the table's median). benchmarks/simulation.py says what
 is simulated. The top shares of a surrogate are those of 20,000 of its configurations drawn at random.
@@ -208,10 +208,12 @@ if __name__ == "__main__":
     parser.add_argument("space", nargs="?", choices=tuple(TABLES))
     parser.add_argument("--workers", type=int, help="the lines of so many alone")
     parser.add_argument("--minutes", type=float, default=math.inf, help="after which `run` begins nothing else")
+    parser.add_argument("--figure", action="store_true", help="with `tables`: docs/search_scale.svg too")
     options = parser.parse_args()
     if options.mode == "run":
         run(options.space or "demo", options.minutes, options.workers)
     else:
         print(tables(rows_of(RESULTS)))
-        FIGURE.write_text(figure(rows_of(RESULTS)), encoding="utf-8")
+        if options.figure:
+            FIGURE.write_text(figure(rows_of(RESULTS)), encoding="utf-8")
         FIGURE.write_text(figure(rows_of(RESULTS)))
