@@ -1,7 +1,7 @@
 """Pages that open offline: one file with its style, its scripts and its data, which asks no network for anything.
 
-A template holds @@TITLE@@, @@STYLE@@, @@SCRIPT@@ and @@DATA@@. Text from the data reaches the page only through JSON
-and `textContent`, so no tag, file name or error message can become markup.
+A template holds @@HEAD@@, @@TITLE@@, @@STYLE@@ and @@FOOT@@; @@SCRIPT@@ and @@DATA@@ stand in the foot. Text from the
+data reaches the page only through JSON and `textContent`, so no tag, file name or error message can become markup.
 """
 
 import html
@@ -22,13 +22,14 @@ def offline_page(
     sources = [*map(shared.joinpath, SHARED_SCRIPTS), *map(assets.joinpath, scripts)]
     sheets = [shared.joinpath("page.css"), *map(assets.joinpath, styles)]
     parts = {
-        "HEAD": shared.joinpath("head.html").read_text(encoding="utf-8").rstrip(),
         "TITLE": html.escape(well_formed(title)),
         "STYLE": "\n".join(source.read_text(encoding="utf-8") for source in sheets),
         "SCRIPT": "\n".join(source.read_text(encoding="utf-8") for source in sources),
         "DATA": script_safe(data),
     }
     page = assets.joinpath(template).read_text(encoding="utf-8")
+    for name in ("head", "foot"):
+        page = page.replace(f"@@{name.upper()}@@", shared.joinpath(f"{name}.html").read_text(encoding="utf-8").rstrip())
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], page)  # one pass: data may hold a placeholder
 
 
