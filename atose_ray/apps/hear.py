@@ -12,7 +12,7 @@ from torch import nn
 
 from atose_ray.apps.embeddings import Embedding, embedding_of
 from atose_ray.apps.index import embedded
-from atose_ray.apps.sounds import wav_of_samples
+from atose_ray.apps.sounds import samples_of
 from atose_ray.training import checkpoint
 
 RATES_HZ = (16000, 22050, 44100, 48000)  # that the API allows
@@ -34,8 +34,8 @@ class HearModel(nn.Module):
     def embed(self, audio: torch.Tensor, hop_s: float | None) -> list[Embedding]:
         """[B, T] -> an embedding of each. Raises AudioError for audio that is not finite."""
         rows_BT = audio.detach().float().cpu().numpy()
-        contents = [wav_of_samples(row_T, self.sample_rate) for row_T in rows_BT]
-        return [embedding_of(self.trained, content, hop_s, "a sound") for content in contents]
+        sounds = (samples_of(row_T, self.sample_rate) for row_T in rows_BT)
+        return [embedding_of(self.trained, sound, hop_s, "a sound") for sound in sounds]
 
 
 def load_model(model_file_path: str = "") -> HearModel:

@@ -3,20 +3,17 @@
 All of them are read by `audio.io.decode_parts`: the same sound gives the same numbers however it comes."""
 
 import contextlib
-import io
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import soundfile
 
 from atose_ray.audio.io import Samples, Source
 from atose_ray.storage import Store, folder_of, is_uri
 from atose_ray.types import Array
 
 Sound = str | os.PathLike[str] | bytes | BinaryIO | Array
-MOST_BYTES = 2**32 - 4096  # that a WAV file can hold
 
 
 @contextlib.contextmanager
@@ -64,15 +61,3 @@ def samples_of(samples: Array, sample_rate: int | None) -> Samples:
         raise ValueError(f"samples are floats in [-1, 1], int16 or int32, but got {samples.dtype}; convert them")
     audio_TC = samples if samples.ndim == 2 else samples[:, None]
     return Samples(audio_TC.astype(np.float32), sample_rate)
-
-
-def wav_of_samples(samples: Array, sample_rate: int | None) -> bytes:
-    """As `samples_of` -> a WAV file of float32. Raises ValueError as that, and for more than 4 GiB."""
-    audio_TC, rate_hz = samples_of(samples, sample_rate)
-    if samples.size * 4 > MOST_BYTES:
-        raise ValueError(
-            f"samples may take 4 GiB as float32, but these are {samples.size}; write a file, and give that"
-        )
-    content = io.BytesIO()
-    soundfile.write(content, audio_TC, rate_hz, format="WAV", subtype="FLOAT")
-    return content.getvalue()
