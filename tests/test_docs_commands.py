@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, render_tiny
+from conftest import RATE, render_folds
 from processes import PATIENCE_S, ROOT, environment, verb
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -65,11 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the pages name."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "DIR").mkdir()
-    source = render_tiny(folder / "DIR", 48)
-    header, *lines = (source / "tags.csv").read_text().splitlines()
-    at = header.split(",").index("tags")
-    rows = [f"{line.split(',')[0]},{number // 4 % 3},{line.split(',')[at]}" for number, line in enumerate(lines)]
-    (source / "tags.csv").write_text("\n".join(["path,fold,tags", *rows]) + "\n")
+    render_folds(folder / "DIR", 48)
     rng = np.random.default_rng(0)
     for name, seconds in (("song.mp3", 4), ("other.flac", 3), ("street.wav", 6), ("rain.wav", 2), ("film.wav", 5)):
         soundfile.write(folder / name, 0.1 * rng.standard_normal(int(seconds * 16000)).astype(np.float32), 16000)

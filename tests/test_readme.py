@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import render_tiny
+from conftest import render_folds
 from processes import PATIENCE_S, ROOT, environment, verb
 from serving import free_port, serving
 
@@ -59,11 +59,7 @@ def test_readme_names_the_commands_of_a_first_hour() -> None:
 @pytest.mark.ray
 def test_every_command_of_readme_ends_well(tmp_path: Path) -> None:
     (tmp_path / "DIR").mkdir()
-    source = render_tiny(tmp_path / "DIR", 48)
-    header, *lines = (source / "tags.csv").read_text().splitlines()
-    at = header.split(",").index("tags")
-    rows = [f"{line.split(',')[0]},{number // 4 % 3},{line.split(',')[at]}" for number, line in enumerate(lines)]
-    (source / "tags.csv").write_text("\n".join(["path,fold,tags", *rows]) + "\n")
+    render_folds(tmp_path / "DIR", 48)
     for line in commands():
         more = next((small for start, small in SMALL.items() if f"atose_ray.{start}" in line), "")
         if "atose_ray.stop" in line or "atose_ray.serve" in line:
