@@ -7,10 +7,10 @@ the learning rate changes. Their weight decay, which the published code does not
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from atose_ray.types import Config
 
@@ -29,15 +29,13 @@ class OptimizerConfig(Config):
     average: decay of an exponential moving average of the weights, step by step; it is what is scored, kept, and what
         the next stage begins with (training/averaging.py). None scores the weights as they are trained."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("average",)
+
     lr: float = Field(default=1e-3, gt=0, le=10)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     average: float | None = Field(default=None, gt=0, lt=1)
-
-    @model_serializer(mode="wrap")
-    def _as_before_these_were_there(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if value or key not in ("average", "decay")}
 
     @abstractmethod
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -118,6 +116,8 @@ class KerasSGDConfig(MomentumConfig):
     """SGD whose velocity contains the learning rate: after a drop of the rate the old velocity decays by `momentum`.
 
     decay: the rate of update n (from 0) of a stage is divided by 1 + decay * n."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("average", "decay")
 
     kind: Literal["keras_sgd"] = "keras_sgd"
     decay: float = Field(default=0.0, ge=0, le=1)

@@ -62,9 +62,18 @@ def package_yaml(package: str, name: str) -> Any:
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error that names it."""
+    """Base of every configuration: immutable, and an unknown key is an error that names it.
+
+    LATER: fields that came after others of the class were written down. At their default they are left out when it is
+    written, so that what was there before keeps its identity and is read by what was there before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {key: value for key, value in plain(self).items() if key not in usual}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,16 +181,14 @@ class DataSpec(Config):
     input: what a clip is. Its length is that of one forward pass: in a manifest the longest stored clip, in a model's
     folder the crop it was trained on."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("held_out",)
+
     input: Input
     tags: tuple[str, ...] = Field(min_length=1)
     exclusive: bool = Field(description="True: exactly one tag per clip (softmax). False: any number (sigmoid).")
     peak_normalize: bool = Field(default=False, description="True: every clip is divided by its highest magnitude.")
     counts: dict[Split, int] = Field(default_factory=dict, description="Clips per split.")
     held_out: tuple[str, ...] = Field(default=(), description="Of the tags, those of validation only (data/views.py).")
-
-    @model_serializer(mode="wrap")
-    def _as_before_tags_were_held_out(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if value or key != "held_out"}
 
     @model_validator(mode="before")
     @classmethod

@@ -5,11 +5,11 @@ All of it follows from (seed, epoch, clip), mixing also from the batch; validati
 the same however clips are read (stream, host, device, Ray Data) and after a resume."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from scipy.special import betaincinv
 
 from atose_ray.audio.speed import at_speeds
@@ -36,15 +36,13 @@ class AugmentConfig(Config):
         from Beta(alpha, alpha), and the larger of x and 1 - x taken. 0 mixes nothing.
     label_smoothing: so much of a tag's 0 or 1 is given to 1/2, of exclusive tags to all alike (Szegedy et al. 2016)."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("speed",)
+
     speed: float = Field(default=0.0, ge=0, le=0.5, multiple_of=0.01)
     gain_db: float = Field(default=0.0, ge=0, le=40)
     shift: float = Field(default=0.0, ge=0, le=1)
     mixup: float = Field(default=0.0, ge=0, le=10)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_serializer(mode="wrap")
-    def _as_before_it_had_a_speed(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if value or key != "speed"}
 
     @property
     def softens_tags(self) -> bool:

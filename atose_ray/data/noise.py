@@ -2,11 +2,11 @@
 none."""
 
 import functools
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from atose_ray.data.sampling import Array, uniform
 from atose_ray.types import Batch, Config, DataSpec
@@ -34,14 +34,12 @@ class NoiseConfig(Config):
 
     All of it follows from (seed, epoch, clip); validation and test stay as they are."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("below",)
+
     low_db: float = Field(default=-70.0, ge=-120, le=0)
     high_db: float = Field(default=-30.0, ge=-120, le=0)
     below: Literal["full_scale", "clip"] = "full_scale"
     blank: float = Field(default=0.0, ge=0, le=0.9)
-
-    @model_serializer(mode="wrap")
-    def _as_before_it_could_follow_the_clip(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if (key, value) != ("below", "full_scale")}
 
     @model_validator(mode="after")
     def _low_is_low(self) -> "NoiseConfig":

@@ -9,11 +9,11 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from atose_ray.storage import read_uri
 from atose_ray.types import SPLITS, Config, Split
@@ -36,6 +36,8 @@ class TagSplit(Config):
     the best epoch can be chosen by tags that the model does not know. held_out: the list of these, instead.
     file: a JSON file with the lists `unseen` and `held_out`, as `write` writes it, in the place of both."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("draw", "valid_share", "held_out")
+
     seen_share: float | None = Field(default=None, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
     unseen: tuple[str, ...] = ()
@@ -50,11 +52,6 @@ class TagSplit(Config):
             return tree
         lists = read_lists(str(tree["file"]), ("unseen", "held_out"))
         return {**{key: value for key, value in tree.items() if key != "file"}, **lists}
-
-    @model_serializer(mode="wrap")
-    def _as_before_these_existed(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual = {"draw": "numpy", "valid_share": 0.0, "held_out": ((), [])}
-        return {key: value for key, value in plain(self).items() if key not in usual or not _is(value, usual[key])}
 
     @model_validator(mode="after")
     def _one_way(self) -> "TagSplit":
@@ -140,10 +137,6 @@ class TrackSplit(Config):
         if found != self.sha256:
             raise ViewError(f"data.track_split.file {self.file} was changed since ({found}, not {self.sha256})")
         return {split: set(names) for split, names in zip(SPLITS, read_lists(self.file, SPLITS).values(), strict=True)}
-
-
-def _is(value: Any, usual: Any) -> bool:
-    return value in usual if isinstance(usual, tuple) else bool(value == usual)
 
 
 def _known(names: Sequence[str], tags: Sequence[str], what: str) -> set[str]:

@@ -14,10 +14,10 @@ a search can prune in stage 1. The unit norms are safe at an all-zero row, where
 a tag that was never trained on is scored by the cosine of its vector's embedding and the clip's. Where a tag split
 holds out tags, all tags are scored so, in every stage."""
 
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from atose_ray.encoders.base import Encoder
 from atose_ray.methods.base import EmbeddingMethod, MethodConfig, log_terms, vectors_of
@@ -38,6 +38,7 @@ class JointEmbeddingConfig(MethodConfig):
     tagging: what the classifier's loss looks at more.
     joint_weight: of the joint embedding's losses beside the classifier's in stage "joint"."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("tag_side",)
     embeds_tags: ClassVar[bool] = True
     STAGES: ClassVar[dict[str, tuple[str, ...]]] = {
         "embed": EMBED_PARTS,
@@ -69,10 +70,6 @@ class JointEmbeddingConfig(MethodConfig):
     def takes_soft_tags(self) -> bool:
         """Not where it counts tags: for the mean of their vectors, or for how much two sets of them have in common."""
         return self.tag_side == "tags" and self.objective.kind != "soft_targets"
-
-    @model_serializer(mode="wrap")
-    def _as_before_it_had_a_tag_side(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if (key, value) != ("tag_side", "tags")}
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "JointEmbedding":
         return JointEmbedding(self, encoder, spec, tags)

@@ -1,9 +1,9 @@
 """A stage list is data: the published recipe is seven phases in a YAML file."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
 from atose_ray.optim import OptimizerConfigs
 from atose_ray.types import Config
@@ -29,6 +29,8 @@ class StageConfig(Config):
     patience: of the last stage: it ends after so many epochs in a row without a better validation score. None trains
         all its epochs. Source: Keras' EarlyStopping, which Choi et al. 2019 (zero-shot tagging) set to 20."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("patience",)
+
     name: str
     epochs: int = Field(ge=1, le=10_000)
     optimizer: OptimizerConfigs | None = None
@@ -37,10 +39,6 @@ class StageConfig(Config):
     trains: tuple[str, ...] | None = None
     cache: CacheField = None
     patience: int | None = Field(default=None, ge=1)
-
-    @model_serializer(mode="wrap")
-    def _as_before_it_had_patience(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if key != "patience" or value is not None}
 
     def is_over(self, scores: Sequence[float]) -> bool:
         """Whether the stage ends after epochs with these validation scores, before it has had all its epochs."""
