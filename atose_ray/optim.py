@@ -4,6 +4,7 @@
 ATOSE / JETATAG (Appl. Sci. 2023, 13(15), 9002) was trained; they differ from torch's where gradients are tiny and where
 the learning rate changes. Their weight decay, which the published code does not use, is decoupled."""
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,28 @@ PLATEAU_EPOCHS, PLATEAU_FACTOR, PLATEAU_DELTA, PLATEAU_LEAST = 5, 0.2, 1e-4, 1.6
 
 
 OptimizerT = TypeVar("OptimizerT", bound="OptimizerConfig")
+
+
+class Eager(torch.optim.Optimizer):
+    """Optimizers that torch.compile never sees. torch wraps their methods for it, and the wrappers import it: sympy,
+    FSDP and DTensor with it, 4 CPU seconds of every process that trains. These are the methods below the wrappers."""
+
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+
+
+class AdamW(Eager, torch.optim.AdamW):
+    """torch's."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class SGD(Eager, torch.optim.SGD):
+    """torch's."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 class OptimizerConfig(Config):
@@ -73,7 +96,7 @@ class AdamConfig(OptimizerConfig):
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         weights = list(parameters)
-        return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=can_fuse(weights))
+        return AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=can_fuse(weights))
 
 
 class MomentumConfig(OptimizerConfig):
@@ -91,7 +114,7 @@ class SGDConfig(MomentumConfig):
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         weights, nesterov = list(parameters), self.nesterov and self.momentum > 0
         settings: dict[str, Any] = self.model_dump(include={"lr", "momentum", "weight_decay"})
-        return torch.optim.SGD(weights, **settings, nesterov=nesterov, fused=can_fuse(weights))
+        return SGD(weights, **settings, nesterov=nesterov, fused=can_fuse(weights))
 
 
 def can_fuse(weights: list[torch.nn.Parameter]) -> bool:
@@ -138,7 +161,7 @@ def gradient_of(weight: torch.Tensor) -> torch.Tensor:
     return weight.grad
 
 
-class KerasOptimizer(torch.optim.Optimizer):
+class KerasOptimizer(Eager):
     """Base of the two: decay, then one `update` per weight that has a gradient. `t` counts the calls of `step`."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, **settings: Any) -> None:

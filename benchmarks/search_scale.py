@@ -216,4 +216,3 @@ if __name__ == "__main__":
         print(tables(rows_of(RESULTS)))
         if options.figure:
             FIGURE.write_text(figure(rows_of(RESULTS)), encoding="utf-8")
-        FIGURE.write_text(figure(rows_of(RESULTS)))

@@ -30,7 +30,7 @@ from atose_ray.data.views import View
 from atose_ray.datasets import dataset_config
 from atose_ray.runtime import object_store, shared
 from atose_ray.runtime.object_store import Spilling
-from atose_ray.runtime.shared import SharedClipsLostError, SharedRefs, parts_of, share_clips, source_of
+from atose_ray.runtime.shared import PART_BYTES, SharedClipsLostError, SharedRefs, parts_of, share_clips, source_of
 from atose_ray.search.clip_plan import BLOCKS, NodeStore, plan_clips
 from atose_ray.search.nodes import NodeKind, Nodes
 from atose_ray.search.plan import Plan
@@ -129,9 +129,13 @@ def test_clips_are_taken_only_where_they_are_asked_for_and_of_this_data(
     assert place(SharedClips(("another",), None, clips.splits)) == "stream"
 
 
-def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> None:
+# the driver reads, and tasks do where it is more than the limit; the other one is gone
+@pytest.mark.parametrize(("limit", "other"), [(PART_BYTES, "_read_there"), (1 << 20, "_put_here")])
+def test_one_copy_serves_every_process_of_a_node(limit, other, ray_cluster, long_store, monkeypatch) -> None:
     import ray
 
+    monkeypatch.setattr(shared, "PART_BYTES", limit)
+    monkeypatch.delattr(shared, other)
     (home,) = object_store.node_stores()
     copy = share_clips(long_store, whole(load_manifest(long_store, "folder")), [home.node_id])
     (filled,) = object_store.node_stores()
@@ -147,6 +151,8 @@ def test_one_copy_serves_every_process_of_a_node(ray_cluster, long_store) -> Non
         assert not own and nbytes == 8 * 40 * RATE * 2
     (mapped,) = object_store.node_stores()
     assert filled.used - home.used >= nbytes and mapped.used - filled.used < nbytes / 2
+    del copy, trials
+    wait_for("the copy to go", lambda: object_store.node_stores()[0].used < filled.used)
 
 
 @pytest.mark.ray
@@ -212,7 +218,12 @@ def test_a_node_that_came_later_with_too_small_a_store_reads_alone(ray_cluster, 
     assert "lent" in source_of("local", SharedRefs((), None, {}, need=home.total // 2), None)
 
 
-def test_a_shard_that_cannot_be_read_ends_the_search_at_once(ray_cluster, tiny_store, tiny_manifest, tmp_path) -> None:
+@pytest.mark.parametrize(("limit", "other"), [(PART_BYTES, "_read_there"), (1 << 10, "_put_here")])
+def test_a_shard_that_cannot_be_read_ends_the_search_at_once(
+    limit, other, ray_cluster, tiny_store, tiny_manifest, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(shared, "PART_BYTES", limit)
+    monkeypatch.delattr(shared, other)
     (home,) = object_store.node_stores()
     with pytest.raises(StoreError, match=r"^cannot read .*\.parquet: "):
         share_clips(Store(str(tmp_path)), whole(tiny_manifest), [home.node_id])

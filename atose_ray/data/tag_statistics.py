@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 
 def tag_correlation(tags_NC: npt.NDArray[Any]) -> list[list[float]]:
@@ -26,6 +24,9 @@ def correlation_of_counts(both_CC: npt.NDArray[Any], clips: int) -> list[list[fl
 def tag_order(similarity_CC: Sequence[Sequence[float]]) -> list[int]:
     """[C, C], at most 1 -> an order of the tags that puts similar ones side by side: the leaves of average-linkage
     clustering in the order that makes neighbours most alike. What is not finite counts as no similarity."""
+    from scipy.cluster.hierarchy import leaves_list, linkage  # here: it would be a part of the start of every trial
+    from scipy.spatial.distance import squareform
+
     if len(similarity_CC) < 2:
         return list(range(len(similarity_CC)))
     alike_CC = np.nan_to_num(np.array(similarity_CC, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)

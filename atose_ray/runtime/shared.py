@@ -24,6 +24,7 @@ from atose_ray.data.resident import SharedClips, shared_files
 from atose_ray.data.sampling import RowGroup
 from atose_ray.data.shards import Manifest, unit_of
 from atose_ray.data.views import View
+from atose_ray.runtime.cluster import own_node
 from atose_ray.runtime.ingest import RayBatches
 from atose_ray.search.clip_plan import SPLITS, STORE_PART, size
 from atose_ray.storage import Store, StoreError
@@ -67,36 +68,49 @@ class SharedRefs:
 
 
 def share_clips(store: Store, view: View, homes: Sequence[str]) -> SharedRefs:
-    """Read train and valid into the object store of these nodes (ids), and wait until it is done.
+    """Read train and valid into the object store of these nodes (ids), and wait until it is done: in tasks there, or
+    in this process where that is all on its own node and less than tasks take to start.
 
     Raises StoreError when a shard cannot be read, SharedClipsLostError when the object store cannot take it.
     """
-    # No CPU is asked for: trials hold all of them when a part has to be read again because its node died, and as often
-    # as nodes do (max_retries).
-    read = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(_read_part)
     manifest, unit = view.manifest, unit_of(view.manifest.data_spec.input)
     settings = CropSettings(manifest.folder(store).uri, view.stored, 0, 0, unit, view.columns)
-    parts: dict[Split, list[ray.ObjectRef]] = {split: [] for split in SPLITS}
-    running: list[ray.ObjectRef] = []
-    at = itertools.cycle(homes)
+    need = sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
+    here = need <= PART_BYTES and list(homes) == [own_node()]
     try:
-        for split in SPLITS:
-            for groups in parts_of(manifest, split):
-                if len(running) >= 2 * len(homes):
-                    done, running = ray.wait(running)
-                    ray.get(done)
-                there = NodeAffinitySchedulingStrategy(next(at), soft=True)
-                status, part = read.options(scheduling_strategy=there).remote(settings, groups)
-                running.append(status)
-                parts[split].append(part)
-        ray.get(running)
+        parts = _put_here(settings, manifest) if here else _read_there(settings, manifest, homes)
     except RayTaskError as error:
         raise StoreError(str(error.cause)) from error
     except RayError as error:
         raise SharedClipsLostError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    need = sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
     copies = {split: tuple(refs) for split, refs in parts.items()}
     return SharedRefs(shared_files(manifest), view.columns, copies, need=need)
+
+
+def _put_here(settings: CropSettings, manifest: Manifest) -> dict[Split, list[ray.ObjectRef]]:
+    """Read in this process, into the store of its node."""
+    return {split: [ray.put(_read_part(settings, of)[1]) for of in parts_of(manifest, split)] for split in SPLITS}
+
+
+def _read_there(settings: CropSettings, manifest: Manifest, homes: Sequence[str]) -> dict[Split, list[ray.ObjectRef]]:
+    """Read in tasks on these nodes in turn, two at a time on each."""
+    # No CPU is asked for: trials hold all of them when a part has to be read again because its node died, and as often
+    # as nodes do (max_retries).
+    read = ray.remote(num_cpus=0, num_returns=2, max_retries=-1)(_read_part)
+    parts: dict[Split, list[ray.ObjectRef]] = {split: [] for split in SPLITS}
+    running: list[ray.ObjectRef] = []
+    at = itertools.cycle(homes)
+    for split in SPLITS:
+        for groups in parts_of(manifest, split):
+            if len(running) >= 2 * len(homes):
+                done, running = ray.wait(running)
+                ray.get(done)
+            there = NodeAffinitySchedulingStrategy(next(at), soft=True)
+            status, part = read.options(scheduling_strategy=there).remote(settings, groups)
+            running.append(status)
+            parts[split].append(part)
+    ray.get(running)
+    return parts
 
 
 def parts_of(manifest: Manifest, split: Split) -> Iterator[list[RowGroup]]:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, json_to_distribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from atose_ray.search.record import TrialRecord
 
@@ -145,6 +144,8 @@ def _shadows(columns: dict[str, _Column], random: np.random.Generator) -> dict[s
 
 
 def _fanova(columns: dict[str, _Column], values: list[float]) -> dict[str, float]:
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # here: scikit-learn, a second
+
     distributions = {path: distribution for path, (distribution, _) in columns.items()}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

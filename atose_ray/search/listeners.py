@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError
 
 from atose_ray.config import SearchConfig
 from atose_ray.evaluation.protocols import CLIP
@@ -211,7 +210,11 @@ def patiently(call: Callable[[], T]) -> T:
     for pause in PAUSES_S:
         try:
             return call()
-        except (DBAPIError, optuna.exceptions.StorageInternalError):
+        except Exception as error:
+            from sqlalchemy.exc import DBAPIError  # here: it takes a part of a second, and most studies are journals
+
+            if not isinstance(error, (DBAPIError, optuna.exceptions.StorageInternalError)):
+                raise
             time.sleep(pause)
     return call()
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import SQLAlchemyError
 
 from atose_ray.config import ConfigError, SearchConfig, StudyConfig, public_url
 from atose_ray.search.costs import values_of
@@ -68,6 +67,8 @@ def open_storage(search: SearchConfig, folder: Store, name: str, scratch: Path) 
     """
     if search.storage is None:
         return _fresh_journal(folder, name, scratch)
+    from sqlalchemy.exc import SQLAlchemyError
+
     shown = public_url(search.storage)
     try:
         url = re.sub(r"^postgresql://", "postgresql+psycopg://", search.storage)
