@@ -86,6 +86,7 @@ class RunConfig(Config):
                 "data.augment.mixup and .label_smoothing make tags between 0 and 1, which method "
                 f"{self.method.kind} with these settings cannot take; set both to 0, or take supervised"
             )
+        self.method.check_encoder(self.encoder.kind)
         cached = any(self.method.cached_crops(index) for index in range(len(self.method.stages)))
         if self.data.sampling == "class_queue" and (self.data.crops_per_clip > 1 or cached):
             raise ValueError(

@@ -35,7 +35,7 @@ TABLES = {  # study file, recorded table
 SIDES = [(sampler, pruner) for sampler in ("random", "tpe", "cmaes") for pruner in ("none", "halving", "hyperband")]
 SEEDS = {  # answer, workers; the most telling first, as `run` may end before it is through
     ("table", 4): 20, ("surrogate", 64): 10, ("surrogate", 256): 5,
-    ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20,
+    ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20, ("surrogate", 4): 20, ("surrogate", 1): 20,
 }  # fmt: skip
 RUNGS = ((1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2))  # grace_epochs, reduction_factor: TPE, four workers
 LIMITS = {

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from atose_ray.audio.mel import COALA, LogMel
-from atose_ray.config import run_config
+from atose_ray.config import ConfigError, run_config
 from atose_ray.encoders import SampleCNNConfig
 from atose_ray.encoders.coala_cnn import CoalaCNN, CoalaCNNConfig, extent, reflected
 from atose_ray.methods.coala import Coala, CoalaConfig
@@ -182,6 +182,10 @@ def test_patches_behind_the_clip_are_not_reconstructed() -> None:
 def test_audio_is_reconstructed_from_patches_only() -> None:
     with pytest.raises(ValueError, match="reconstructs the patches of coala_cnn, which SampleCNN has not"):
         CoalaConfig().build(SampleCNNConfig(channels=4).build(spec()), spec(), TagSet(TAGS))
+    for kind, stage in (("coala_cnn", "ae_c"), ("pretrained", "ae_c"), ("mel_cnn", "e_c")):
+        CoalaConfig(stages=[{"name": stage, "epochs": 1}]).check_encoder(kind)
+    with pytest.raises(ConfigError, match="which mel_cnn has not"):  # before a clip is read: no trial of it fails
+        run_config({"encoder": {"kind": "mel_cnn"}, "method": {"kind": "coala"}})
     aligned = CoalaConfig(stages=[{"name": "e_c", "epochs": 1}])
     built = aligned.build(SampleCNNConfig(block="basic", channels=4).build(spec()), spec(), TagSet(TAGS))
     assert built(batch(60_000), "e_c")["loss"].isfinite()

@@ -88,6 +88,9 @@ class MethodConfig(Config):
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
+    def check_encoder(self, kind: str) -> None:
+        """Raises ValueError where the method cannot be built around encoders of this kind."""
+
     @abstractmethod
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Method":
         """The method around an encoder, for the tags of `spec`; `tags` brings their vectors where it reads them."""

@@ -90,8 +90,17 @@ class CoalaConfig(MethodConfig):
     def scores_unseen(self) -> bool:
         return self.tag_side == "vectors" and all(stage.name != "cnn" for stage in self.stages)
 
+    def check_encoder(self, kind: str) -> None:
+        """Raises ValueError where audio is to be reconstructed from an encoder without patches. What stands in the
+        folder of a pretrained one is seen when it is built."""
+        if kind not in ("coala_cnn", "pretrained") and any(stage.name == "ae_c" for stage in self.stages):
+            raise ValueError(
+                f"stage 'ae_c' reconstructs the patches of coala_cnn, which {kind} has not; take that encoder, or stage "
+                "e_c"
+            )
+
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Coala":
-        """Raises ValueError where audio is to be reconstructed from an encoder without patches."""
+        """Raises ValueError as `check_encoder`."""
         return Coala(self, encoder, spec, tags)
 
 
@@ -119,10 +128,8 @@ class Coala(EmbeddingMethod):
                 self.audio_projection.log_temperature = nn.Parameter(start)
         if "audio_decoder" in parts:
             if not isinstance(encoder, CoalaCNN):
-                raise ValueError(
-                    f"stage 'ae_c' reconstructs the patches of coala_cnn, which {type(encoder).__name__} has not; take "
-                    "that encoder, or stage e_c"
-                )
+                config.check_encoder(type(encoder).__name__)
+            assert isinstance(encoder, CoalaCNN)
             self.audio_decoder = audio_decoder(encoder.config.channels, dropout)
             self.tag_decoder = tag_decoder(embed, config.hidden, len(trained), dropout)
         if "classifier" in parts:
