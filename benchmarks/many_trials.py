@@ -181,14 +181,13 @@ def drive(store_uri: str, trials: int, sampler: str) -> dict[str, Any]:
 
 
 def timed(*command: str) -> dict[str, float]:
-    """Seconds and MB of a process. Raises RuntimeError where it fails."""
+    """Seconds of a process. Raises RuntimeError where it fails."""
     began = time.time()
     child = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)} ended with {status}")
-    used = {"seconds": round(time.time() - began, 2), "cpu_s": round(usage.ru_utime + usage.ru_stime, 2)}
-    return {**used, "mb": round(usage.ru_maxrss / 1024, 1)}
+    return {"seconds": round(time.time() - began, 2), "cpu_s": round(usage.ru_utime + usage.ru_stime, 2)}
 
 
 def measure(store_uri: str, trials: int, sampler: str, minutes: float, profile: str | None) -> dict[str, Any]:

@@ -95,8 +95,8 @@ class CoalaConfig(MethodConfig):
         folder of a pretrained one is seen when it is built."""
         if kind not in ("coala_cnn", "pretrained") and any(stage.name == "ae_c" for stage in self.stages):
             raise ValueError(
-                f"stage 'ae_c' reconstructs the patches of coala_cnn, which {kind} has not; take that encoder, or stage "
-                "e_c"
+                f"stage 'ae_c' reconstructs the patches of coala_cnn, which {kind} has not; take that encoder, or "
+                "stage e_c"
             )
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Coala":
