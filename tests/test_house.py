@@ -105,10 +105,13 @@ def test_public_names_have_docstrings() -> None:
     assert not bare
 
 
-def test_a_training_begins_without_what_only_some_need() -> None:
-    """Every trial is a process that imports this."""
+def test_a_training_and_a_search_begin_without_what_only_some_need() -> None:
+    """Every trial is a process that imports the first, every search one that imports the second."""
     lines = (
-        "import sys, atose_ray.training.folds; print(*{'sklearn', 'scipy.stats', 'pandas', 'ray'} & set(sys.modules))"
+        "import sys, atose_ray.training.folds\n"
+        "print(*{'sklearn', 'scipy.stats', 'scipy.cluster', 'pandas', 'ray'} & set(sys.modules))\n"
+        "import atose_ray.runtime.search\n"
+        "print(*{'sklearn', 'scipy.stats', 'scipy.cluster', 'sqlalchemy', 'torch._dynamo'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", lines], env=environment(), capture_output=True, text=True, check=True)
     assert not done.stdout.split()
