@@ -168,7 +168,7 @@ class PrunerConfig(Config):
     the median of the others' running means at that epoch (Golovin et al. 2017). none: every trial is finished."""
 
     kind: Literal["asha", "median", "none"] = "asha"
-    grace_epochs: int = Field(default=1, ge=1)
+    grace_epochs: int = Field(default=2, ge=1)
     reduction_factor: float = Field(default=2, gt=1)
 
 

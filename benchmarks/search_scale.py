@@ -35,9 +35,10 @@ TABLES = {  # study file, recorded table
 SIDES = [(sampler, pruner) for sampler in ("random", "tpe", "cmaes") for pruner in ("none", "halving", "hyperband")]
 SEEDS = {  # answer, workers; the most telling first, as `run` may end before it is through
     ("table", 4): 20, ("surrogate", 64): 10, ("surrogate", 256): 5,
-    ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20, ("surrogate", 4): 20, ("surrogate", 1): 20,
+    ("table", 16): 20, ("table", 1): 20, ("surrogate", 16): 20,
 }  # fmt: skip
-RUNGS = ((1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2))  # grace_epochs, reduction_factor: TPE, four workers
+RUNGS = ((1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2))  # grace_epochs, reduction_factor: TPE with halving
+OF_RUNGS: tuple[tuple[str, int], ...] = (("table", 4), ("surrogate", 16))
 LIMITS = {
     1: 60,
     4: 25,
@@ -106,7 +107,7 @@ def run(name: str, minutes: float, workers_alone: int | None) -> None:
     settings = study.search.pruner
     own = (settings.grace_epochs, settings.reduction_factor)
     wanted = [(*at, side, own, seeds) for at, seeds in SEEDS.items() for side in SIDES]
-    wanted += [("table", 4, ("tpe", "halving"), rungs, SEEDS["table", 4]) for rungs in RUNGS]
+    wanted += [(*at, ("tpe", "halving"), rungs, SEEDS[at]) for at in OF_RUNGS for rungs in RUNGS]
     keys = ("space", "configurations", "answer", "workers", "sampler", "pruner", "grace_epochs", "reduction_factor")
     done = {tuple(line[key] for key in keys) for line in rows_of(RESULTS)}
     for kind, workers, side, rungs, seeds in wanted:

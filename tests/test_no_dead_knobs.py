@@ -298,7 +298,7 @@ def test_no_setting_of_a_search_is_forgotten_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"), [("seed", 1), ("startup_trials", 3), ("pruner", {"grace_epochs": 2}), ("sampler", "random")]
+    ("knob", "value"), [("seed", 1), ("startup_trials", 3), ("pruner", {"grace_epochs": 4}), ("sampler", "random")]
 )
 def test_settings_that_steer_the_search_are_heard(knob: str, value: Any) -> None:
     """What is suggested, or when a trial is given up, is another with another value."""

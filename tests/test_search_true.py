@@ -298,7 +298,8 @@ def curve_of(kind: str, values: list[float]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
 def test_what_a_decoder_scores_is_ranked_with_nobody(kind: str) -> None:
-    study = {"base": {"method": {"stages": [{"name": "classify", "epochs": 6}]}}, "search": {"pruner": {"kind": kind}}}
+    search = {"pruner": {"kind": kind, "grace_epochs": 1}}
+    study = {"base": {"method": {"stages": [{"name": "classify", "epochs": 6}]}}, "search": search}
     rule = scheduler(StudyConfig.model_validate(study), [])
     for number in range(4):
         peer = Running(f"peer{number}")

@@ -25,6 +25,7 @@ TITLES = {"optuna": "Optuna, own loop", "ray_tune": "Ray Tune", "lightning": "Li
 COLOURS = {"optuna": "#2a7f9e", "ray_tune": "#b8860b", "lightning": "#7a4fa3", "ours": "#b3261e"}
 COMMANDS = 2  # of ours: prepare and tune
 AT_CPU_S = (40, 80, 150, 300)  # where the best score so far is read from the curves
+SHORT, LONG = 80.0, 300.0  # budgets of the race
 
 
 def written(path: Path) -> int:
@@ -52,10 +53,9 @@ def lines_of(name: str) -> str:
     return str(written(HERE / f"with_{name}.py") + written(HERE / "clips.py"))
 
 
-def of(what: str, name: str) -> list[dict[str, Any]]:
-    """The lines of one kind and contender; of the race those of the newest budget."""
-    found = [line for line in lines(what) if line.get("contender") == name]
-    return [line for line in found if line.get("budget_cpu_s") == found[-1].get("budget_cpu_s")]
+def of(what: str, name: str, budget: float = SHORT) -> list[dict[str, Any]]:
+    """The lines of one kind and contender; of the race those of one budget."""
+    return [line for line in lines(what) if (line.get("contender"), line.get("budget_cpu_s", budget)) == (name, budget)]
 
 
 def spread(values: Iterable[float | None], digits: int) -> str:
@@ -90,8 +90,11 @@ def decoding(name: str) -> str:
 def rows() -> list[tuple[str, Callable[[str], str]]]:
     """Name and cell of every measured row."""
 
-    def race(key: str, digits: int) -> Callable[[str], str]:
-        return lambda name: spread((line[key] for line in of("race", name)), digits)
+    def race(key: str, digits: int, budget: float = SHORT) -> Callable[[str], str]:
+        return lambda name: spread((line[key] for line in of("race", name, budget)), digits)
+
+    def both(key: str) -> Callable[[str], str]:
+        return lambda name: "; ".join(race(key, 0, budget)(name) for budget in (SHORT, LONG))
 
     def overhead(key: str) -> Callable[[str], str]:
         return lambda name: f"{of('overhead', name)[-1][key]:.2f} s" if of("overhead", name) else "not run"
@@ -100,19 +103,19 @@ def rows() -> list[tuple[str, Callable[[str], str]]]:
         left = ((line["epochs"] - 1, line["cpu_s"] - line["first_epoch_cpu_s"]) for line in of("race", name))
         return spread((10 * epochs / seconds for epochs, seconds in left), 1)
 
-    def best_at(at: float) -> Callable[[str], str]:
-        return lambda name: spread((best_by(line["curve"], 1, at) for line in of("race", name)), 4)
+    def best_at(at: float) -> tuple[str, Callable[[str], str]]:
+        budget = SHORT if at <= SHORT else LONG
+        title = f"best validation score after {at} CPU seconds, {len(of('race', 'ours', budget))} seeds"
+        return title, lambda name: spread((best_by(line["curve"], 1, at) for line in of("race", name, budget)), 4)
 
-    budget = of("race", "ours")[-1]["budget_cpu_s"]
     return [
-        ("seeds", lambda name: str(len(of("race", name)))),
-        *((f"best validation score after {at} CPU seconds", best_at(at)) for at in AT_CPU_S if at <= budget),
+        *map(best_at, AT_CPU_S),
         ("CPU seconds until the first epoch is over", race("first_epoch_cpu_s", 1)),
         ("seconds by the clock until then", race("first_epoch_s", 0)),
-        ("epochs trained", race("epochs", 0)),
+        ("epochs trained in 80 CPU seconds, in 300", both("epochs")),
         ("epochs in 10 CPU seconds, from the first one on", pace),
-        ("trials begun that ended an epoch", race("trials", 0)),
-        ("seconds by the clock for all of it", race("wall_s", 0)),
+        ("trials begun that ended an epoch, in 80 and in 300", both("trials")),
+        ("seconds by the clock for 80 CPU seconds, for 300", both("wall_s")),
         ("CPU seconds per trial beside its training", overhead("cpu_s")),
         ("the same by the clock, two at a time", overhead("s")),
         ("decoding, by the clock", decoding),
@@ -125,7 +128,7 @@ def table() -> str:
     """Markdown: the measured rows, and under which load."""
     head = "| | " + " | ".join(TITLES[name] for name in CONTENDERS) + " |\n" + "|---" * (len(CONTENDERS) + 1) + "|\n"
     body = "".join(f"| {title} | {' | '.join(map(cell, CONTENDERS))} |\n" for title, cell in rows())
-    races = [line for name in CONTENDERS for line in of("race", name)]
+    races = [line for name in CONTENDERS for budget in (SHORT, LONG) for line in of("race", name, budget)]
     load = [value for line in races for value in line["load"]]
     one = next(line for line in reversed(races) if line["contender"] == "lightning")
     versions = ", ".join(f"{name} {number}" for name, number in one["versions"].items())
@@ -144,7 +147,7 @@ def best_by(curve: Sequence[Sequence[float]], axis: int, at: float) -> float:
 def medians(name: str, axis: int, grid: Sequence[float]) -> list[tuple[float, float, float]]:
     """Quartiles over the seeds of the best score known at each time; 0 before a first score. axis: 0 clock, 1 CPU."""
     of_seeds = []
-    for line in of("race", name):
+    for line in of("race", name, LONG):
         of_seeds.append([best_by(line["curve"], axis, now) for now in grid])
     low, middle, high = np.quantile(np.array(of_seeds), (0.25, 0.5, 0.75), axis=0)
     return list(zip(low.tolist(), middle.tolist(), high.tolist(), strict=True))
@@ -153,7 +156,7 @@ def medians(name: str, axis: int, grid: Sequence[float]) -> list[tuple[float, fl
 def panel(axis: int, left: float, title: str) -> str:
     """One of the two drawings: best score against one clock."""
     width, height, top = 400.0, 290.0, 30.0
-    races = [line for name in CONTENDERS for line in of("race", name)]
+    races = [line for name in CONTENDERS for line in of("race", name, LONG)]
     last: float = races[0]["budget_cpu_s"] if axis else max(line["wall_s"] for line in races)
     grid = [last * step / 200 for step in range(201)]
     ceiling: float = max(line["best"] or 0.0 for line in races) * 1.03
@@ -190,7 +193,7 @@ def figure() -> str:
         f'<text x="{80 + 190 * index}" y="378">{TITLES[name]}</text>'
         for index, name in enumerate(CONTENDERS)
     )
-    seeds = min(len(of("race", name)) for name in CONTENDERS)
+    seeds = min(len(of("race", name, LONG)) for name in CONTENDERS)
     counted = f"median and quartiles of {seeds} seeds" if seeds > 1 else "one seed"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 940 390" font-family="sans-serif" font-size="13">'
