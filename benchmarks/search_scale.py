@@ -195,7 +195,7 @@ def figure(lines: Sequence[Mapping[str, Any]]) -> str:
         style = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
         parts.append(f'<path d="M{60 + 112 * index} {bottom}h28" {style}/>')
         parts.append(f'<text x="{94 + 112 * index}" y="{bottom + 4}">{name}</text>')
-    note = "workers; median time to the first score of the top 1 %, in whole trainings (both axes logarithmic)"
+    note = "workers; median time to the top 1 %, in whole trainings; none where half of the searches did not see it"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 40}" font-family="sans-serif" '
         f'font-size="13"><rect width="{width}" height="{bottom + 40}" fill="white"/>{"".join(parts)}'
