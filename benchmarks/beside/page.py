@@ -194,11 +194,11 @@ def figure() -> str:
         for index, name in enumerate(CONTENDERS)
     )
     seeds = min(len(of("race", name, LONG)) for name in CONTENDERS)
-    counted = f"median and quartiles of {seeds} seeds" if seeds > 1 else "one seed"
+    counted = f"{seeds} seeds: median, quartiles" if seeds > 1 else "one seed"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 940 390" font-family="sans-serif" font-size="13">'
         '<rect width="940" height="390" fill="white"/>'
-        + panel(1, 50, f"best validation score so far by CPU seconds, {counted}")
+        + panel(1, 50, f"best score by CPU seconds ({counted})")
         + panel(0, 520, "the same by the clock, others at work")
         + legend
         + "</svg>\n"
