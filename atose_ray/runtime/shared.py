@@ -69,7 +69,7 @@ class SharedRefs:
 
 def share_clips(store: Store, view: View, homes: Sequence[str]) -> SharedRefs:
     """Read train and valid into the object store of these nodes (ids), and wait until it is done: in tasks there, or
-    in this process where that is all on its own node and less than tasks take to start.
+    in this process where its own node is the only one and they are no more than PART_BYTES.
 
     Raises StoreError when a shard cannot be read, SharedClipsLostError when the object store cannot take it.
     """
