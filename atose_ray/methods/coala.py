@@ -33,6 +33,7 @@ from atose_ray.objectives import ContrastConfigs, NTXentConfig, generalised_kl, 
 from atose_ray.tags.autoencoder import probabilities, unit_norm
 from atose_ray.types import AnyBatch, Batch, DataSpec, TagSet
 
+NO_PATCHES = "stage 'ae_c' reconstructs the patches of coala_cnn, which {} has not; take that encoder, or stage e_c"
 ALIGNED = ("encoder", "audio_projection", "tag_encoder", "tag_projection")
 PUBLISHED = {  # what stands at the front of the published names, and of ours
     "audio_decoder.": "audio_decoder.",
@@ -94,10 +95,7 @@ class CoalaConfig(MethodConfig):
         """Raises ValueError where audio is to be reconstructed from an encoder without patches. What stands in the
         folder of a pretrained one is seen when it is built."""
         if kind not in ("coala_cnn", "pretrained") and any(stage.name == "ae_c" for stage in self.stages):
-            raise ValueError(
-                f"stage 'ae_c' reconstructs the patches of coala_cnn, which {kind} has not; take that encoder, or "
-                "stage e_c"
-            )
+            raise ValueError(NO_PATCHES.format(kind))
 
     def build(self, encoder: Encoder, spec: DataSpec, tags: TagSet) -> "Coala":
         """Raises ValueError as `check_encoder`."""
@@ -128,8 +126,7 @@ class Coala(EmbeddingMethod):
                 self.audio_projection.log_temperature = nn.Parameter(start)
         if "audio_decoder" in parts:
             if not isinstance(encoder, CoalaCNN):
-                config.check_encoder(type(encoder).__name__)
-            assert isinstance(encoder, CoalaCNN)
+                raise ValueError(NO_PATCHES.format(type(encoder).__name__))
             self.audio_decoder = audio_decoder(encoder.config.channels, dropout)
             self.tag_decoder = tag_decoder(embed, config.hidden, len(trained), dropout)
         if "classifier" in parts:

@@ -26,7 +26,7 @@ from atose_ray.data.shards import Manifest, unit_of
 from atose_ray.data.views import View
 from atose_ray.runtime.cluster import own_node
 from atose_ray.runtime.ingest import RayBatches
-from atose_ray.search.clip_plan import SPLITS, STORE_PART, size
+from atose_ray.search.clip_plan import SPLITS, STORE_PART, bytes_to_train, size
 from atose_ray.storage import Store, StoreError
 from atose_ray.types import Split
 
@@ -75,7 +75,7 @@ def share_clips(store: Store, view: View, homes: Sequence[str]) -> SharedRefs:
     """
     manifest, unit = view.manifest, unit_of(view.manifest.data_spec.input)
     settings = CropSettings(manifest.folder(store).uri, view.stored, 0, 0, unit, view.columns)
-    need = sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
+    need = bytes_to_train(manifest)
     here = need <= PART_BYTES and list(homes) == [own_node()]
     try:
         parts = _put_here(settings, manifest) if here else _read_there(settings, manifest, homes)

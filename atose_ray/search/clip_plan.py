@@ -92,13 +92,18 @@ class ClipPlan:
         return text
 
 
+def bytes_to_train(manifest: Manifest) -> int:
+    """What the clips of train and valid take in memory."""
+    return sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
+
+
 def plan_clips(
     base: RunConfig, search: SearchConfig, manifest: Manifest, available: Nodes, stores: Sequence[NodeStore]
 ) -> ClipPlan:
     """Decide by the nodes as they are now. base: what the trials have in common, resolved."""
     trains = Bundle(1, search.cpus_per_worker, available.gpus_each(search.gpus_per_worker))
     homes = tuple(store for store in stores if NodeKind("", store.cpus, store.gpus).holds(trains) > 0)
-    need = sum(shard.bytes for shard in manifest.shards if shard.split in SPLITS)
+    need = bytes_to_train(manifest)
     shared, why = _decide(base.data.residency, need, homes)
     if shared and any(kind.most > kind.up and kind.holds(trains) > 0 for kind in available.kinds):
         why += "; a node that starts later fetches them, where its store has that room, and else its trials read alone"
