@@ -112,3 +112,14 @@ def test_a_ray_that_was_too_slow_to_start_is_tried_again_on_other_ports(monkeypa
     monkeypatch.setattr(cluster.ray, "init", lambda **options: (_ for _ in ()).throw(ValueError("no such port")))
     with pytest.raises(ValueError, match="no such port"):
         cluster.start({})
+
+
+def test_where_packages_of_the_dashboard_are_missing_ray_starts_without(monkeypatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(cluster.ray, "init", lambda **options: asked.append(options["include_dashboard"]))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    cluster.start({})
+    monkeypatch.delitem(sys.modules, "ray.dashboard.optional_deps")
+    monkeypatch.setitem(sys.modules, "aiohttp_cors", None)  # as it is with `ray` without [default]
+    cluster.start({})
+    assert asked == [True, None]

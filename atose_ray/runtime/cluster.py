@@ -12,7 +12,7 @@ import ray.data
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
-from atose_ray.runtime.ray_private import agent_on_free_port, autoscaler_file, autoscaler_node_types
+from atose_ray.runtime.ray_private import agent_on_free_port, autoscaler_file, autoscaler_node_types, dashboard_is_whole
 from atose_ray.search.cluster_file import NodeTypes, PlanError, node_types
 from atose_ray.search.nodes import NodeKind, Nodes, UpNode
 from atose_ray.storage import Store
@@ -74,14 +74,16 @@ def cluster(
 
 def start(options: Mapping[str, Any]) -> None:
     """Start Ray on this machine. Its parts wait 30 and 60 s for each other, which on a busy machine may be too short:
-    then it is tried again, on other ports. Raises what the last of START_TRIES raised."""
+    then it is tried again, on other ports. Where packages of its dashboard are missing it starts without. Raises what
+    the last of START_TRIES raised."""
+    dashboard = dashboard_is_whole() or None  # None: what can be started of it
     for tries_left in reversed(range(START_TRIES)):
         port = free_port()
         # Ray's state API (it also cleans up after pruned trials) must find this cluster, whatever else runs here.
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         try:
             with agent_on_free_port():
-                ray.init(address="local", include_dashboard=True, dashboard_port=port, **options)
+                ray.init(address="local", include_dashboard=dashboard, dashboard_port=port, **options)
             return
         except Exception as error:  # Ray has no type of its own for these
             if not tries_left or not any(words in str(error) for words in TOO_SLOW):

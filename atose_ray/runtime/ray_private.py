@@ -46,6 +46,12 @@ def agent_on_free_port() -> Iterator[None]:
             parameters.__init__ = kept
 
 
+def dashboard_is_whole() -> bool:
+    """Whether the packages are there that Ray's dashboard needs; of `ray` without `[default]` some are not, and a Ray
+    that is told to start it then ends. Without it a Ray started here has no dashboard."""
+    return _find("ray.dashboard.optional_deps:aiohttp") is not None
+
+
 def logs_folder() -> Path | None:
     """Where this node's Ray writes its logs. Without it trials have no log of their own in Ray's dashboard."""
     node = _find("ray._private.worker:_global_node")
