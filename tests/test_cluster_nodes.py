@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from processes import wait_for
 
@@ -123,3 +126,17 @@ def test_where_packages_of_the_dashboard_are_missing_ray_starts_without(monkeypa
     monkeypatch.setitem(sys.modules, "aiohttp_cors", None)  # as it is with `ray` without [default]
     cluster.start({})
     assert asked == [True, None]
+
+
+def test_the_winner_is_scored_in_this_process_where_its_cpus_are_all_there_is(ray_cluster, monkeypatch) -> None:
+    from atose_ray.runtime import tune
+
+    def who_and_threads() -> tuple[int, int]:
+        return os.getpid(), torch.get_num_threads()
+
+    plan, before = SimpleNamespace(trial_cpus=2.0, worker_gpus=0.0), torch.get_num_threads()
+    monkeypatch.setattr(tune.torch.cuda, "is_available", lambda: False)
+    assert tune.as_one_trial(plan, who_and_threads) == (os.getpid(), 2)
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(tune, "is_only_node", lambda: False)  # a small head, say
+    assert tune.as_one_trial(plan, who_and_threads)[0] != os.getpid()

@@ -165,6 +165,11 @@ def own_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def is_only_node() -> bool:
+    """Whether the node that this process works with is the whole cluster."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]] == [own_node()]
+
+
 def types_of_this_node() -> NodeTypes:
     """What the autoscaler that runs on this node was told that it may start."""
     path = autoscaler_file()

@@ -1,13 +1,15 @@
 """A study from its folder to its report: checks before the first trial, the search, the choice, the one test score."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
+import torch
 
 from atose_ray.config import RunConfig, StudyConfig
 from atose_ray.data.shards import Manifest
 from atose_ray.data.views import View, view_of
+from atose_ray.runtime.cluster import is_only_node
 from atose_ray.runtime.loggers import finish_loggers, open_loggers
 from atose_ray.runtime.nodes import check_nodes
 from atose_ray.runtime.search import search
@@ -24,7 +26,7 @@ from atose_ray.search.trials import Space
 from atose_ray.storage import Store
 from atose_ray.training.examples import write_examples
 from atose_ray.training.folds import finish
-from atose_ray.training.run import Job
+from atose_ray.training.run import Job, use_threads
 
 
 def run_study(
@@ -81,11 +83,24 @@ def conclude(folder: Store, store: Store, plan: Plan) -> None:
         return
     keep_tag_embeddings(folder, trials)
     chosen = folder.child("best")
-    on_one = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)
     if not (chosen.exists("metrics.json") and chosen.read_json("metrics.json")["number"] == best.number):
         run = RunConfig.model_validate(best.config)
         job = Job(run, store.uri, trial_store(folder, best).uri)
-        metrics: Mapping[str, Any] = ray.get(on_one(finish).remote(job, chosen))
+        metrics = as_one_trial(plan, finish, job, chosen)
         test = metrics["test"][run.metric]
         print(f"test scored, with trial {best.number}: {run.metric} {test:.4f} [{metrics['protocol']}]")
-    ray.get(on_one(write_examples).remote(chosen, store))
+    as_one_trial(plan, write_examples, chosen, store)
+
+
+def as_one_trial(plan: Plan, work: Callable[..., Any], *given: Any) -> Any:
+    """What `work` returns, with a trial's CPUs and GPUs: in a process of its own or, where this node's CPUs are all
+    there is, in this one, as another would import PyTorch first (5 s of CPU time)."""
+    if plan.worker_gpus or torch.cuda.is_available() or not is_only_node():
+        there = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)(work)
+        return ray.get(there.remote(*given))
+    before = torch.get_num_threads()
+    use_threads(max(1, int(plan.trial_cpus)))  # as Ray sets them
+    try:
+        return work(*given)
+    finally:
+        use_threads(before)

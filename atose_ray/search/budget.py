@@ -14,6 +14,7 @@ from atose_ray.search.record import TrialRecord
 Unit = Literal["h", "gpu-h", "cpu-h", "$"]
 HOURS = {"s": 1 / 3600, "m": 1 / 60, "min": 1 / 60, "h": 1.0, "d": 24.0}
 EXPECTED = "a budget is a time (20m, 3h, 2d), device hours (40gpu-h, 200cpu-h) or money ($25)"
+ROUNDING = 1e-9  # sums of floats differ by as much from Python 3.11 to 3.12, which sums them more exactly
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Budget:
         """Whether one more trial would, as far as is known, stay within the limit."""
         rest, one = self.to_come(trials)
         ahead = max(rest, one) if self.unit == "h" else rest + one
-        return self.spent(trials, wall_s) + ahead <= self.limit and self.spent(trials, wall_s) < self.limit
+        spent = self.spent(trials, wall_s)
+        return spent + ahead <= self.limit * (1 + ROUNDING) and spent < self.limit
 
     def forecast(self, found: Progress, trials: Sequence[TrialRecord], wall_s: float) -> str | None:
         """How many of the trials that are wanted the budget will hold; None before MIN_ENDED ended."""
@@ -91,7 +93,7 @@ class Budget:
         if self.unit == "h":
             more = int(max(0.0, self.limit - wall_s / 3600) * (found.trials_per_hour or 0.0))
         else:
-            more = int(max(0.0, left) / one)
+            more = int(max(0.0, left) / one + ROUNDING)
         fits = min(found.wanted, len(trials) + more)
         verdict = "enough for all" if fits >= found.wanted else f"enough for about {fits} of {found.wanted}"
         return f"budget {self}: {self.show(self.spent(trials, wall_s))} spent, {verdict} trials"
