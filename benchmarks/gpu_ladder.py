@@ -8,7 +8,8 @@ Rung by rung, each in a process of its own with its own time limit, each printed
 3 the published recipe on an MTAT-like set that it makes, epochs timed (benchmarks/gpu_recipe.py)
 4 DDP over the GPUs there are, by `train --workers`
 5 `tune` with four trials on one GPU, and with one
-Rungs 1 to 3 need neither Ray nor PyAV nor a network. `--device cpu --quick` runs all of it on small models, to know
+Rungs 1 to 3 need neither Ray nor PyAV nor a network. 4 and 5 need Ray as `pip install 'ray[data,train,tune]'` brings
+it, jsonschema included; no PyAV, no dashboard, no network. `--device cpu --quick` runs all of it on small models, to know
 that it works; its figures mean nothing.
 """
 

@@ -212,6 +212,7 @@ def test_a_model_is_found_by_folder_study_and_trial(at_home: Path, tmp_path: Pat
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_notebook(ray_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells in their order, as Jupyter runs them; the search in it is `run_study`."""
     cells = json.loads((ROOT / "docs" / "python.ipynb").read_text(encoding="utf-8"))["cells"]

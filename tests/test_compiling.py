@@ -191,8 +191,11 @@ def record_of_last(machine: Machine) -> Record:
     return record
 
 
-@pytest.mark.parametrize("stop_at", [2, 3, 5])
-@pytest.mark.parametrize("takes_back", [False, True])
+@pytest.mark.parametrize(
+    ("stop_at", "takes_back"),
+    [(2, False), (3, True), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2, True), (3, False)))]
+    + [pytest.param(5, one, marks=pytest.mark.slow) for one in (False, True)],
+)
 def test_a_run_that_goes_on_decides_as_it_did(stop_at: int, takes_back: bool, machine: Machine, trained) -> None:
     """Whatever the clock says by then: cut short before its decision's checkpoint, or after."""
     machine.later_s = 110.0 if takes_back else 50.0
@@ -322,6 +325,7 @@ def one_rank(rank: int, jobs: list[Job], folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_decide_alike(tiny_store, tiny_manifest, tmp_path: Path) -> None:
     """Rank 1, for which alone it would not pay, goes with rank 0; and no rank takes what is slower on another."""
     jobs = []

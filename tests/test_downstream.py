@@ -211,6 +211,7 @@ def on_rank(rank: int, job: Job, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_clips_and_agree(build: Build, store: Store, tmp_path: Path) -> None:
     """One fits; both have its scores, which are those of one process; both see a clip whose embedding is NaN."""
     job = Job(build(**PROBED), store.uri, str(tmp_path / "run"), {})

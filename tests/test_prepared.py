@@ -125,7 +125,8 @@ def test_of_a_content_that_is_gone_the_message_says_what_to_do(source, tmp_path,
     place = tmp_path / "store"
     store = Store(str(place))
     manifest, _ = prepare(config(source), store)
-    tree = {"data": {"dataset": "folder", "crop_seconds": 0.3, "batch_size": 8}}
+    method = {"kind": "joint_embedding", "stages": [{"name": "embed", "epochs": 1}, {"name": "classify", "epochs": 1}]}
+    tree = {"data": {"dataset": "folder", "crop_seconds": 0.3, "batch_size": 8}, "method": method}
     (tmp_path / "one.json").write_text(json.dumps(tree))
     train.main([str(tmp_path / "one.json"), "--store", str(place), "--set", "encoder.channels=4"])
     (best,) = place.glob("runs/*/best")

@@ -218,12 +218,13 @@ def test_a_trial_that_cannot_start_is_on_record_with_its_reason(ray_cluster, sto
     assert all("PyTorch sees no CUDA device" in t.reason for t in record.trials)
 
 
-def test_one_and_two_workers_reach_the_score_of_none(ray_cluster, tiny_run, store, tmp_path) -> None:
+@pytest.mark.parametrize("group", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_one_and_two_workers_reach_the_score_of_none(group, ray_cluster, tiny_run, store, tmp_path) -> None:
     from atose_ray.runtime.train import train_on_ray
 
     config = tiny_run("joint_embedding", execution={"ingest": "ray_data", "threads": 1})
     scores = {}
-    for workers in (0, 1, 2):
+    for workers in (0, group):
         job = Job(config, store.uri, str(tmp_path / f"w{workers}"), {"name": "x"})
         if workers == 0:
             opened = open_run(job)
@@ -235,8 +236,10 @@ def test_one_and_two_workers_reach_the_score_of_none(ray_cluster, tiny_run, stor
         assert [e.epoch for e in epochs] == [1, 2, 3, 4]
         assert all(e.valid["clips"] == 12 for e in epochs)
         scores[workers] = [e.valid["pr_auc_macro"] for e in epochs]
-    assert scores[1] == pytest.approx(scores[0], abs=1e-6)  # the same batches in the same order
-    assert np.abs(np.array(scores[2]) - scores[0]).max() < 0.35  # other batch statistics: near, not equal
+    if group == 1:
+        assert scores[1] == pytest.approx(scores[0], abs=1e-6)  # the same batches in the same order
+    else:
+        assert np.abs(np.array(scores[2]) - scores[0]).max() < 0.35  # other batch statistics: near, not equal
 
 
 @pytest.mark.slow

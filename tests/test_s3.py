@@ -114,7 +114,7 @@ def place(form: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> str:
     return bucket.uri("lab")
 
 
-@pytest.fixture(params=["environment", "environment of S3", "query", "s3fs"])
+@pytest.fixture(params=[pytest.param("environment", marks=pytest.mark.slow), "environment of S3", "query", "s3fs"])
 def store(bucket: Bucket, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same place in every form."""
     return Store(place(request.param, bucket, monkeypatch))

@@ -57,7 +57,7 @@ def worker(rank: int, name: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "soft_targets")) for name in METHODS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "supervised")) for name in METHODS]
 )
 def test_two_workers_are_one(name: str, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(worker, (name, str(tmp_path)), nprocs=2)
