@@ -9,8 +9,8 @@ Rung by rung, each in a process of its own with its own time limit, each printed
 4 DDP over the GPUs there are, by `train --workers`
 5 `tune` with four trials on one GPU, and with one
 Rungs 1 to 3 need neither Ray nor PyAV nor a network. 4 and 5 need Ray as `pip install 'ray[data,train,tune]'` brings
-it, jsonschema included; no PyAV, no dashboard, no network. `--device cpu --quick` runs all of it on small models, to know
-that it works; its figures mean nothing.
+it, jsonschema included; no PyAV, no dashboard, no network. `--device cpu --quick` runs all of it on small models, to
+know that it works; its figures mean nothing.
 """
 
 from __future__ import annotations

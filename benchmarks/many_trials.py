@@ -68,7 +68,7 @@ def search(store_uri: str, trials: int, sampler: str, minutes: float, profile: s
     after = load_trials(folder)
     known = {trial.number for trial in earlier}
     first = min((trial.started for trial in after if trial.number not in known), default=ended)
-    assert {one.state for one in after} == {"complete"}
+    assert {one.state for one in after} <= {"complete", "running"}, "those that ran when it was stopped"
     return {
         "wall_s": round(ended - began, 1),
         "driver_cpu_s": round(time.process_time() - cpu, 1),
