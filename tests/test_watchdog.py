@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from test_ray import store, study  # noqa: F401
 
 from atose_ray.config import SearchConfig
@@ -143,6 +144,7 @@ def test_a_trial_that_cannot_be_placed_says_what_it_waits_for_and_the_search_can
     with pytest.raises(KeyboardInterrupt):
         run_study(study(trials=2, pruner={"kind": "none"}), "s", store, plan, load_manifest(store, "folder"))
     helper.join()
+    assert "PENDING" not in {table["state"] for table in ray.util.placement_group_table().values()}, "Ray stays"
     text = "".join(printed)
     assert load_manifest(store, "folder").data_spec and "waits for 1 CPU, 1 GPU since" in text
     assert "of 4 CPU free, 0 of 0 GPU free" in text and "no node is large enough for it" in text

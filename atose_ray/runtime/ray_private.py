@@ -147,6 +147,13 @@ def end_with_next_report(trial: Any) -> bool:
     return True
 
 
+def end_trials(loop: Any) -> None:
+    """End the processes of a Tune loop that was left by KeyboardInterrupt or SystemExit, and free what they hold.
+    Without it they go on in a Ray that stays, and a search there that follows waits for their CPUs."""
+    if end := _find("_actor_manager.cleanup", loop):
+        end()
+
+
 def error_of(trial: Any) -> BaseException | None:
     """What a Tune trial failed by. Without it the reason of every failed trial is that its process died."""
     read = _find("get_pickled_error", trial)

@@ -21,7 +21,22 @@ class Earlier:
     trial_id: str
 
 
-class OwnMetric:
+class KnowsLoop:
+    """A scheduler that can say in which of Tune's loops it works."""
+
+    loop: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial came."""
+        self.loop = tune_controller
+        super().on_trial_add(tune_controller, trial)  # type: ignore[misc]
+
+
+class Unpruned(KnowsLoop, FIFOScheduler):  # type: ignore[misc]
+    """Ray's, which ends no trial."""
+
+
+class OwnMetric(KnowsLoop):
     """A scheduler that has its metric already and knows earlier trials by it. It ranks comparable epochs alone: a trial
     goes on with one that is not, whatever its score."""
 
@@ -57,16 +72,16 @@ class Halving(OwnMetric, ASHAScheduler):  # type: ignore[misc]
     """Ray's successive halving."""
 
 
-def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> TrialScheduler:
+def scheduler(study: StudyConfig, told: Iterable[TrialRecord]) -> Unpruned | MedianRule | Halving:
     """The pruner of a study, with what it knew of the trials that ended before. Several objectives are not pruned."""
     pruner, metric = study.search.pruner, study.search.metric
     if pruner.kind == "none" or study.search.costs:
-        return FIFOScheduler()
+        return Unpruned()
     longest = longest_run(study)
     common = {"time_attr": "epoch", "metric": metric, "mode": "max", "grace_period": min(pruner.grace_epochs, longest)}
     if pruner.kind == "median":
         # A slice of infinite length: a trial that cannot be judged yet goes on, and is not paused for another.
-        rule: Any = MedianRule(**common, min_samples_required=MEDIAN_OF, min_time_slice=float("inf"))
+        rule: MedianRule | Halving = MedianRule(**common, min_samples_required=MEDIAN_OF, min_time_slice=float("inf"))
     else:
         # at max_t itself ASHA would stop every trial that finishes
         rule = Halving(**common, max_t=longest + 1, reduction_factor=pruner.reduction_factor)

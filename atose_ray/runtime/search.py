@@ -24,6 +24,7 @@ from atose_ray.runtime.gauges import Gauges
 from atose_ray.runtime.object_store import Spilling
 from atose_ray.runtime.ray_private import (
     controller_class,
+    end_trials,
     end_with_next_report,
     error_of,
     keep_keys_out_of_trials,
@@ -251,7 +252,12 @@ def search(
         with session.listening(own_node_is_gone), log, kept:
             pruner = scheduler(study, told)
             trainables, name = trainable(space.plan, shared), f"tune-{len(earlier)}"
-            tuner(trainables, searcher, pruner, space, name, missing, [hooks, *loggers]).fit()
+            try:
+                tuner(trainables, searcher, pruner, space, name, missing, [hooks, *loggers]).fit()
+            except (KeyboardInterrupt, SystemExit):
+                if not own_node_is_gone():
+                    end_trials(pruner.loop)
+                raise
             hooks.end_if_stopped()
             if asking.cut:
                 hooks.stop_if_asked([])
