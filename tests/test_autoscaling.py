@@ -213,7 +213,7 @@ def users_file(path: Path, **types: dict[str, Any]) -> tuple[str, str]:
 
 def test_a_search_goes_on_with_the_nodes_that_come(fake: Fake, tiny_store: Store, tmp_path: Path) -> None:
     file = users_file(tmp_path / "many.yaml", card={**CARD, "max_workers": 4})
-    ended = tune(fake, tmp_path, "some", 3, "--store", tiny_store.uri, *file, "--epochs", "90")
+    ended = tune(fake, tmp_path, "some", 3, "--store", tiny_store.uri, *file, "--epochs", "400")
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said
     assert "study some: 3 trials, 3 at a time" in said and "card (2 CPUs, 1 GPU): 2 of 3 up after" in said

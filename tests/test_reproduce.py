@@ -342,6 +342,7 @@ def test_the_whole_at_scale_smoke_in_a_process(tmp_path: Path) -> None:
     line = shlex.split(f"{sys.executable} -m atose_ray.reproduce --store {tmp_path}")
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^all +\d+ +0 +\d+$", done.stdout, re.M)
+    assert re.search(r"PASS +FAIL +OPEN +NOT RUN$", done.stdout, re.M)
+    assert re.search(r"^all +\d+ +0 +\d+ +\d+$", done.stdout, re.M)
     assert len(list((tmp_path / "reproduce" / "smoke").glob("*.json"))) == len(ROWS)
     shutil.rmtree(tmp_path)

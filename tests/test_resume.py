@@ -258,3 +258,11 @@ def test_an_epoch_begins_at_any_step(reader, data, run, tiny_store, tiny_manifes
         rest: Iterator[Any] = batches.train(3, first)
         for one, other in zip(every[first:], rest, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_was_measured_of_a_run_stays_when_a_late_process_opens_it_again(tiny_run, tiny_store, tmp_path) -> None:
+    job = Job(tiny_run(), tiny_store.uri, str(tmp_path / "run"), {})
+    opened = open_run(job)
+    first = opened.folder.about()
+    opened.folder.store.write_json("about.json", {**first, "latency_ms": 1.5})  # as `search.costs` writes it
+    assert open_run(job).folder.about() == {**first, "latency_ms": 1.5}

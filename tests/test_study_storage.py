@@ -184,6 +184,7 @@ def test_a_search_outlives_a_restart_of_postgres(
     arm = {"supervised": {"head": {"kind": "linear"}, "stages": [{"name": "classify", "epochs": 8}]}}
     url = postgres.url.render_as_string(hide_password=False)
     config = study(arm, trials=4, concurrency=2, pruner={"kind": "none"}, storage=url).model_dump(mode="json")
+    config["search"]["storage"] = url  # a config that is written shows no password
     file = tmp_path / "inpostgres.yaml"
     file.write_text(yaml.safe_dump(config))
     folder = study_store(store, "inpostgres")

@@ -138,7 +138,9 @@ def open_run(
         about = {"device": device_name(device), "parameters": parameters, **job.about}
         about |= {"note": note} if note else {}
         about |= {"residency": kept_in(batches), "precision": precision, "threads": torch.get_num_threads()}
-        about["opened"] = folder.about().get("opened", time.time())  # what was before was waiting for resources
+        before = folder.about()  # it may be opened again after its end, by a process that Tune had begun for it too
+        about["opened"] = before.get("opened", time.time())  # what was before was waiting for resources
+        about |= {"latency_ms": before["latency_ms"]} if "latency_ms" in before else {}
         folder.start(job.run, method.spec, about)
     return OpenRun(job.run, method, batches, folder, device, probe_of(job.run, store, rank, world))
 
