@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from test_progress import trial
 
 from atose_ray.config import ConfigError, RunConfig, SearchConfig, StudyConfig
@@ -290,7 +290,7 @@ def test_the_median_rule_remembers_earlier_trials_and_survives_failures(folder: 
 
 
 def test_several_objectives_are_not_pruned() -> None:
-    assert type(scheduler(study(costs=["params"]), [])).__name__ == "FIFOScheduler"
+    assert isinstance(scheduler(study(costs=["params"]), []), FIFOScheduler)
     assert isinstance(scheduler(study(), []), ASHAScheduler)
 
 
