@@ -138,5 +138,6 @@ def test_the_winner_is_scored_in_this_process_where_its_cpus_are_all_there_is(ra
     monkeypatch.setattr(tune.torch.cuda, "is_available", lambda: False)
     assert tune.as_one_trial(plan, who_and_threads) == (os.getpid(), 2)
     assert torch.get_num_threads() == before
-    monkeypatch.setattr(tune, "is_only_node", lambda: False)  # a small head, say
+    assert not cluster.is_only_node(5.0), "a head that trials do not run on"
+    monkeypatch.setattr(tune, "is_only_node", lambda cpus: False)
     assert tune.as_one_trial(plan, who_and_threads)[0] != os.getpid()

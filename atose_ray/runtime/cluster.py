@@ -169,9 +169,11 @@ def own_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def is_only_node() -> bool:
-    """Whether the node that this process works with is the whole cluster."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]] == [own_node()]
+def is_only_node(cpus: float) -> bool:
+    """Whether the node that this process works with is the whole cluster, and has that many CPUs for work (a head often
+    has none)."""
+    up = [node for node in ray.nodes() if node["Alive"]]
+    return [node["NodeID"] for node in up] == [own_node()] and up[0]["Resources"].get("CPU", 0.0) >= cpus
 
 
 def types_of_this_node() -> NodeTypes:

@@ -95,7 +95,7 @@ def conclude(folder: Store, store: Store, plan: Plan) -> None:
 def as_one_trial(plan: Plan, work: Callable[..., Any], *given: Any) -> Any:
     """What `work` returns, with a trial's CPUs and GPUs: in a process of its own or, where this node's CPUs are all
     there is, in this one, as another would import PyTorch first (5 s of CPU time)."""
-    if plan.worker_gpus or torch.cuda.is_available() or not is_only_node():
+    if plan.worker_gpus or torch.cuda.is_available() or not is_only_node(plan.trial_cpus):
         there = ray.remote(num_cpus=plan.trial_cpus, num_gpus=plan.worker_gpus)(work)
         return ray.get(there.remote(*given))
     before = torch.get_num_threads()
