@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RATE
+from test_prepare_resume import content
 from test_s3 import Bucket, bucket  # noqa: F401  (a fixture)
 
 from atose_ray.data.prepare import prepare
@@ -110,9 +111,9 @@ def test_nothing_is_lost_where_five_of_a_hundred_requests_fail(faulty, bucket, t
     assert store.read_lines("log.jsonl") == [str(number) for number in range(40)]
     assert faulty.failed >= 5
     prepare(config(tiny_source), Store(str(tmp_path)))
-    here, there = (data_store(place, "folder") for place in (Store(str(tmp_path)), store))
-    assert there.names() == here.names() and not manifest.skipped
-    assert {name: there.read(name) for name in there.names()} == {name: here.read(name) for name in here.names()}
+    here, there = content(tmp_path / "data" / "folder"), store.child("data", "folder")
+    assert sorted(file.name for file in there.files()) == sorted(here)
+    assert {name: there.read(name) for name in here} == here and not manifest.skipped
 
 
 def test_a_stall_is_an_error_in_time_and_the_work_goes_on_after(faulty, bucket, tiny_source, monkeypatch) -> None:  # noqa: F811
