@@ -3,11 +3,13 @@ the copy is lost. What the object store must hold is said before the first trial
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -136,7 +138,7 @@ def test_one_copy_serves_every_process_of_a_node(limit, other, ray_cluster, long
 
     monkeypatch.setattr(shared, "PART_BYTES", limit)
     monkeypatch.delattr(shared, other)
-    (home,) = object_store.node_stores()
+    home = settled_store()
     copy = share_clips(long_store, whole(load_manifest(long_store, "folder")), [home.node_id])
     (filled,) = object_store.node_stores()
 
@@ -152,7 +154,20 @@ def test_one_copy_serves_every_process_of_a_node(limit, other, ray_cluster, long
     (mapped,) = object_store.node_stores()
     assert filled.used - home.used >= nbytes and mapped.used - filled.used < nbytes / 2
     del copy, trials
-    wait_for("the copy to go", lambda: object_store.node_stores()[0].used < filled.used)
+    wait_for("the copy to go, every part of it", lambda: filled.used - object_store.node_stores()[0].used >= nbytes)
+
+
+def settled_store() -> NodeStore:
+    """The object store of the shared Ray's one node, when what earlier tests had put there is no longer leaving."""
+    gc.collect()
+
+    def settled() -> NodeStore | None:
+        (before,) = object_store.node_stores()
+        time.sleep(1)
+        (after,) = object_store.node_stores()
+        return after if after.used == before.used else None
+
+    return wait_for("the object store to settle", settled)
 
 
 @pytest.mark.ray
