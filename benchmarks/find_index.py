@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from atose_ray.apps.index import indexed, open_index, part_names, read_rows
+from atose_ray.apps.index import open_index, parts_of, read_rows
 from atose_ray.apps.retrieve import Term, find
 from atose_ray.storage import Store
 from benchmarks.timing import append
@@ -50,13 +50,13 @@ def main() -> None:
         command = [sys.executable, "-m", "atose_ray.find", "index", args.model, str(sounds), str(place)]
         store, start = Store(str(place)), time.perf_counter()
         first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while len(part_names(store)) < args.files / 2 / 256:
+        while len(parts_of(store).names()) < args.files / 2 / 256:
             if first.poll() is not None:
                 raise SystemExit(f"find index ended with {first.returncode}")
             time.sleep(0.2)
         first.kill()
         first.wait()
-        kept = len(indexed(store))
+        kept = len(parts_of(store).stamps())
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

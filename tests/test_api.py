@@ -20,7 +20,7 @@ from processes import ROOT, environment
 
 import atose_ray
 from atose_ray.apps import model as api
-from atose_ray.apps.index import windows_of
+from atose_ray.apps.embeddings import windows_of
 from atose_ray.apps.predict import tag_file
 from atose_ray.search import frame
 from atose_ray.storage import Store

@@ -16,7 +16,7 @@ import torch
 from conftest import RATE, resolved, tiny_tree
 
 from atose_ray import embed, load_model
-from atose_ray.apps import embedding_table, hear
+from atose_ray.apps import embedding_parts, embedding_table, hear
 from atose_ray.config import run_config
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import save_model
@@ -41,7 +41,7 @@ def read(file: Path) -> dict[str, list]:
 
 
 def test_a_row_per_sound_and_a_row_per_hop(model_folder, sounds, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(embedding_table, "ROWS_AT_A_TIME", 7)  # of a sound's hops there are more
+    monkeypatch.setattr(embedding_parts, "ROWS_AT_A_TIME", 7)  # of a sound's hops there are more
     model, scenes, hops = load_model(model_folder), tmp_path / "scenes.parquet", tmp_path / "hops.parquet"
     embed.main([model_folder, str(sounds), "--out", str(scenes)])
     assert "6 new, 0 there already" in capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_a_row_per_sound_and_a_row_per_hop(model_folder, sounds, tmp_path, capsy
 
 
 def test_what_was_cut_goes_on_and_what_changed_is_new(model_folder, sounds, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(embedding_table, "PART_SOUNDS", 2)
+    monkeypatch.setattr(embedding_parts, "PART_SOUNDS", 2)
     out, heard = tmp_path / "x.parquet", []
     whole = embedding_table.rows_of
 

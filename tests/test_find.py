@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from atose_ray import find as command
-from atose_ray.apps import index, retrieve
+from atose_ray.apps import embedding_parts, embeddings, index, retrieve
 from atose_ray.apps.index import open_index, read_rows
 from atose_ray.apps.predict import tag_file
 from atose_ray.apps.retrieve import Term, find, parse, weighed
@@ -67,7 +67,7 @@ def test_a_sound_is_nearest_to_itself_and_says_where(model_folder, sounds, tmp_p
 
 
 def test_an_index_that_was_cut_goes_on_and_is_the_same(model_folder, sounds, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(index, "PART_FILES", 3)
+    monkeypatch.setattr(embedding_parts, "PART_SOUNDS", 3)
     whole, _, model = open_index(made(model_folder, sounds, tmp_path / "whole"))
     cut = Store(str(tmp_path / "cut"))
     index.begin_index(cut, Store(model_folder), index.IndexInfo(Store(str(sounds)).uri, None))
@@ -75,7 +75,7 @@ def test_an_index_that_was_cut_goes_on_and_is_the_same(model_folder, sounds, tmp
     for _ in range(8):
         next(filling)
     filling.close()
-    assert len(index.part_names(cut)) == 2  # six files; what was not written is embedded again
+    assert len(index.parts_of(cut).names()) == 2  # six files; what was not written is embedded again
     embedded = []
     monkeypatch.setattr(index, "windows_in", counting(index.windows_in, embedded))
     made(model_folder, sounds, tmp_path / "cut")
@@ -112,7 +112,7 @@ def test_a_changed_file_counts_in_its_last_version(model_folder, sounds, tmp_pat
     rows = sorted_rows(Store(uri))
     model = load_model(model_folder)
     assert [row for row in rows if row[0] == "tone00.wav"] == [
-        ("tone00.wav", start_s, embed_E.tobytes()) for start_s, embed_E in index.windows_of(model, str(changed))
+        ("tone00.wav", start_s, embed_E.tobytes()) for start_s, _, embed_E in embeddings.windows_of(model, str(changed))
     ]
     assert len({row[0] for row in rows}) == 12 and len(rows) >= before
 
@@ -195,8 +195,8 @@ def test_windows_stand_where_they_are_in_a_long_file(model_folder, tmp_path, mon
     model = load_model(model_folder)
     rng = np.random.default_rng(0)
     soundfile.write(tmp_path / "long.wav", 0.1 * rng.standard_normal(16000 * 6), 16000)
-    monkeypatch.setattr(index, "PIECE_S", 2.4)
-    starts = [window.start_s for window in index.windows_of(model, str(tmp_path / "long.wav"), 0.6)]
+    monkeypatch.setattr(embeddings, "PIECE_S", 2.4)
+    starts = [window.start_s for window in embeddings.windows_of(model, str(tmp_path / "long.wav"), 0.6)]
     assert starts == pytest.approx([0, 0.6, 1.2, 1.8, 2.4, 3.0, 3.6, 4.2, 4.8, 5.4], abs=1e-4)
 
 

@@ -2,16 +2,28 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from atose_ray.apps.index import windows_of
+from atose_ray.apps.predict import crops_of, device_of
 from atose_ray.apps.windows import iter_windows
-from atose_ray.audio.io import Source
+from atose_ray.audio.io import Source, decode_parts
+from atose_ray.data.sampling import eval_starts
 from atose_ray.methods import Method
 from atose_ray.training.checkpoint import Model
-from atose_ray.types import AnyBatch, Array, TagSet
+from atose_ray.types import AnyBatch, Array, Batch, TagSet, untagged
+
+PIECE_S = 600.0  # of a long file that are in memory at a time
+
+
+class Window(NamedTuple):
+    """start_s, end_s: seconds into the sound; embed_E float32."""
+
+    start_s: float
+    end_s: float
+    embed_E: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,24 +45,44 @@ def embedding_of(model: Model, source: Source, hop_s: float | None, name: str) -
     """Embed a sound. hop_s: from one vector to the next; None is the crops that a scene embedding needs.
 
     Raises AudioError for what is no sound, ValueError for a hop that is none."""
-    rows = list(hops_of(model, source, hop_s, name) if hop_s is not None else crops_of(model, source, name))
-    vectors_SE = np.stack([vector_E for _, _, vector_E in rows])
-    start_s_S, end_s_S = (np.array([row[column] for row in rows]) for column in (0, 1))
-    return Embedding(name, vectors_SE.mean(axis=0), vectors_SE, start_s_S, end_s_S)
+    windows = list(hops_of(model, source, hop_s, name) if hop_s is not None else windows_of(model, source, name=name))
+    starts, ends, vectors = zip(*windows, strict=True)
+    vectors_SE = np.stack(vectors)
+    return Embedding(name, vectors_SE.mean(axis=0), vectors_SE, np.array(starts), np.array(ends))
 
 
-def crops_of(model: Model, source: Source, name: str) -> Iterator[tuple[float, float, Array]]:
-    """(start, end, embedding) of evenly spaced crops."""
-    crop_s = model.spec.input.length / model.spec.input.rate_hz
-    for window in windows_of(model, source, name=name):
-        yield window.start_s, window.start_s + crop_s, window.embed_E
+@torch.no_grad()
+def windows_of(model: Model, source: Source, hop_s: float | None = None, name: str | None = None) -> Iterator[Window]:
+    """The embeddings of a sound's windows, in the order of time. hop_s: distance of windows; None is their length, but
+    no fewer windows than validation used. Raises AudioError for what is no sound."""
+    rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
+    step = length if hop_s is None else max(1, round(hop_s * rate))
+    before = 0
+    for piece in decode_parts(source, sample_rate_hz=rate, max_seconds=PIECE_S, name=name):
+        samples = len(piece.audio_T)
+        least = 1 if before else model.run.data.eval_crops
+        crops = max(least, -(-samples // step))
+        audio_BT = torch.from_numpy(crops_of(model, piece.audio_T, crops))
+        starts = eval_starts(samples, length, crops)
+        rows = [embedded(model, part) for part in torch.split(audio_BT, model.run.execution.eval_batch_size)]
+        for start, embed_E in zip(starts, np.concatenate(rows), strict=True):
+            start_s = (before + max(start, 0)) / rate
+            yield Window(start_s, start_s + length / rate, embed_E)
+        before += samples
 
 
-def hops_of(model: Model, source: Source, hop_s: float, name: str) -> Iterator[tuple[float, float, Array]]:
-    """(start, end, embedding) of every hop: as a stream, in bounded memory."""
+def embedded(model: Model, audio_BT: torch.Tensor) -> Array:
+    """[B, T] -> [B, E] float32."""
+    batch = untagged(Batch, audio_BT, len(model.spec.tags)).to(device_of(model))
+    embed_BE: Array = model.method.embed(batch).embed_BE.float().cpu().numpy()
+    return embed_BE
+
+
+def hops_of(model: Model, source: Source, hop_s: float, name: str) -> Iterator[Window]:
+    """The embedding of every hop: as a stream, in bounded memory."""
     listening = dataclasses.replace(model, method=Embedder(model.method))
     for window in iter_windows(listening, source, hop_s=hop_s, name=name):
-        yield window.start_s, window.end_s, window.scores_C
+        yield Window(window.start_s, window.end_s, window.scores_C)
 
 
 class Embedder(Method):

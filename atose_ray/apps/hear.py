@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from atose_ray.apps.embeddings import Embedding, embedding_of
-from atose_ray.apps.index import embedded
+from atose_ray.apps.embeddings import Embedding, embedded, embedding_of
 from atose_ray.apps.sounds import samples_of
 from atose_ray.training import checkpoint
 

@@ -2,46 +2,31 @@
 
     <index>/index.json               the folder it is of, and how its windows were cut
     <index>/model/                   the model folder, so that the index stands alone
-    <index>/parts/00000.parquet      a row per window: path, size, mtime_ns, start_s, embedding [E] float32
+    <index>/parts/00000.parquet      a row per window (apps/embedding_parts.py)
     <index>/skipped.jsonl            files that are no sound, with the reason
 
-A part holds whole files, PART_FILES of them or PART_WINDOWS windows; so memory stays bounded however many there are,
-and what was cut goes on after the last part. A changed file is embedded again, and its old rows are ignored."""
+A changed file is embedded again, and its old rows are ignored."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from atose_ray.apps.predict import crops_of, device_of
-from atose_ray.audio.io import AudioError, decode_parts
-from atose_ray.data.sampling import eval_starts
+from atose_ray.apps.embedding_parts import Parts
+from atose_ray.apps.embeddings import Window, windows_of
 from atose_ray.datasets.base import AUDIO_SUFFIXES
-from atose_ray.storage import Store
-from atose_ray.storage.store import FileStamp
+from atose_ray.storage import FileStamp, Store
 from atose_ray.training.checkpoint import Model, load_model
-from atose_ray.types import Array, Batch, untagged
+from atose_ray.types import Array
 
-VERSION, INDEX, MODEL, PARTS, SKIPPED = 1, "index.json", "model", "parts", "skipped.jsonl"
-PART_FILES, PART_WINDOWS = 256, 8192
-PIECE_S = 600.0  # of a long file that are in memory at a time
+VERSION, INDEX, MODEL, PARTS = 1, "index.json", "model", "parts"
 
 
 class NoIndexError(ValueError):
     """A folder that is no index, or one of another model; the message says what to do."""
-
-
-class Window(NamedTuple):
-    """start_s: seconds into the file; embed_E float32."""
-
-    start_s: float
-    embed_E: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,49 +80,14 @@ def sounds_in(folder: Store) -> list[FileStamp]:
     return sorted(found)
 
 
-@torch.no_grad()
-def windows_of(model: Model, source: Any, hop_s: float | None = None, name: str | None = None) -> Iterator[Window]:
-    """The embeddings of a file's windows, in the order of time. source: path or open file. hop_s: distance of windows;
-    None is their length, but no fewer windows than validation used. Raises AudioError for what is no sound."""
-    rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
-    step = length if hop_s is None else max(1, round(hop_s * rate))
-    before = 0
-    for piece in decode_parts(source, sample_rate_hz=rate, max_seconds=PIECE_S, name=name):
-        samples = len(piece.audio_T)
-        least = 1 if before else model.run.data.eval_crops
-        crops = max(least, -(-samples // step))
-        audio_BT = torch.from_numpy(crops_of(model, piece.audio_T, crops))
-        starts = eval_starts(samples, length, crops)
-        rows = [embedded(model, part) for part in torch.split(audio_BT, model.run.execution.eval_batch_size)]
-        for start, embed_E in zip(starts, np.concatenate(rows), strict=True):
-            yield Window((before + max(start, 0)) / rate, embed_E)
-        before += samples
-
-
-def embedded(model: Model, audio_BT: torch.Tensor) -> Array:
-    """[B, T] -> [B, E] float32."""
-    batch = untagged(Batch, audio_BT, len(model.spec.tags)).to(device_of(model))
-    embed_BE: Array = model.method.embed(batch).embed_BE.float().cpu().numpy()
-    return embed_BE
-
-
 def fill_index(store: Store, model: Model, folder: Store, hop_s: float | None) -> Iterator[tuple[int, int, str]]:
     """Embed what is not in the index yet -> after each file: how many are done, of how many, and why it was left out
     ("" where it was not). Raises NoIndexError for a folder without sound."""
-    stamps = sounds_in(folder)
-    known = indexed(store) | {tuple(json.loads(line)["file"]) for line in store.read_lines(SKIPPED)}
-    todo = [stamp for stamp in stamps if tuple(stamp) not in known]
-    writer, done = PartWriter(store), len(stamps) - len(todo)
-    for stamp in todo:
-        why = ""
-        try:
-            writer.add(stamp, list(windows_in(model, folder, stamp, hop_s)))
-        except AudioError as error:
-            why = str(error)
-            store.append_line(SKIPPED, json.dumps({"file": list(stamp), "reason": why}))
-        done += 1
+    stamps, parts = sounds_in(folder), parts_of(store)
+    missing = parts.missing(stamps)
+    filling = parts.fill(missing, lambda stamp: windows_in(model, folder, stamp, hop_s))
+    for done, (_, why) in enumerate(filling, start=len(stamps) - len(missing) + 1):
         yield done, len(stamps), why
-    writer.flush()
 
 
 def windows_in(model: Model, folder: Store, stamp: FileStamp, hop_s: float | None) -> Iterator[Window]:
@@ -149,52 +99,9 @@ def windows_in(model: Model, folder: Store, stamp: FileStamp, hop_s: float | Non
         yield from windows_of(model, file, hop_s, stamp.name)
 
 
-class PartWriter:
-    """Collects files, and writes a part when there are enough."""
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.number = store, len(part_names(store))
-        self.files: list[tuple[FileStamp, list[Window]]] = []
-
-    def add(self, stamp: FileStamp, windows: list[Window]) -> None:
-        """One file, whole."""
-        self.files.append((stamp, windows))
-        if len(self.files) >= PART_FILES or sum(len(of_file) for _, of_file in self.files) >= PART_WINDOWS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is there as the next part."""
-        if not self.files:
-            return
-        rows = [(stamp, window) for stamp, windows in self.files for window in windows]
-        embed_RE = np.stack([window.embed_E for _, window in rows])
-        table = pa.table(
-            {
-                "path": [stamp.name for stamp, _ in rows],
-                "size": [stamp.size for stamp, _ in rows],
-                "mtime_ns": [stamp.mtime_ns for stamp, _ in rows],
-                "start_s": [window.start_s for _, window in rows],
-                "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embed_RE.ravel()), embed_RE.shape[1]),
-            }
-        )
-        with self.store.writing(f"{PARTS}/{self.number:05d}.parquet") as file:
-            pq.write_table(table, file)
-        self.number, self.files = self.number + 1, []
-
-
-def part_names(store: Store) -> list[str]:
-    """The parts of an index, in order."""
-    return sorted(name for name in store.child(PARTS).names() if name.endswith(".parquet"))
-
-
-def indexed(store: Store) -> set[tuple[str, int, int]]:
-    """(path, size, mtime_ns) of every file that has its rows; no embedding is read."""
-    found = set[tuple[str, int, int]]()
-    for name in part_names(store):
-        with store.child(PARTS).reading(name) as file:
-            columns = pq.read_table(file, columns=["path", "size", "mtime_ns"]).to_pydict()
-        found |= set(zip(columns["path"], columns["size"], columns["mtime_ns"], strict=True))
-    return found
+def parts_of(store: Store) -> Parts:
+    """The windows of an index."""
+    return Parts(store.child(PARTS), store)
 
 
 class Rows(NamedTuple):
@@ -208,10 +115,10 @@ class Rows(NamedTuple):
 def read_rows(store: Store) -> Iterator[Rows]:
     """The windows of an index, part by part from the last one on, of every file those of its last version: a file
     stands in a part once, so what a later part has is newer."""
-    newer = set[str]()
-    for name in reversed(part_names(store)):
-        with store.child(PARTS).reading(name) as file:
-            table = pq.read_table(file)
+    newer, parts = set[str](), parts_of(store)
+    for name in reversed(parts.names()):
+        with parts.folder.reading(name) as file:
+            table = pq.read_table(file, columns=["path", "start_s", "embedding"])
         paths = table["path"].to_pylist()
         table = table.filter(pa.array([path not in newer for path in paths], pa.bool_()))
         newer.update(paths)

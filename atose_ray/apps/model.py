@@ -14,8 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from atose_ray.apps.embeddings import Embedding, embedding_of
-from atose_ray.apps.index import embedded
+from atose_ray.apps.embeddings import Embedding, embedded, embedding_of
 from atose_ray.apps.predict import Tagging, device_of, tag_file
 from atose_ray.apps.published_tagger import with_vggish
 from atose_ray.apps.recordings import Listening, sounds_below, thresholds_of, timeline_of

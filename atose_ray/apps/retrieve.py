@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from atose_ray.apps.index import NoIndexError, Rows, read_rows, windows_of
+from atose_ray.apps.embeddings import windows_of
+from atose_ray.apps.index import NoIndexError, Rows, read_rows
 from atose_ray.apps.predict import device_of
 from atose_ray.storage import Store
 from atose_ray.training.checkpoint import Model
