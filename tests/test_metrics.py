@@ -7,7 +7,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from atose_ray.data.tag_statistics import tag_correlation
 from atose_ray.evaluation import areas as areas_module
 from atose_ray.evaluation.areas import areas_of_columns
-from atose_ray.evaluation.metrics import NonFiniteError, clip_metrics, mean_prevalence, per_tag_table, shown
+from atose_ray.evaluation.metrics import (
+    NonFiniteError,
+    clip_metrics,
+    joint_space_metrics,
+    mean_prevalence,
+    per_tag_table,
+    shown,
+)
+from atose_ray.evaluation.scoring import mean_over_windows
 
 TAGS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], float)
 
@@ -101,3 +109,33 @@ def test_areas_are_those_of_scikit_learn_with_ties_too(steps: int | None, monkey
     assert found["pr_auc_micro"] == pytest.approx(average_precision_score(tags.ravel(), scores.ravel()), abs=1e-13)
     assert found["pr_auc_macro"] == pytest.approx(average_precision_score(tags, scores, average="macro"), abs=1e-13)
     assert found["roc_auc_macro"] == pytest.approx(roc_auc_score(tags, scores, average="macro"), abs=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_windows_are_summed_in_their_order(dtype) -> None:
+    """To the bit what a loop over the windows gives, in whatever order they come."""
+    rng = np.random.default_rng(3)
+    clip_R = rng.permutation(np.concatenate([np.arange(40), rng.integers(0, 40, 300)]))
+    values_RX = rng.standard_normal((len(clip_R), 7)).astype(dtype)
+    total_NX = np.zeros((40, 7))
+    for clip, values_X in zip(clip_R, values_RX, strict=True):
+        total_NX[clip] += values_X
+    assert np.array_equal(mean_over_windows(clip_R, values_RX), total_NX / np.bincount(clip_R)[:, None])
+
+
+def test_the_joint_space_pair_by_pair() -> None:
+    rng = np.random.default_rng(4)
+    audio_ND, tag_ND, tags_NC = rng.standard_normal((30, 5)) + 0.5, rng.standard_normal((30, 5)), np.eye(30, 3)
+    tags_NC[5:12, 1] = 1
+    found = joint_space_metrics(audio_ND, tag_ND, tags_NC)
+    audio_ND /= np.linalg.norm(audio_ND, axis=1)[:, None]
+    tag_ND /= np.linalg.norm(tag_ND, axis=1)[:, None]
+    differ = [(i, j) for i in range(30) for j in range(30) if (tags_NC[i] != tags_NC[j]).any()]
+    sets = {tuple(tags): tag_D for tags, tag_D in zip(tags_NC[::-1], tag_ND[::-1], strict=True)}  # of the first clip
+    assert found["paired_cosine"] == pytest.approx(np.mean([a @ t for a, t in zip(audio_ND, tag_ND, strict=True)]))
+    assert found["unpaired_cosine"] == pytest.approx(np.mean([audio_ND[i] @ tag_ND[j] for i, j in differ]))
+    for name, vectors in (("audio_uniformity", list(audio_ND)), ("tag_uniformity", list(sets.values()))):
+        pairs = [np.exp(-2 * ((a - b) ** 2).sum()) for i, a in enumerate(vectors) for b in vectors[:i]]
+        assert found[name] == pytest.approx(np.log(np.mean(pairs)))
+    alone = joint_space_metrics(audio_ND[:1], tag_ND[:1], tags_NC[:1])
+    assert alone.keys() == {"paired_cosine"}

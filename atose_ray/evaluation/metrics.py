@@ -78,17 +78,30 @@ def joint_space_metrics(audio_ND: Array, tag_ND: Array, tags_NC: Array) -> dict[
 
     Of the first 2,000 clips; a figure without a pair is left out."""
     audio, tag, sets = unit_rows(audio_ND[:JOINT_CLIPS]), unit_rows(tag_ND[:JOINT_CLIPS]), tags_NC[:JOINT_CLIPS]
-    _, distinct, tag_set_N = np.unique(sets, axis=0, return_index=True, return_inverse=True)
-    cosine_NN = audio @ tag.T
-    other_NN = tag_set_N.ravel()[:, None] != tag_set_N.ravel()[None]
-    named = {"paired_cosine": float(np.trace(cosine_NN) / len(audio))}
-    if other_NN.any():
-        named["unpaired_cosine"] = float(cosine_NN[other_NN].mean())
+    _, distinct, tag_set_N, sizes_S = np.unique(
+        sets, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    named = {"paired_cosine": float((audio * tag).sum() / len(audio))}
+    pairs = len(audio) ** 2 - int((sizes_S**2).sum())  # of all, those whose tags differ
+    if pairs:
+        order_N, first_S = np.argsort(tag_set_N.ravel(), kind="stable"), np.cumsum(sizes_S) - sizes_S
+        audio_SD, tag_SD = (np.add.reduceat(vectors[order_N], first_S, axis=0) for vectors in (audio, tag))
+        named["unpaired_cosine"] = float(
+            (audio_SD.sum(axis=0) @ tag_SD.sum(axis=0) - (audio_SD * tag_SD).sum()) / pairs
+        )
     for name, vectors in (("audio_uniformity", audio), ("tag_uniformity", tag[distinct])):
         if len(vectors) > 1:
-            kernel = np.exp(4 * (vectors @ vectors.T - 1))  # d^2 = 2 - 2 cos
-            named[name] = float(np.log((kernel.sum() - np.trace(kernel)) / (len(vectors) * (len(vectors) - 1))))
+            named[name] = uniformity(vectors)
     return named
+
+
+def uniformity(unit_ND: Array) -> float:
+    """Log of the mean of exp(-2 d^2) over the pairs of N vectors of length 1."""
+    kernel_NN = unit_ND @ unit_ND.T
+    kernel_NN -= 1
+    kernel_NN *= 4  # d^2 = 2 - 2 cos
+    np.exp(kernel_NN, out=kernel_NN)
+    return float(np.log((kernel_NN.sum() - np.trace(kernel_NN)) / (len(unit_ND) * (len(unit_ND) - 1))))
 
 
 def per_tag_table(

@@ -15,6 +15,7 @@ import numpy as np
 
 from atose_ray.data.downstream import Classifier
 from atose_ray.evaluation.metrics import clip_metrics
+from atose_ray.evaluation.scoring import mean_over_windows
 from atose_ray.types import Array
 
 HIDDEN, ITERATIONS = 256, 1000
@@ -48,9 +49,7 @@ def pairs_of_folds(folds: Mapping[int, Embedded]) -> Iterator[Pair]:
 def average_by_clip(embed_RE: Array, tags_RC: Array, clip_id_R: Array) -> Embedded:
     """Rows of windows -> rows of clips, the mean of their windows."""
     clip_id_N, first_N, clip_R = np.unique(clip_id_R, return_index=True, return_inverse=True)
-    total_NE = np.zeros((len(clip_id_N), embed_RE.shape[1]))
-    np.add.at(total_NE, clip_R, embed_RE)
-    return Embedded(total_NE / np.bincount(clip_R)[:, None], tags_RC[first_N], clip_id_N)
+    return Embedded(mean_over_windows(clip_R, embed_RE), tags_RC[first_N], clip_id_N)
 
 
 def classifier(kind: Classifier, random: np.random.RandomState, exclusive: bool) -> Any:

@@ -86,7 +86,7 @@ def score_clips(
         raise ValueError("there is no clip to evaluate: the split is empty")
     clip_id, labels, *values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     clip_id_N, first, clip_R = np.unique(clip_id, return_index=True, return_inverse=True)
-    scores_NC, *joint_ND = (_mean_over_windows(clip_R, part) for part in values)
+    scores_NC, *joint_ND = (mean_over_windows(clip_R, part) for part in values)
     if average == "embeddings":
         of_clips = (scores_NC.astype(np.float32), labels[first], clip_id_N)
         whole = EmbeddedBatch(*(torch.from_numpy(one).to(device) for one in of_clips))
@@ -118,12 +118,12 @@ def mean_of_models(several: Iterable[ClipScores]) -> ClipScores:
     return dataclasses.replace(first, scores_NC=scores_NC / count, windows_RC=windows, audio_ND=None, tag_ND=None)
 
 
-def _mean_over_windows(clip_R: Array, values_RX: Array) -> Array:
-    """Clip number of every window, [R, X] -> [N, X]."""
+def mean_over_windows(clip_R: Array, values_RX: Array) -> Array:
+    """Number of the clip of every window, [R, X] -> [N, X] float64, summed in the order of the windows."""
     windows_N = np.bincount(clip_R)
-    total_NX = np.zeros((len(windows_N), values_RX.shape[1]))
-    np.add.at(total_NX, clip_R, values_RX)
-    return np.asarray(total_NX / windows_N[:, None])
+    total_NX = torch.zeros(len(windows_N), values_RX.shape[1], dtype=torch.float64)
+    total_NX.index_add_(0, torch.from_numpy(clip_R), torch.from_numpy(values_RX).double())  # np.add.at: 20 times that
+    return np.asarray(total_NX.numpy() / windows_N[:, None])
 
 
 def tag_facts(method: Method, scores: ClipScores) -> dict[str, Any]:
