@@ -66,6 +66,7 @@ def preempted() -> lost.RayActorError:
         (lost.RayActorError(), "infrastructure"),
         (lost.WorkerCrashedError(), "infrastructure"),
         (lost.ObjectLostError("00", None, ""), "infrastructure"),
+        (lost.OutOfDiskError("Local disk is full"), "infrastructure"),
         (LeaseError("busy"), "infrastructure"),
         (ConnectionResetError("peer"), "infrastructure"),
         (RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "infrastructure"),

@@ -31,8 +31,9 @@ RETRIED = ("infrastructure", "preemption")
 LONGEST_TRACE = 8000
 GONE = (lost.RayActorError, lost.WorkerCrashedError, lost.NodeDiedError, lost.LocalRayletDiedError)
 PASSING: tuple[type[BaseException], ...] = (
-    *(*GONE, lost.ObjectLostError, lost.ObjectStoreFullError, lost.RaySystemError, lost.RuntimeEnvSetupError),
-    *(lost.GetTimeoutError, torch.distributed.DistError, ConnectionError, TimeoutError, StoreError, LeaseError),
+    *(*GONE, lost.ObjectLostError, lost.ObjectStoreFullError, lost.OutOfDiskError, lost.RaySystemError),
+    *(lost.RuntimeEnvSetupError, lost.GetTimeoutError, torch.distributed.DistError),
+    *(ConnectionError, TimeoutError, StoreError, LeaseError),
 )
 NO_MEMORY = (NoMemoryError, torch.OutOfMemoryError, lost.OutOfMemoryError, MemoryError)
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENETDOWN, errno.ENETUNREACH}
