@@ -99,11 +99,13 @@ class Rows:
     def __init__(self, file: BinaryIO, about: dict[str, str]) -> None:
         self.file, self.about, self.rows, self.sounds = file, about, 0, 0
         self.writer: pq.ParquetWriter | None = None
+        self.unwritten = list[pa.Table]()  # of several sounds: a row group of each would be slow to read
 
     def __enter__(self) -> "Rows":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._write()
         if self.writer is not None:
             self.writer.close()
 
@@ -130,7 +132,6 @@ class Rows:
             except AudioError as error:
                 return str(error)
             schema = self.schema(width)
-            self.writer = self.writer or pq.ParquetWriter(self.file, schema)
             spool.seek(0)
             for at in range(0, len(times), ROWS_AT_A_TIME):
                 some = times[at : at + ROWS_AT_A_TIME]
@@ -139,6 +140,15 @@ class Rows:
                 vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
                 same = [pa.array([value] * len(some)) for value in stamp]
                 columns = [*same, pa.array(starts), pa.array(ends), vectors]
-                self.writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                self.unwritten.append(pa.Table.from_arrays(columns, schema=schema))
+                if sum(map(len, self.unwritten)) >= ROWS_AT_A_TIME:
+                    self._write()
         self.rows, self.sounds = self.rows + len(times), self.sounds + 1
         return ""
+
+    def _write(self) -> None:
+        """A row group of what waits."""
+        if self.unwritten:
+            rows, self.unwritten = pa.concat_tables(self.unwritten), []
+            self.writer = self.writer or pq.ParquetWriter(self.file, rows.schema)
+            self.writer.write_table(rows)
