@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from atose_ray import find as command
-from atose_ray.apps import embedding_parts, embeddings, index, retrieve
+from atose_ray.apps import embedding_parts, embeddings, index, predict, retrieve
 from atose_ray.apps.index import open_index, read_rows
 from atose_ray.apps.predict import tag_file
 from atose_ray.apps.retrieve import Term, find, parse, weighed
@@ -204,7 +204,7 @@ def test_windows_stand_where_they_are_in_a_long_file(model_folder, tmp_path, mon
     model = load_model(model_folder)
     rng = np.random.default_rng(0)
     soundfile.write(tmp_path / "long.wav", 0.1 * rng.standard_normal(16000 * 6), 16000)
-    monkeypatch.setattr(embeddings, "PIECE_S", 2.4)
+    monkeypatch.setattr(predict, "PART_S", 2.4)
     starts = [window.start_s for window in embeddings.windows_of(model, str(tmp_path / "long.wav"), 0.6)]
     assert starts == pytest.approx([0, 0.6, 1.2, 1.8, 2.4, 3.0, 3.6, 4.2, 4.8, 5.4], abs=1e-4)
 

@@ -7,15 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from atose_ray.apps.predict import crops_of, device_of
+from atose_ray.apps.predict import crops_along, device_of
 from atose_ray.apps.windows import iter_windows
-from atose_ray.audio.io import Source, decode_parts
-from atose_ray.data.sampling import eval_starts
+from atose_ray.audio.io import Source
 from atose_ray.methods import Method
 from atose_ray.training.checkpoint import Model
 from atose_ray.types import AnyBatch, Array, Batch, TagSet, untagged
-
-PIECE_S = 600.0  # of a long file that are in memory at a time
 
 
 class Window(NamedTuple):
@@ -55,20 +52,11 @@ def embedding_of(model: Model, source: Source, hop_s: float | None, name: str) -
 def windows_of(model: Model, source: Source, hop_s: float | None = None, name: str | None = None) -> Iterator[Window]:
     """The embeddings of a sound's windows, in the order of time. hop_s: distance of windows; None is their length, but
     no fewer windows than validation used. Raises AudioError for what is no sound."""
-    rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
-    step = length if hop_s is None else max(1, round(hop_s * rate))
-    before = 0
-    for piece in decode_parts(source, sample_rate_hz=rate, max_seconds=PIECE_S, name=name):
-        samples = len(piece.audio_T)
-        least = 1 if before else model.run.data.eval_crops
-        crops = max(least, -(-samples // step))
-        audio_BT = torch.from_numpy(crops_of(model, piece.audio_T, crops))
-        starts = eval_starts(samples, length, crops)
+    crop_s = model.spec.input.length / model.spec.audio.sample_rate_hz
+    for audio_BT, starts_s, _ in crops_along(model, source, hop_s, name):
         rows = [embedded(model, part) for part in torch.split(audio_BT, model.run.execution.eval_batch_size)]
-        for start, embed_E in zip(starts, np.concatenate(rows), strict=True):
-            start_s = (before + max(start, 0)) / rate
-            yield Window(start_s, start_s + length / rate, embed_E)
-        before += samples
+        for start_s, embed_E in zip(starts_s, np.concatenate(rows), strict=True):
+            yield Window(start_s, start_s + crop_s, embed_E)
 
 
 def embedded(model: Model, audio_BT: torch.Tensor) -> Array:

@@ -1,5 +1,6 @@
 """A chosen model on new audio: decode, cut evenly spaced crops, average their scores."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,17 +33,29 @@ def tag_file(
     file: its path, its bytes, or the open file, which then has a name. crop_every_s: distance of crops; None takes the
     crop length, but no fewer crops than validation used. tags: others than those of the training, with their vectors
     (training.sources.tags_with_vectors). Raises audio.io.AudioError for a file that is not sound."""
-    rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
-    step = length if crop_every_s is None else max(1, round(crop_every_s * rate))
     tags = tags or TagSet(model.spec.tags)
-    total_C, crops, samples = torch.zeros(len(tags.names), dtype=torch.float64), 0, 0
-    for part in decode_parts(file, sample_rate_hz=rate, max_seconds=PART_S, name=name):
-        least = 1 if samples else model.run.data.eval_crops
-        audio_BT = crops_of(model, part.audio_T, max(least, -(-len(part.audio_T) // step)))
-        total_C += crop_scores(model, torch.from_numpy(audio_BT), tags).double().sum(dim=0)
-        crops, samples = crops + len(audio_BT), samples + len(part.audio_T)
+    total_C, crops, seconds = torch.zeros(len(tags.names), dtype=torch.float64), 0, 0.0
+    for audio_BT, _, end_s in crops_along(model, file, crop_every_s, name):
+        total_C += crop_scores(model, audio_BT, tags).double().sum(dim=0)
+        crops, seconds = crops + len(audio_BT), end_s
     ranked = sorted(zip(tags.names, (total_C / crops).tolist(), strict=True), key=lambda pair: -pair[1])
-    return Tagging(name or str(file), samples / rate, tuple(ranked))
+    return Tagging(name or str(file), seconds, tuple(ranked))
+
+
+def crops_along(
+    model: Model, source: Source, every_s: float | None, name: str | None = None
+) -> Iterator[tuple[torch.Tensor, list[float], float]]:
+    """The crops of a file, PART_S seconds of it at a time: [B, T], where each begins in the file, and where the part
+    ends, in seconds. every_s, and what is raised: as in `tag_file`."""
+    rate, length = model.spec.audio.sample_rate_hz, model.spec.input.length
+    step, before = length if every_s is None else max(1, round(every_s * rate)), 0
+    for part in decode_parts(source, sample_rate_hz=rate, max_seconds=PART_S, name=name):
+        samples = len(part.audio_T)
+        crops = max(1 if before else model.run.data.eval_crops, -(-samples // step))
+        starts_s = [(before + max(start, 0)) / rate for start in eval_starts(samples, length, crops)]
+        audio_BT = torch.from_numpy(crops_of(model, part.audio_T, crops))
+        before += samples
+        yield audio_BT, starts_s, before / rate
 
 
 def crops_of(model: Model, audio_T: np.ndarray, crops: int) -> np.ndarray:
