@@ -41,7 +41,8 @@ def read(file: Path) -> dict[str, list]:
 
 
 def test_a_row_per_sound_and_a_row_per_hop(model_folder, sounds, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(embedding_parts, "ROWS_AT_A_TIME", 7)  # of a sound's hops there are more
+    for module in (embedding_parts, embedding_table):  # of a sound's hops there are more
+        monkeypatch.setattr(module, "ROWS_AT_A_TIME", 7)
     model, scenes, hops = load_model(model_folder), tmp_path / "scenes.parquet", tmp_path / "hops.parquet"
     embed.main([model_folder, str(sounds), "--out", str(scenes)])
     assert "6 new, 0 there already" in capsys.readouterr().out

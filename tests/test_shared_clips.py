@@ -328,7 +328,7 @@ with cluster(1, object_store_bytes=80 << 20):
 def test_what_a_full_object_store_spills_is_noticed() -> None:
     disk = shutil.disk_usage(tempfile.gettempdir())
     if disk.free < 0.06 * disk.total:
-        pytest.skip("Ray does not spill to a disk that is 95 % full, as this one is")
+        pytest.skip("the disk is more than 94 % full, and Ray does not spill to one of 95 %")
     with tempfile.TemporaryDirectory(prefix="atr-", ignore_cleanup_errors=True) as folder:
         variables = environment(RAY_TMPDIR=folder, RAY_AUTH_MODE="disabled")
         done = subprocess.run(

@@ -7,10 +7,10 @@ A part holds whole sounds, PART_SOUNDS of them or PART_ROWS rows; what was cut g
 rows wait on the disk until it is known whole: a broken tail is found at the end."""
 
 import dataclasses
-import itertools
 import json
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
@@ -53,17 +53,18 @@ class Parts:
         self, missing: Iterable[FileStamp], windows_of: Callable[[FileStamp], Iterable[Window]]
     ) -> Iterator[tuple[FileStamp, str]]:
         """Add these sounds -> (sound, why it was left out, or "") as they are done."""
-        todo = iter(missing)
-        while (first := next(todo, None)) is not None:
-            yield from self._part(itertools.chain([first], todo), windows_of)
+        todo = deque(missing)
+        while todo:
+            yield from self._part(todo, windows_of)
 
     def _part(
-        self, todo: Iterator[FileStamp], windows_of: Callable[[FileStamp], Iterable[Window]]
+        self, todo: deque[FileStamp], windows_of: Callable[[FileStamp], Iterable[Window]]
     ) -> Iterator[tuple[FileStamp, str]]:
-        """The next part, in `folder` when it is whole."""
+        """The next part, in `folder` when it is whole. What it takes is gone from `todo`."""
         with tempfile.TemporaryFile() as file:
-            with Rows(file, self.about) as rows:
-                while not rows.full() and (stamp := next(todo, None)) is not None:
+            with PartWriter(file, self.about) as rows:
+                while todo and not rows.full():
+                    stamp = todo.popleft()
                     why = rows.add(stamp, windows_of(stamp))
                     if why:
                         self.beside.append_line(SKIPPED, json.dumps({"file": list(stamp), "reason": why}))
@@ -93,7 +94,7 @@ def stamps_of(batch: pa.RecordBatch) -> Iterator[FileStamp]:
     return map(FileStamp, *(batch[column].to_pylist() for column in STAMP))
 
 
-class Rows:
+class PartWriter:
     """The rows of a part, into an open file."""
 
     def __init__(self, file: BinaryIO, about: dict[str, str]) -> None:
@@ -101,7 +102,7 @@ class Rows:
         self.writer: pq.ParquetWriter | None = None
         self.unwritten = list[pa.Table]()  # of several sounds: a row group of each would be slow to read
 
-    def __enter__(self) -> "Rows":
+    def __enter__(self) -> "PartWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atose_ray.apps.embedding_parts import ROWS_AT_A_TIME, STAMP, Parts, stamps_in, stamps_of
+from atose_ray.apps.embedding_parts import ROWS_AT_A_TIME, Parts, stamps_in, stamps_of
 from atose_ray.apps.embeddings import Window, hops_of, windows_of
 from atose_ray.storage import FileStamp, Store
 from atose_ray.training.checkpoint import Model
@@ -63,7 +63,7 @@ class Table:
                     parquet = pq.ParquetFile(file)
                     writer = writer or closing.enter_context(pq.ParquetWriter(target, parquet.schema_arrow))
                     for batch in parquet.iter_batches(ROWS_AT_A_TIME):
-                        kept = [now.get(row.name, row) == row for row in stamps_of(batch.select(list(STAMP)))]
+                        kept = [now.get(row.name, row) == row for row in stamps_of(batch)]
                         writer.write_batch(batch.filter(pa.array(kept, pa.bool_())))
         self.folder.delete(f".{self.name}.parts")
 
